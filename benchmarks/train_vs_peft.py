@@ -1,0 +1,181 @@
+"""A training step here against PEFT's prompt tuning with the usual loop, on this machine, in one process, in turn.
+
+Same backbone, rows, virtual tokens, dtype and optimiser. Prints seconds per step, the ratio, the memory that a step
+takes, and the share of the machine's own matmul ceiling, measured in the same run (4 floating-point operations per
+backbone weight, embeddings and head apart, and unique token: forward and the backward pass to the inputs).
+
+    python benchmarks/train_vs_peft.py [--json] [--tokens 20 100] [--dtypes float32 bfloat16]
+"""
+
+import argparse
+import copy
+import gc
+import json
+import os
+import platform
+import statistics
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from foreword.backbone import Backbone, Example
+from foreword.backbone.encode import shared_front
+from foreword.prompts import Prompt
+from foreword.tasks import Task
+from foreword.tuning.objective import mean_loss
+
+ROWS = 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[20, 100])
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    cases = [case(d, p, options.rounds, not options.json) for d in options.dtypes for p in options.tokens]
+    machine = {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    if options.json:
+        print(json.dumps({"machine": machine, "cases": cases}, indent=2))
+    else:
+        print(f"\n{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}")
+
+
+def case(dtype: str, P: int, rounds: int, talk: bool) -> dict[str, Any]:
+    backbone = Backbone.load("smollm2-135m", dtype)
+    ours, theirs, tokens, error = steps(backbone, P)
+    times: dict[str, list[float]] = {"ours": [], "peft": [], "ceiling": []}
+    for _ in range(rounds):
+        for name, step in (("ours", ours), ("peft", theirs)):
+            began = time.perf_counter()
+            step()
+            times[name].append(time.perf_counter() - began)
+        times["ceiling"].append(ceiling(backbone.dtype))
+    weights = sum(p.numel() for name, p in backbone.model.named_parameters() if "embed" not in name)
+    seconds, peft = statistics.median(times["ours"]), statistics.median(times["peft"])
+    top = statistics.median(times["ceiling"])
+    found = {
+        "dtype": dtype,
+        "P": P,
+        "rows": ROWS,
+        "seconds_ours": round(seconds, 3),
+        "seconds_peft": round(peft, 3),
+        "ratio": round(statistics.median(b / a for a, b in zip(times["ours"], times["peft"], strict=True)), 2),
+        "memory_mb_ours": round(peak(ours)),
+        "memory_mb_peft": round(peak(theirs)),
+        "ceiling_gflops": round(top / 1e9),
+        "ceiling_share": round(4 * weights * tokens / seconds / top, 2),
+        "gradient_difference": float(f"{error:.2g}"),
+    }
+    found["memory_ratio"] = round(found["memory_mb_ours"] / max(1, found["memory_mb_peft"]), 2)
+    if talk:
+        print("  ".join(f"{name} {value}" for name, value in found.items()), flush=True)
+    return found
+
+
+def steps(backbone: Backbone, P: int) -> tuple[Callable[[], None], Callable[[], None], int, float]:
+    """One training step of each kind, the unique tokens in it, and how far the two gradients are apart."""
+    examples, answers = rows(backbone)
+    with warnings.catch_warnings():  # PEFT uses names that transformers is about to drop
+        warnings.simplefilter("ignore")
+        from peft import PromptTuningConfig, get_peft_model
+
+        plain = copy.deepcopy(backbone.model)
+        plain.set_attn_implementation("sdpa")
+        model = get_peft_model(plain, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=P))
+    start = backbone.model.get_input_embeddings().weight[1000 : 1000 + P].float()
+    weight = model.prompt_encoder["default"].embedding.weight
+    weight.data = start.clone()
+
+    virtual = torch.nn.Parameter(start.clone())
+    optimisers = [torch.optim.AdamW([parameter], lr=1e-9) for parameter in (virtual, weight)]
+    front = torch.arange(-1, -1 - P, -1).numpy()
+    whole = [Example(example.question, (answer,)) for example, answer in zip(examples, answers, strict=True)]
+    width = max(len(e.question) + len(e.answers[0]) for e in whole)
+    ids = torch.zeros(len(whole), width, dtype=torch.int64)
+    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+    for i, (example, answer) in enumerate(zip(examples, answers, strict=True)):
+        row = torch.tensor([*example.question, *answer])
+        ids[i, : len(row)], mask[i, : len(row)] = row, 1
+        labels[i, len(row) - len(answer) : len(row)] = row[len(row) - len(answer) :]
+
+    def ours() -> None:
+        loss = mean_loss(backbone.log_probs(whole, front, virtual), whole, [0] * len(whole))
+        finish(loss, virtual, optimisers[0])
+
+    def theirs() -> None:
+        loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+        finish(loss, weight, optimisers[1])
+
+    ours()
+    theirs()  # the first of each warms the machine's kernels up
+    error = ((virtual.grad - weight.grad).norm() / weight.grad.norm()).item()
+    return ours, theirs, P + sum(map(len, whole)), error
+
+
+def finish(loss: torch.Tensor, parameter: torch.nn.Parameter, optimiser: torch.optim.Optimizer) -> None:
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_([parameter], 1.0)
+    optimiser.step()
+
+
+def rows(backbone: Backbone) -> tuple[list[Example], list[tuple[int, ...]]]:
+    """The first training rows of the demo's task; each with its own answer."""
+    with as_file(files("foreword.cli") / "demo_files" / "movie-sentiment.yaml") as path:
+        task = Task.load(path)
+    prompt = Prompt("plain", "Review: {{ text }}\nSentiment:")
+    made = [backbone.example(prompt, row.inputs, [row.target]) for row in task.train[:ROWS]]
+    assert shared_front([example.question for example in made]) > 0
+    return made, [example.answers[0] for example in made]
+
+
+def ceiling(dtype: torch.dtype, seconds: float = 0.3) -> float:
+    """Floating-point operations per second of a product as large as those of a step."""
+    a, b = torch.randn(512, 576, dtype=dtype), torch.randn(1536, 576, dtype=dtype)
+    done, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        torch.nn.functional.linear(a, b)
+        done += 1
+    return 2 * 512 * 576 * 1536 * done / (time.perf_counter() - began)
+
+
+def peak(step: Callable[[], None]) -> float:
+    """MB that a step takes beyond what is there before it, from the system's own count."""
+    gc.collect()
+    page, before = os.sysconf("SC_PAGE_SIZE"), resident()
+    highest, done = before, threading.Event()
+
+    def watch() -> None:
+        nonlocal highest
+        while not done.wait(0.002):
+            highest = max(highest, resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    step()
+    done.set()
+    watcher.join()
+    return (highest - before) * page / 1e6
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1])
+
+
+def processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    kinds = [kind for kind in ("amx_bf16", "avx512_bf16") if kind in " ".join(lines)]
+    return f"{name} ({', '.join(kinds) or 'no native bf16'})"
+
+
+if __name__ == "__main__":
+    main()

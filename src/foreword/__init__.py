@@ -1,0 +1,50 @@
+"""Foreword puts the right words, or the right vectors, in front of a frozen language model."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from foreword.errors import ForewordError, UsageError
+
+if TYPE_CHECKING:
+    from foreword.backbone import Backbone, RemoteBackbone, Sampling
+    from foreword.evals import calibrate, compare, few_shot
+    from foreword.prompts import Prompt
+    from foreword.table import PromptTable
+    from foreword.tasks import Task
+    from foreword.tuning import tune
+
+__version__ = "0.1.0"
+__all__ = [
+    "Backbone",
+    "ForewordError",
+    "Prompt",
+    "PromptTable",
+    "RemoteBackbone",
+    "Sampling",
+    "Task",
+    "UsageError",
+    "calibrate",
+    "compare",
+    "few_shot",
+    "tune",
+]
+
+_ROOMS = {
+    "Backbone": "backbone",
+    "Prompt": "prompts",
+    "PromptTable": "table",
+    "RemoteBackbone": "backbone",
+    "Sampling": "backbone",
+    "Task": "tasks",
+    "calibrate": "evals",
+    "compare": "evals",
+    "few_shot": "evals",
+    "tune": "tuning",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Open a room when it is first asked for: torch takes seconds, and `foreword --help` must not wait for it."""
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'foreword' has no attribute {name!r}")
+    return getattr(import_module(f"foreword.{_ROOMS[name]}"), name)

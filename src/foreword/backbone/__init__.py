@@ -1,0 +1,9 @@
+"""The frozen model: load it, embed, read rows behind a shared front, score, generate."""
+
+from foreword.backbone.answer import Answer, LanguageModel, Sampling
+from foreword.backbone.backbone import Backbone, Scores
+from foreword.backbone.batch import Example
+from foreword.backbone.load import load
+from foreword.backbone.remote import RemoteBackbone
+
+__all__ = ["Answer", "Backbone", "Example", "LanguageModel", "RemoteBackbone", "Sampling", "Scores", "load"]

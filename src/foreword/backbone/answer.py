@@ -1,0 +1,51 @@
+"""The seam that every model stands behind, near or far: prompts and inputs go in, answers come out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from foreword.prompts import Prompt
+
+Inputs = Mapping[str, object]
+"""One row: a value per variable; text, unless the prompt declares another type."""
+OnRows = Callable[[int, int], None]
+"""Called with (rows done, rows in all)."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How text is generated. Temperature 0 is greedy."""
+
+    max_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = field(default=())
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said to one row."""
+
+    text: str
+    """What was generated; for a prompt with choices, the one chosen."""
+    value: str | None
+    """`text` where it is a valid answer: one of the choices if the prompt has any; None where it is not."""
+    log_likelihoods: tuple[float, ...] | None
+    """Per choice, nats, summed over the answer's tokens; None where the model does not tell."""
+    prompt_tokens: int
+    """Tokens that the model read, virtual ones and the shared front counted."""
+    answer_tokens: int
+    """Tokens that were generated; 0 where choices were scored."""
+
+
+class LanguageModel(Protocol):
+    """A model that answers prompts."""
+
+    name: str
+
+    def answer(
+        self, prompt: Prompt, rows: Sequence[Inputs], sampling: Sampling = ..., on_rows: OnRows | None = None
+    ) -> list[Answer]:
+        """One answer per row, in order."""
+        ...

@@ -1,0 +1,183 @@
+"""A local backbone that answers prompts: encodes them, computes their fronts once, scores choices, generates text."""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foreword.backbone.answer import Answer, Inputs, OnRows, Sampling
+from foreword.backbone.batch import Example, batches
+from foreword.backbone.encode import Encoded, Ids, encode, encode_answer, shared_front
+from foreword.backbone.generate import generate_ids
+from foreword.backbone.model import Front, FrozenModel
+from foreword.errors import ForewordError
+from foreword.prompts import Prompt
+
+BATCH_TOKENS = 1_024
+"""Tokens in a scoring batch: enough to fill the machine's matrix units, little enough to stay in its caches."""
+
+FRONTS = 16
+"""Fronts that are kept computed; a hundred tokens of the default backbone take 5 MB in fp32."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How likely each choice is for each row."""
+
+    log_likelihoods: np.ndarray
+    """[B, K] float64, nats, summed over the answer's tokens."""
+    tokens: np.ndarray
+    """[B, K] tokens in each answer."""
+    prompt_tokens: np.ndarray
+    """[B] tokens of each prompt, the shared front counted."""
+
+    def choose(self, log_prior: Sequence[float] | None = None) -> list[int]:
+        """Per row, the index of the best choice, the model's own leaning taken off."""
+        fair = self.comparable - np.array(log_prior if log_prior is not None else 0.0)
+        return [int(k) for k in fair.argmax(1)]
+
+    @property
+    def comparable(self) -> np.ndarray:
+        """[B, K] log-likelihoods, per token where the choices differ in length."""
+        even = (self.tokens == self.tokens[:, :1]).all(1, keepdims=True)
+        return np.where(even, self.log_likelihoods, self.log_likelihoods / self.tokens)
+
+
+class Backbone(FrozenModel):
+    """A frozen model with its tokenizer, for prompts of every kind."""
+
+    def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
+        super().__init__(model, tokenizer, name)
+        self._fronts: OrderedDict[tuple[str, bytes], Front] = OrderedDict()
+
+    @staticmethod
+    def load(name: str, dtype: str = "auto") -> "Backbone":
+        """Load by built-in name, folder, `.gguf` file or hub id; `dtype` is `auto`, `float32` or `bfloat16`."""
+        from foreword.backbone.load import load
+
+        return load(name, dtype)
+
+    def check(self, prompt: Prompt) -> None:
+        """Refuse a prompt that cannot run here: without vectors, or with vectors of another backbone."""
+        if prompt.soft is None:
+            if prompt.virtual_tokens:
+                raise ForewordError(f"prompt {prompt.name!r} has virtual tokens but no vectors yet; tune it first")
+            return
+        if prompt.soft.embeddings.shape[1] != self.dimension or prompt.soft.fingerprint != self.fingerprint:
+            raise ForewordError(
+                f"prompt {prompt.name!r} was tuned on {prompt.soft.backbone!r} "
+                f"({prompt.soft.fingerprint[:12]}), this is {self.name!r} ({self.fingerprint[:12]}): vectors mean "
+                "nothing to another model. Load the backbone it was tuned on, or tune it here"
+            )
+
+    def virtual(self, prompt: Prompt) -> Tensor | None:
+        """The prompt's vectors [P, D] fp32 on this device; None for a hard prompt."""
+        return None if prompt.soft is None else torch.from_numpy(prompt.soft.embeddings).to(self.device)
+
+    def encode(self, prompt: Prompt, inputs: Mapping[str, object]) -> Encoded:
+        """The exact tokens of a row; refuses one that is longer than the model's context."""
+        encoded = encode(prompt.render(inputs), self.tokenizer)
+        if len(encoded.ids) >= self.context:
+            raise ForewordError(
+                f"the row {dict(inputs)!r:.100} has {len(encoded.ids):,} tokens; {self.name!r} reads "
+                f"{self.context:,} at most: shorten it"
+            )
+        return encoded
+
+    def example(self, prompt: Prompt, inputs: Inputs, answers: Sequence[str]) -> Example:
+        """A row with its candidate answers, nothing taken off as a front yet."""
+        encoded = self.encode(prompt, inputs)
+        return Example(encoded.ids, tuple(encode_answer(a, encoded.tail, self.tokenizer) for a in answers))
+
+    def front(self, prompt: Prompt, rows: Sequence[Ids]) -> Front:
+        """The computed front that `rows` share; kept for the next calls with the same prompt.
+
+        One row alone is compared with another that no input has in common with it.
+        """
+        length = shared_front(rows if len(rows) > 1 else [rows[0], self._other(prompt)])
+        ids = rows[0][:length]
+        key = (prompt.digest, ids.tobytes())
+        if key not in self._fronts:
+            self._fronts[key] = self.prefill(ids, self.virtual(prompt))
+        self._fronts.move_to_end(key)
+        if len(self._fronts) > FRONTS:
+            self._fronts.popitem(last=False)
+        return self._fronts[key]
+
+    def _other(self, prompt: Prompt) -> Ids:
+        probe = {"string": "\u2043", "integer": 7, "number": 7.0, "boolean": True, "array": []}
+        specs = prompt.inputs or {}
+        row = {name: probe[specs[name].type if name in specs else "string"] for name in prompt.variables}
+        return encode(prompt.render(row), self.tokenizer).ids
+
+    def score(self, prompt: Prompt, rows: Sequence[Inputs], on_rows: OnRows | None = None) -> Scores:
+        """Log-likelihood of every choice for every row; the front, and each question, are computed once."""
+        self.check(prompt)
+        choices = prompt.output.choices
+        if choices is None:
+            raise ForewordError(f"prompt {prompt.name!r} has no choices to score; add 'output: {{choices: […]}}'")
+        whole = [self.example(prompt, row, choices) for row in rows]
+        front = self.front(prompt, [example.question for example in whole])
+        F = len(front.ids)
+        examples = [Example(example.question[F:], example.answers) for example in whole]
+        log_likelihoods = np.zeros((len(rows), len(choices)))
+        virtual, done = self.virtual(prompt), 0
+        with torch.no_grad():
+            for batch in batches(examples, BATCH_TOKENS):
+                part = [examples[i] for i in batch]
+                flat = self.log_probs(part, front, virtual).double().cpu().numpy()
+                starts = np.cumsum([0, *(len(answer) for example in part for answer in example.answers)])[:-1]
+                log_likelihoods[batch] = np.add.reduceat(flat, starts).reshape(len(batch), len(choices))
+                done += len(batch)
+                if on_rows:
+                    on_rows(done, len(rows))
+        tokens = np.array([[len(answer) for answer in example.answers] for example in whole])
+        return Scores(log_likelihoods, tokens, np.array([len(example.question) for example in whole]))
+
+    def answer(
+        self,
+        prompt: Prompt,
+        rows: Sequence[Inputs],
+        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        on_rows: OnRows | None = None,
+    ) -> list[Answer]:
+        """One answer per row: the best choice where the prompt has choices, generated text where it has none."""
+        if not rows:
+            return []
+        if prompt.output.choices is None:
+            return self._write(prompt, rows, sampling, on_rows)
+        scores = self.score(prompt, rows, on_rows)
+        chosen = [prompt.output.choices[k] for k in scores.choose(prompt.output.log_prior)]
+        return [
+            Answer(text, text, tuple(values.tolist()), int(length), 0)
+            for text, values, length in zip(chosen, scores.log_likelihoods, scores.prompt_tokens, strict=True)
+        ]
+
+    def generate(self, prompt: Prompt, sampling: Sampling = Sampling(), /, **inputs: str) -> str:  # noqa: B008 - frozen
+        """The answer to one row, as text."""
+        return self.answer(prompt, [inputs], sampling)[0].text
+
+    def _write(
+        self, prompt: Prompt, rows: Sequence[Inputs], sampling: Sampling, on_rows: OnRows | None
+    ) -> list[Answer]:
+        self.check(prompt)
+        encoded = [self.encode(prompt, row) for row in rows]
+        virtual, answers = self.virtual(prompt), {}
+        for batch in batches([Example(e.ids, ((0,),)) for e in encoded], BATCH_TOKENS):
+            embedded = [self.embed(torch.from_numpy(encoded[i].ids).to(self.device), virtual) for i in batch]
+            for i, ids in zip(batch, generate_ids(self.model, self.tokenizer, embedded, sampling), strict=True):
+                text = self.tokenizer.decode(ids, skip_special_tokens=True)
+                text = _cut(text, sampling.stop).strip()
+                answers[i] = Answer(text, text, None, len(encoded[i].ids), len(ids))
+            if on_rows:
+                on_rows(len(answers), len(rows))
+        return [answers[i] for i in range(len(rows))]
+
+
+def _cut(text: str, stop: Sequence[str]) -> str:
+    """`text` before the first stop string."""
+    return text[: min((text.find(s) for s in stop if s in text), default=len(text))]

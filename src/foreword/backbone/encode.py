@@ -1,0 +1,134 @@
+"""From a rendered prompt to token ids, by the backbone's own tokenizer and chat template. Knows no model weights.
+
+A virtual token is an id below zero: `-1 - i` stands for row i of the prompt's vectors. One array of ids thus holds a
+whole prompt, whatever stands where.
+"""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from foreword.errors import ForewordError
+from foreword.prompts import Piece, Text, Turn, Virtual
+
+Ids = np.ndarray
+"""[T] int64; virtual tokens below zero."""
+
+CONTEXT = 16
+"""Characters before an answer that can change how it is cut into tokens."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt as the model will read it."""
+
+    ids: Ids
+    tail: str
+    """The last characters before the answer, spaces at the very end taken off: they belong to the answer's tokens."""
+
+
+def encode(pieces: Sequence[Piece], tokenizer: Any) -> Encoded:
+    """Token ids of a rendered prompt.
+
+    Text between virtual tokens is tokenised in one run, as the tokenizer would see it in a plain prompt. With turns,
+    the backbone's chat template writes the roles and opens the assistant's turn.
+    """
+    chat = any(isinstance(piece, Turn) for piece in pieces)
+    runs = _chat_runs(pieces, tokenizer) if chat else [p for p in pieces if not isinstance(p, Turn)]
+    if runs and isinstance(runs[-1], Text):
+        runs[-1] = Text(
+            runs[-1].text.rstrip(" ")
+        )  # "Answer: " and " yes" are cut differently from "Answer:" and " yes"
+    ids: list[int] = [] if chat else _start(tokenizer)
+    for run in runs:
+        match run:
+            case Text(text):
+                ids += tokenizer.encode(text, add_special_tokens=False)
+            case Virtual(start, count):
+                ids += range(-1 - start, -1 - start - count, -1)
+    if not ids:
+        raise ForewordError("the prompt renders to nothing; give its template some text")
+    tail = runs[-1].text[-CONTEXT:] if runs and isinstance(runs[-1], Text) else ""
+    return Encoded(np.array(ids, dtype=np.int64), tail)
+
+
+def encode_answer(answer: str, tail: str, tokenizer: Any) -> tuple[int, ...]:
+    """Token ids of `answer` behind a prompt that ends in `tail`: what the tokenizer adds to the tail's own tokens.
+
+    A space goes between them unless the prompt ends a line, as chat templates do.
+    """
+    text = answer if not tail or tail[-1].isspace() else f" {answer}"
+    before = tokenizer.encode(tail, add_special_tokens=False)
+    both = tokenizer.encode(tail + text, add_special_tokens=False)
+    if both[: len(before)] != before or len(both) == len(before):  # the answer grows together with the tail
+        both, before = tokenizer.encode(text, add_special_tokens=False), []
+    if len(both) == len(before):
+        raise ForewordError(f"the answer {answer!r} has no tokens")
+    return tuple(both[len(before) :])
+
+
+def shared_front(rows: Sequence[Ids]) -> int:
+    """F: how many tokens all `rows` begin with, leaving at least one to each.
+
+    Comparing tokens needs no look at the template, and is right even where a variable's first letters grow together
+    with the text before them.
+    """
+    shortest = min(map(len, rows)) - 1
+    first = rows[0][:shortest]
+    same = np.ones(shortest, dtype=bool)
+    for row in rows[1:]:
+        same &= row[:shortest] == first
+    return shortest if same.all() else int(same.argmin())
+
+
+def _start(tokenizer: Any) -> list[int]:
+    """What the tokenizer puts before a text: a beginning-of-sequence token, or nothing."""
+    with_special = tokenizer.encode("a")
+    without = tokenizer.encode("a", add_special_tokens=False)
+    for length in range(len(with_special) - len(without) + 1):
+        if with_special[length : length + len(without)] == without:
+            return list(with_special[:length])
+    return []
+
+
+def _chat_runs(pieces: Sequence[Piece], tokenizer: Any) -> list[Piece]:
+    """Text and virtual tokens as the chat template lays them out."""
+    if not tokenizer.chat_template:
+        raise ForewordError(
+            "the prompt has chat turns, but this backbone's tokenizer has no chat template; use plain text"
+        )
+    marker = f"\ue000{secrets.token_hex(8)}"
+    if not isinstance(pieces[0], Turn):
+        lead = pieces[0].text.strip() if isinstance(pieces[0], Text) else "virtual"
+        if lead:
+            raise ForewordError("a chat prompt begins with a turn; put {{ system() }} or {{ user() }} first")
+        pieces = pieces[1:]
+    messages: list[dict[str, str]] = []
+    for piece in pieces:
+        match piece:
+            case Turn(role):
+                messages.append({"role": role, "content": ""})
+            case Text(text):
+                messages[-1]["content"] += text
+            case Virtual(start, count):
+                messages[-1]["content"] += f"{marker}{start},{count}\ue001"
+    messages = [{**message, "content": message["content"].strip("\n")} for message in messages]
+    open_turn = messages[-1]["role"] != "assistant"
+    try:
+        text = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=open_turn, continue_final_message=not open_turn
+        )
+    except Exception as error:  # the template is the backbone's own program: it can raise anything
+        raise ForewordError(f"the backbone's chat template refuses these turns: {error}") from error
+    head, *rest = text.split(marker)
+    runs: list[Piece] = [Text(head)] if head else []
+    for part in rest:
+        place, tail = part.split("\ue001", 1)
+        start, count = map(int, place.split(","))
+        runs.append(Virtual(start, count))
+        if tail:
+            runs.append(Text(tail))
+    return runs

@@ -1,0 +1,43 @@
+"""Text from embedded prompts, through transformers' own `generate`. Knows tensors; knows no prompts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from foreword.backbone.answer import Sampling
+
+
+def generate_ids(model: Any, tokenizer: Any, prompts: Sequence[Tensor], sampling: Sampling) -> list[list[int]]:
+    """New token ids behind each embedded prompt [T, D], end-of-text and padding taken off.
+
+    Rows are padded on the left, where transformers expects it; positions follow the mask.
+    """
+    embedded = pad_sequence(list(prompts), batch_first=True, padding_side="left")
+    mask = pad_sequence([torch.ones(len(p), dtype=torch.int64) for p in prompts], batch_first=True, padding_side="left")
+    ends = model.generation_config.eos_token_id
+    ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ends:
+        ends.append(tokenizer.eos_token_id)
+    options: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    if sampling.temperature > 0:
+        options = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+    if sampling.stop:
+        options |= {"stop_strings": list(sampling.stop), "tokenizer": tokenizer}
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(sampling.seed)
+        new = model.generate(
+            inputs_embeds=embedded,
+            attention_mask=mask.to(embedded.device),
+            max_new_tokens=sampling.max_tokens,
+            eos_token_id=ends or None,
+            pad_token_id=ends[0] if ends else 0,
+            **options,
+        )
+    return [_until(row, ends) for row in new.tolist()]
+
+
+def _until(ids: list[int], ends: Sequence[int]) -> list[int]:
+    return ids[: min((ids.index(end) for end in ends if end in ids), default=len(ids))]

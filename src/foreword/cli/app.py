@@ -1,0 +1,50 @@
+"""All verbs under one command, and the one place where an error becomes a line and an exit code."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from foreword.cli import compare, demo, doctor, prompts, run, tune
+from foreword.errors import ForewordError
+
+
+class _Verbs(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ForewordError as error:
+            if ctx.params.get("debug"):
+                raise
+            print(f"foreword: {error}", file=sys.stderr)
+            raise SystemExit(error.exit_code) from None
+        except KeyboardInterrupt:
+            print("foreword: stopped", file=sys.stderr)
+            raise SystemExit(130) from None
+
+
+app = typer.Typer(
+    cls=_Verbs,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="The right words, or the right vectors, in front of a frozen language model.",
+)
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    """Nothing to do before a verb: `debug` is read where errors are caught."""
+
+
+app.command("demo")(demo.demo)
+app.command("tune")(tune.tune)
+app.command("compare")(compare.compare)
+app.command("run")(run.run)
+app.add_typer(prompts.app, name="prompts")
+app.command("doctor")(doctor.doctor)
+
+
+def main() -> None:
+    """The `foreword` command."""
+    app(prog_name="foreword")

@@ -1,0 +1,49 @@
+"""`foreword compare`: prompts side by side on a task's test rows, with baselines, intervals and a verdict."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from foreword.cli.console import Display, print_json, print_table
+from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, find_prompt, load_model
+
+
+def compare(
+    task: Annotated[Path, typer.Argument(help="The task file (YAML).")],
+    prompts: Annotated[list[str], typer.Argument(help="Prompts: .prompt files or names in the table.")],
+    examples: Annotated[int, typer.Option(help="Also try the best hard prompt with this many solved examples.")] = 0,
+    backbone: BackboneName = DEFAULT_BACKBONE,
+    dtype: Dtype = "auto",
+    seed: Annotated[int | None, typer.Option(help="Seed of the split. [default: the task's]")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for report.html and result.json.")] = Path(),
+    table: TableUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Measure prompts against each other on one's own data."""
+    from foreword.cli.tune import load_task
+    from foreword.errors import UsageError
+    from foreword.evals import compare as measure
+    from foreword.evals import few_shot, weigh
+    from foreword.evals.comparison import save
+    from foreword.table import PromptTable
+
+    with Display() as display:
+        store = PromptTable.open(table)
+        chosen = [find_prompt(ref, store) for ref in prompts]
+        data = load_task(task, display, seed)
+        model = load_model(backbone, dtype, display)
+        hard = [prompt for prompt in chosen if prompt.soft is None]
+        weighed = {c.plain.name: c for c in weigh(model, data, hard, display.stage)} if data.dev else {}
+        if examples:
+            if not weighed:
+                raise UsageError("--examples needs a hard prompt and dev rows to choose it on")
+            best = max(weighed.values(), key=lambda candidate: candidate.score)
+            chosen.append(few_shot(best.plain, data, examples))
+        result = measure(model, data, chosen, weighed=weighed, on_stage=display.stage)
+        page, document = save(result, out)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        print_table(result.table())
+        print(f"\n{result.verdict}\n\n{page} shows it; {document} has the numbers.")

@@ -1,0 +1,92 @@
+"""What people see while they wait, on stderr; results go to stdout. Knows rich; knows no models."""
+
+import json
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from foreword.tuning import Progress
+
+QUIET_SECONDS = 15.0
+"""Between two lines of progress where stderr is no terminal."""
+
+
+class Display:
+    """A line per finished stage and a live bar for the one under way; plain lines now and then in a log file."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bars
+
+        self.console = Console(stderr=True, highlight=False)
+        columns = (
+            TextColumn("  {task.description}"),
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+        )
+        live = self.console.is_terminal
+        self.bars = Bars(*columns, console=self.console, transient=True, disable=not live)
+        self._stage = ""
+        self._bar: TaskID | None = None
+        self._said = 0.0
+
+    def __enter__(self) -> Self:
+        self.bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bars.stop()
+
+    def say(self, text: str) -> None:
+        """A sentence that stays."""
+        self._close()
+        self.console.print(text)
+
+    def stage(self, name: str, done: int, total: int, figures: str = "") -> None:
+        """Where a stage stands: `done` of `total` rows, bytes or steps."""
+        if name != self._stage:
+            self._close()
+            self._stage, self._said = name, time.monotonic()
+            self._bar = self.bars.add_task(name, total=total or None, figures="")
+        if self._bar is not None:
+            self.bars.update(self._bar, completed=done, total=total or None, figures=figures)
+        if not self.console.is_terminal and time.monotonic() - self._said > QUIET_SECONDS:
+            self._said = time.monotonic()
+            self.console.print(f"  {name}: {done:,} of {total:,}{figures and ', ' + figures}")
+
+    def step(self, name: str, progress: "Progress") -> None:
+        """A step of a tuning run."""
+        dev = "" if progress.dev is None else f", dev {progress.dev:.3f}"
+        left = time.strftime("%M:%S", time.gmtime(progress.seconds_left))
+        figures = f"loss {progress.loss:.3f}{dev}, {progress.rows_per_second:.0f} rows/s, {left} left"
+        self.stage(name, progress.step, progress.steps, figures)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self.bars.remove_task(self._bar)
+        self._bar, self._stage = None, ""
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """One JSON document on stdout."""
+    json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")
+
+
+def print_table(table: Any) -> None:
+    """A rich table on stdout; wide enough for a log file to hold it."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 150
+    console.print(table)

@@ -1,0 +1,69 @@
+"""`foreword doctor`: what this machine is, what Foreword would use, what is wrong and how to mend it."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+
+from foreword.cli.console import print_json
+from foreword.cli.shared import Json, TableUrl
+from foreword.errors import ForewordError
+from foreword.files import cache_dir, data_dir
+
+ROOM_GB = 3.0
+"""Free disk space for the default backbone and some runs."""
+
+
+def doctor(table: TableUrl = None, as_json: Json = False) -> None:
+    """Look at machine, libraries, caches and the prompt table; exit code 1 when something must be mended."""
+    facts = dict(_facts())
+    problems = list(_problems(table))
+    if as_json:
+        print_json({"facts": facts, "problems": problems})
+    else:
+        for name, value in facts.items():
+            print(f"{name:12} {value}")
+        for problem in problems:
+            print(f"\nproblem: {problem}")
+        print("" if problems else "\nNothing is wrong.")
+    if problems:
+        raise SystemExit(1)
+
+
+def _facts() -> Iterator[tuple[str, str]]:
+    import torch
+
+    from foreword.backbone.load import BUILT_IN, best_dtype, built_in_path
+
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda" if cuda else "cpu")
+    yield "machine", f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {_memory_gb():.0f} GB"
+    yield "device", torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads"
+    yield "dtype", f"{str(best_dtype(device)).removeprefix('torch.')} unless --dtype says otherwise"
+    for package in ("foreword", "torch", "transformers"):
+        yield package, importlib.metadata.version(package)
+    for name in BUILT_IN:
+        there = built_in_path(name).is_dir()
+        yield "backbone", f"{name}: {'in the cache' if there else 'not fetched yet; the first use fetches 93 MB'}"
+    yield "cache", str(cache_dir())
+    yield "data", str(data_dir())
+
+
+def _problems(table: str | None) -> Iterator[str]:
+    from foreword.table import PromptTable
+
+    for folder in (cache_dir(), data_dir()):
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        if not os.access(there, os.W_OK):
+            yield f"{str(there)!r} cannot be written; set FOREWORD_CACHE and FOREWORD_HOME to folders of your own"
+        elif shutil.disk_usage(there).free < ROOM_GB * 1e9:
+            yield f"{str(there)!r} has less than {ROOM_GB:g} GB free; delete something or move the folder"
+    try:
+        PromptTable.open(table).list()
+    except ForewordError as error:
+        yield str(error)
+
+
+def _memory_gb() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9

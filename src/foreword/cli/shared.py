@@ -1,0 +1,62 @@
+"""What several verbs do alike: load a backbone and say which dtype, find a prompt by name or file."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from foreword.cli.console import Display
+
+if TYPE_CHECKING:
+    from foreword.backbone import Backbone, LanguageModel
+    from foreword.prompts import Prompt
+    from foreword.table import PromptTable
+
+BackboneName = Annotated[
+    str,
+    typer.Option("--backbone", "-b", help="Built-in name, folder, .gguf file, hub id, or openai:URL#model."),
+]
+Dtype = Annotated[str, typer.Option(help="auto, float32 or bfloat16; auto takes bfloat16 where the machine has it.")]
+TableUrl = Annotated[str | None, typer.Option("--table", help="Prompt table: a .db file or a database URL.")]
+Json = Annotated[bool, typer.Option("--json", help="The result as one JSON document on stdout.")]
+DEFAULT_BACKBONE = "smollm2-135m"
+
+
+def load_backbone(name: str, dtype: str, display: Display) -> "Backbone":
+    """A local backbone; says what was loaded and how it will compute."""
+    import torch
+    import transformers
+
+    from foreword.backbone import load
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    display.stage(f"loading {name}", 0, 0)
+    backbone = load(name, dtype, lambda file, done, total: display.stage(f"fetching {file}", done, total))
+    millions = sum(p.numel() for p in backbone.model.parameters()) / 1e6
+    threads = torch.get_num_threads()
+    where = f"{threads} CPU threads" if backbone.device.type == "cpu" else torch.cuda.get_device_name()
+    display.say(f"Backbone {backbone.name}: {millions:.0f} M frozen weights, {short(backbone.dtype)}, {where}.")
+    return backbone
+
+
+def load_model(name: str, dtype: str, display: Display) -> "LanguageModel":
+    """A local or a remote backbone."""
+    if name.startswith("openai:"):
+        from foreword.backbone import RemoteBackbone
+
+        return RemoteBackbone.parse(name)
+    return load_backbone(name, dtype, display)
+
+
+def find_prompt(ref: str, table: "PromptTable") -> "Prompt":
+    """A `.prompt` file when `ref` looks like a path, else an entry of the prompt table."""
+    from foreword.prompts import Prompt
+
+    if ref.endswith(".prompt") or "/" in ref or Path(ref).is_file():
+        return Prompt.load(ref)
+    return table.get(ref)
+
+
+def short(dtype: object) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,130 @@
+"""`foreword tune`: learn a soft prompt for a task, store it, and report it on the test rows once."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from foreword.cli.console import Display, print_json
+from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, find_prompt, load_backbone
+from foreword.errors import UsageError
+
+if TYPE_CHECKING:
+    from foreword.backbone import Backbone
+    from foreword.prompts import Prompt
+    from foreword.tasks import Row, Task
+    from foreword.tuning import Run
+
+
+def tune(
+    task: Annotated[Path, typer.Argument(help="The task file (YAML): data, inputs, target, metric, splits.")],
+    start: Annotated[
+        str | None,
+        typer.Option(help="Prompt to begin from: a .prompt file or a name in the table. [default: inputs, one a line]"),
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="prompt-tuning or p-tuning. [default: prompt-tuning]")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Virtual tokens. [default: 16]")] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Where they begin: text, labels, vocabulary, random, prompt. [default: text]")
+    ] = None,
+    init_text: Annotated[
+        str | None, typer.Option(help="The text to begin from. [default: the start prompt's words]")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps at most. [default: 250]")] = None,
+    batch: Annotated[int | None, typer.Option(help="Rows per step. [default: 16]")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate. [default: what suits the method]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the run. [default: 0]")] = None,
+    backbone: BackboneName = DEFAULT_BACKBONE,
+    dtype: Dtype = "auto",
+    out: Annotated[Path | None, typer.Option(help="Folder of the run. [default: runs/TASK-METHOD-ID]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+    name: Annotated[str | None, typer.Option(help="Name in the prompt table. [default: TASK-METHOD]")] = None,
+    alias: Annotated[str | None, typer.Option(help="Alias to give the stored version.")] = None,
+    table: TableUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Learn a soft prompt for a task.
+
+    Kill it whenever you like: --resume with the same --out goes on as if nothing had happened.
+    """
+    from foreword.table import PromptTable
+    from foreword.tuning import tune as learn
+
+    if resume and out is None:
+        raise UsageError("--resume needs --out, the folder of the run that is to go on")
+    given: dict[str, Any] = {
+        "method": method, "tokens": tokens, "init": init, "init_text": init_text, "steps": steps, "batch": batch,
+        "learning_rate": lr, "seed": seed,
+    }  # fmt: skip
+    settings = {key: value for key, value in given.items() if value is not None}
+    with Display() as display:
+        store = PromptTable.open(table)
+        data = load_task(task, display)
+        prompt = find_prompt(start, store) if start else plain_prompt(data)
+        model = load_backbone(backbone, dtype, display)
+        run = learn(
+            model, data, prompt, folder=out, resume=resume, on_step=lambda p: display.step("tuning", p), **settings
+        )
+        learned = run.prompt.replace(name=name) if name else run.prompt
+        stored = store.put(learned, alias=alias, message=f"tuned on {data.name}, run {run.folder}")
+        dev = measure(model, data, learned, data.dev, "dev", display)
+        test = measure(model, data, learned, data.test, "test", display)
+        for split, measured in (("dev", dev), ("test", test)):
+            for metric, found in measured.items():
+                display.say(
+                    f"{split} {metric}: {found['value']:.3f} (95 % interval {found['low']:.3f} to {found['high']:.3f})"
+                )
+        display.say(f"Stored as {stored.ref}; the run, its curves and its checkpoint are in {run.folder}.")
+    if as_json:
+        print_json(_document(run, stored.ref, dev, test))
+    else:
+        print(stored.ref)
+
+
+def load_task(path: Path, display: Display, seed: int | None = None) -> "Task":
+    """The task, and what was left out of its data."""
+    from foreword.tasks import Task
+
+    task = Task.load(path, seed, lambda file, done, total: display.stage(f"fetching {file}", done, total))
+    display.say(
+        f"Task {task.name}: {len(task.train):,} rows to train on, {len(task.dev):,} dev, {len(task.test):,} test."
+    )
+    for note in task.notes:
+        display.say(f"  {note}")
+    return task
+
+
+def plain_prompt(task: "Task") -> "Prompt":
+    """A prompt with nothing but the inputs, named, for who has none yet."""
+    from foreword.prompts import Prompt
+
+    lines = [f"{name.capitalize()}: {{{{ {name} }}}}" for name in task.inputs]
+    return Prompt(f"{task.name}-plain".lower(), "\n".join([*lines, "Answer:"]))
+
+
+def measure(
+    model: "Backbone", task: "Task", prompt: "Prompt", rows: "tuple[Row, ...]", split: str, display: Display
+) -> dict[str, dict[str, float]]:
+    """The task's metric with its 95 % interval; nothing where the split is empty."""
+    from foreword.evals.statistics import score_interval
+
+    if not rows:
+        return {}
+    inputs = [prompt.take(row.inputs, row.id) for row in rows]
+    answers = model.answer(prompt, inputs, on_rows=lambda done, total: display.stage(f"measuring {split}", done, total))
+    found = score_interval(task.score([answer.text for answer in answers], rows))
+    return {task.metric: {"value": found.value, "low": found.low, "high": found.high}}
+
+
+def _document(run: "Run", ref: str, dev: dict[str, Any], test: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "prompt": ref,
+        "method": run.options.method,
+        "tokens": run.prompt.virtual_tokens,
+        "trained_parameters": run.trained_parameters,
+        "steps": run.steps,
+        "seconds": round(run.seconds, 2),
+        "dev": dev,
+        "test": test,
+        "run": str(run.folder),
+    }

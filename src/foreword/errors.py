@@ -1,0 +1,13 @@
+"""The one family of errors that a user can meet. A message names the thing at fault and the next step."""
+
+
+class ForewordError(Exception):
+    """Something outside the code is wrong: a file, a value, a machine. Ends a command with exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(ForewordError):
+    """The call itself is wrong: an unknown option, name or combination. Ends a command with exit code 2."""
+
+    exit_code = 2

@@ -1,0 +1,66 @@
+"""Which hard prompt to report: every candidate as it is and calibrated, the best on dev. Never looks at test."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from foreword.backbone import Backbone, LanguageModel
+from foreword.errors import ForewordError
+from foreword.evals.calibration import calibrate
+from foreword.prompts import Prompt
+from foreword.tasks import Row, Task
+
+OnStage = Callable[[str, int, int], None]
+"""Called with (what is being done, rows done, rows in all)."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A hard prompt and how it does on dev, in both forms."""
+
+    plain: Prompt
+    calibrated: Prompt | None
+    """None where there is nothing to calibrate: free text, a remote model, or a prior of the prompt's own."""
+    plain_score: float
+    calibrated_score: float | None
+
+    @property
+    def best(self) -> Prompt:
+        """The form that does better on dev; as it is where they are equal."""
+        better = self.calibrated_score is not None and self.calibrated_score > self.plain_score
+        return self.calibrated if better and self.calibrated is not None else self.plain
+
+    @property
+    def score(self) -> float:
+        return max(self.plain_score, self.calibrated_score or 0.0)
+
+
+def weigh(
+    model: LanguageModel, task: Task, prompts: Sequence[Prompt], on_stage: OnStage | None = None
+) -> list[Candidate]:
+    """Measure hard `prompts` on dev, in the order given; `max(…, key=lambda c: c.score)` is the one to report."""
+    if not task.dev:
+        raise ForewordError(f"task {task.name!r} has no dev rows to choose on; give it some: 'split: {{dev: 200}}'")
+    return [_weigh(model, task, prompt.answering(task.choices), on_stage) for prompt in prompts]
+
+
+def _weigh(model: LanguageModel, task: Task, prompt: Prompt, on_stage: OnStage | None) -> Candidate:
+    def tell(what: str) -> Callable[[int, int], None]:
+        return lambda done, total: on_stage(f"{prompt.name}: {what}", done, total) if on_stage else None
+
+    def score(form: Prompt, what: str) -> float:
+        inputs = [form.take(row.inputs, row.id) for row in task.dev]
+        answers = model.answer(form, inputs, on_rows=tell(what))
+        return mean_score(task, [answer.text for answer in answers], task.dev)
+
+    plain = score(prompt, "dev, as it is")
+    fits = isinstance(model, Backbone) and prompt.output.choices is not None and prompt.output.log_prior is None
+    if not fits or not isinstance(model, Backbone):
+        return Candidate(prompt, None, plain, None)
+    calibrated = calibrate(model, prompt, task.train, tell("unlabelled rows"))
+    return Candidate(prompt, calibrated, plain, score(calibrated, "dev, calibrated"))
+
+
+def mean_score(task: Task, predictions: Sequence[str], rows: tuple[Row, ...]) -> float:
+    """The task's metric over `rows`."""
+    scores = task.score(predictions, rows)
+    return sum(scores) / len(scores)

@@ -1,0 +1,137 @@
+"""Strategies side by side on the same test rows. Chooses on dev, opens test once, measures what a request costs."""
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from foreword.backbone import LanguageModel
+from foreword.errors import ForewordError, UsageError
+from foreword.evals.baselines import majority, tfidf
+from foreword.evals.choose import Candidate, OnStage, weigh
+from foreword.evals.result import Result, StrategyResult, build_result
+from foreword.evals.statistics import smallest_difference
+from foreword.prompts import Prompt
+from foreword.tasks import Task
+from foreword.tuning import CurvePoint, Run
+
+LATENCY_ROWS = 15
+"""Single requests that are timed, in turn over the strategies, so that a busy moment hits all of them."""
+
+
+def compare(
+    model: LanguageModel,
+    task: Task,
+    strategies: Sequence[Prompt | Run],
+    *,
+    weighed: Mapping[str, Candidate] | None = None,
+    on_stage: OnStage | None = None,
+    settings: Mapping[str, str | int | float] | None = None,
+    notes: Sequence[str] = (),
+) -> Result:
+    """Measure prompts and finished runs on the test rows, with the baselines beside them.
+
+    Hard prompts are reported as they are or calibrated, whichever did better on dev (those in `weighed` have been
+    through that already); the best of them on dev is the reference that all others are compared with.
+    """
+    if not task.test:
+        raise ForewordError(f"task {task.name!r} has no test rows; give it some: 'split: {{test: 500}}'")
+    prompts = [item.prompt if isinstance(item, Run) else item.answering(task.choices) for item in strategies]
+    _check_names([prompt.name for prompt in prompts])
+    hard = [prompt for prompt in prompts if prompt.soft is None]
+    known = dict(weighed or {})
+    if task.dev:
+        new = [prompt for prompt in hard if prompt.name not in known]
+        known |= {candidate.plain.name: candidate for candidate in weigh(model, task, new, on_stage)}
+    chosen = [known[prompt.name].best if prompt.name in known else prompt for prompt in prompts]
+    baselines = [majority(task), *([tfidf(task)] if task.choices else [])]
+    answered = [_answer(model, task, prompt, on_stage) for prompt in chosen]
+    latency = _latencies(model, task, chosen)
+    results = [
+        _result(task, item, prompt, predictions, tokens, latency[prompt.name], known.get(prompt.name))
+        for item, prompt, (predictions, tokens) in zip(strategies, chosen, answered, strict=True)
+    ]
+    reference = max((p.name for p in hard), key=lambda name: known[name].score if name in known else 0.0, default=None)
+    return build_result(
+        task_name=task.name,
+        backbone=model.name,
+        seed=task.seed,
+        metric=task.metric,
+        rows=task.test,
+        strategies=[*baselines, *results],
+        reference=reference or baselines[0].name,
+        notes=[*task.notes, _power_note(task, results), *notes],
+        settings=settings,
+    )
+
+
+def _check_names(names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"two strategies are called {name!r}; rename one so that the table can tell them apart")
+
+
+def _answer(
+    model: LanguageModel, task: Task, prompt: Prompt, on_stage: OnStage | None
+) -> tuple[tuple[str, ...], float]:
+    """Answers to the test rows, and the mean tokens that were read per row."""
+
+    def on_rows(done: int, total: int) -> None:
+        if on_stage:
+            on_stage(f"{prompt.name}: test", done, total)
+
+    answers = model.answer(prompt, [prompt.take(row.inputs, row.id) for row in task.test], on_rows=on_rows)
+    return tuple(answer.text for answer in answers), statistics.mean(answer.prompt_tokens for answer in answers)
+
+
+def _latencies(model: LanguageModel, task: Task, prompts: Sequence[Prompt]) -> dict[str, float]:
+    """Median milliseconds of one request alone, its front computed beforehand as a server does."""
+    times: dict[str, list[float]] = {prompt.name: [] for prompt in prompts}
+    for i, row in enumerate(task.test[: LATENCY_ROWS + 1]):
+        for prompt in prompts:
+            inputs = prompt.take(row.inputs, row.id)
+            began = time.perf_counter()
+            model.answer(prompt, [inputs])
+            if i or len(task.test) == 1:  # the first one computes the front
+                times[prompt.name].append(1e3 * (time.perf_counter() - began))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _result(
+    task: Task, item: Prompt | Run, prompt: Prompt, predictions: tuple[str, ...], tokens: float, ms: float,
+    candidate: Candidate | None,
+) -> StrategyResult:  # fmt: skip
+    curve: tuple[CurvePoint, ...] = item.curve if isinstance(item, Run) else ()
+    soft = prompt.soft
+    return StrategyResult(
+        name=prompt.name,
+        kind="hard" if soft is None else "soft",
+        predictions=predictions,
+        scores=tuple(task.score(predictions, task.test)),
+        tokens_per_request=tokens,
+        ms_per_request=ms,
+        trained_parameters=soft.trained_parameters if soft else 0,
+        rows=prompt.labelled_rows,
+        detail=_detail(prompt, candidate),
+        curve=curve,
+    )
+
+
+def _detail(prompt: Prompt, candidate: Candidate | None) -> str:
+    if prompt.soft is not None:
+        return f"{prompt.soft.method}, {prompt.virtual_tokens} virtual tokens"
+    if candidate is None or candidate.calibrated_score is None:
+        return "calibrated" if prompt.output.log_prior else "as it is"
+    form = "calibrated" if prompt.output.log_prior else "as it is"
+    return f"{form}; on dev {candidate.plain_score:.3f} as it is, {candidate.calibrated_score:.3f} calibrated"
+
+
+def _power_note(task: Task, results: Sequence[StrategyResult]) -> str:
+    typical = statistics.mean(result.mean for result in results) if results else 0.5
+    shown = smallest_difference(len(task.test), min(max(typical, 0.05), 0.95))
+    return f"{len(task.test):,} test rows can show a difference of about {100 * shown:.1f} points (80 % power)."
+
+
+def save(result: Result, folder: Path) -> tuple[Path, Path]:
+    """Write `report.html` and `result.json`."""
+    return result.save(folder / "report.html"), result.save(folder / "result.json")

@@ -1,0 +1,182 @@
+"""The report: one self-contained page from a `Result`. Opens offline, runs no script, treats every text as hostile.
+
+Knows what a reader asks after the verdict: how sure, at what cost, where the answers differ and how it was measured.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from importlib import resources
+
+from foreword.evals.charts import KINDS, accuracy_chart, cost_chart, curves_chart
+from foreword.evals.result import Result, StrategyResult
+from foreword.evals.statistics import smallest_difference
+from foreword.evals.wording import count, number, p_text
+
+ROWS_SHOWN = 10
+PAIRS_SHOWN = 15
+SMALL_MATRIX, MATRIX_LABELS = 10, 30
+"""Above the first many labels a matrix takes a whole width; above the second the most confused pairs are listed."""
+OTHER = "(other)"
+"""The column of answers that are no label."""
+CLIP, WHOLE = 300, 4_000
+"""Characters shown at once, and on opening; a page must stay small enough to mail."""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Counts of one strategy's answers: a row per true label, a column per answer."""
+
+    name: str
+    columns: list[str]
+    cells: list[tuple[str, list[int]]]
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """A wrong answer given more than once, and how often each strategy gave it."""
+
+    target: str
+    answer: str
+    counts: list[int]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text of any length, clipped for the page."""
+
+    head: str
+    whole: str
+    left_out: int
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A test row on which the strategies differ."""
+
+    id: str
+    inputs: list[tuple[str, Text]]
+    target: Text
+    answers: list[tuple[str, Text, float]]
+
+
+def render_report(result: Result) -> str:
+    """The page, as HTML; the same result gives the same bytes."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(count=count, number=number, p_text=p_text)
+    page = environment.from_string(resources.files(__package__).joinpath("report.html.j2").read_text("utf-8"))
+    curves = curves_chart(result)
+    rival = _rival(result)
+    prompts = [s for s in result.strategies if s.kind in ("hard", "soft")]
+    n, base = len(result.rows), result.strategy(result.reference)
+    return page.render(
+        result=result,
+        scale=result.scale,
+        kinds=KINDS,
+        ranked=sorted(result.strategies, key=lambda s: -s.mean),
+        accuracy=Markup(accuracy_chart(result)),
+        cost=Markup(cost_chart(result)),
+        curves=Markup(curves) if curves else None,
+        matrices=_matrices(result, rival),
+        prompts=prompts,
+        confusions=_confusions(result, prompts),
+        base=base,
+        rival=rival,
+        split=_split(base, rival) if rival else None,
+        differences=_disagreements(result, rival) if rival else [],
+        smallest=None if result.scale.graded else smallest_difference(n, base.mean),
+        tests=sorted({c.test for c in result.comparisons}),
+    )
+
+
+def _rival(result: Result) -> StrategyResult | None:
+    """Whom to read beside the reference: the best soft prompt, or else the best other strategy."""
+    others = [s for s in result.strategies if s.name != result.reference]
+    return max(others, key=lambda s: (s.kind == "soft", s.mean), default=None)
+
+
+def _labels(result: Result) -> list[str]:
+    """The task's labels; none where targets are free text, which seldom repeats, or scores are graded."""
+    labels = sorted({row.target for row in result.rows})
+    return labels if 2 * len(labels) <= len(result.rows) and not result.scale.graded else []
+
+
+def _matrices(result: Result, rival: StrategyResult | None) -> list[Matrix]:
+    labels = _labels(result)
+    if not 2 <= len(labels) <= MATRIX_LABELS:
+        return []
+    shown = [s for s in result.strategies if s.kind in ("baseline", "hard", "soft")]
+    if len(labels) > SMALL_MATRIX:  # a page of them would be skipped: only those that the verdict speaks of
+        shown = [s for s in shown if s is rival or s.name == result.reference]
+    other = any(answer not in labels for s in shown for answer in s.predictions)
+    return [_matrix(result, s, [*labels, OTHER] if other else labels) for s in shown]
+
+
+def _matrix(result: Result, strategy: StrategyResult, columns: list[str]) -> Matrix:
+    known = set(columns)
+    seen = Counter(
+        (row.target, answer if answer in known else OTHER)
+        for row, answer in zip(result.rows, strategy.predictions, strict=True)
+    )
+    cells = [(label, [seen[label, answer] for answer in columns]) for label in columns if label != OTHER]
+    return Matrix(strategy.name, columns, cells)
+
+
+def _confusions(result: Result, prompts: list[StrategyResult]) -> list[Confusion]:
+    if len(_labels(result)) <= MATRIX_LABELS:
+        return []
+    seen = [
+        Counter(
+            (row.target, answer)
+            for row, answer, score in zip(result.rows, s.predictions, s.scores, strict=True)
+            if not score
+        )
+        for s in prompts
+    ]
+    total: Counter[tuple[str, str]] = sum(seen, Counter())
+    ranked = sorted((-times, pair) for pair, times in total.items() if times > 1)
+    return [Confusion(*pair, [counts[pair] for counts in seen]) for _, pair in ranked[:PAIRS_SHOWN]]
+
+
+def _split(base: StrategyResult, rival: StrategyResult) -> tuple[int, int]:
+    """Rows on which the rival scores higher, and on which the reference does."""
+    pairs = list(zip(rival.scores, base.scores, strict=True))
+    return sum(x > y for x, y in pairs), sum(x < y for x, y in pairs)
+
+
+def _disagreements(result: Result, rival: StrategyResult) -> list[Disagreement]:
+    """The rows that split the strategies the most, half of them won by the rival and half by the reference."""
+    base = result.strategy(result.reference)
+
+    def spread(index: int) -> float:
+        scores = [s.scores[index] for s in result.strategies]
+        mean = sum(scores) / len(scores)
+        return sum((score - mean) ** 2 for score in scores)
+
+    def gap(index: int) -> float:
+        return rival.scores[index] - base.scores[index]
+
+    order = sorted(range(len(result.rows)), key=lambda i: (-abs(gap(i)), -spread(i), i))
+    won, lost = [i for i in order if gap(i) > 0], [i for i in order if gap(i) < 0]
+    half = ROWS_SHOWN // 2
+    chosen = won[: max(half, ROWS_SHOWN - len(lost))] + lost[: max(half, ROWS_SHOWN - len(won))]
+    tied = [i for i in order if gap(i) == 0 and spread(i) > 0]
+    chosen += tied[: ROWS_SHOWN - len(chosen)]
+    return [_disagreement(result, i) for i in sorted(chosen)]
+
+
+def _disagreement(result: Result, index: int) -> Disagreement:
+    row = result.rows[index]
+    return Disagreement(
+        row.id,
+        [(name, _text(value)) for name, value in row.inputs.items()],
+        _text(row.target),
+        [(s.name, _text(s.predictions[index]), s.scores[index]) for s in result.strategies],
+    )
+
+
+def _text(text: str) -> Text:
+    head = text if len(text) <= CLIP else text[:CLIP].rstrip() + " …"
+    return Text(head, text[:WHOLE], max(0, len(text) - WHOLE))

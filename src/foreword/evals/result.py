@@ -1,0 +1,231 @@
+"""What a comparison found: every strategy's scores per test row, their intervals, and the verdict in one sentence.
+
+Knows nothing of models or prompts: the scores come in, and nothing here chooses anything but words.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from foreword import files
+from foreword.errors import UsageError
+from foreword.evals.statistics import (
+    Interval,
+    bootstrap_mean,
+    is_right_or_wrong,
+    paired_difference,
+    wilson,
+)
+from foreword.evals.verdict import verdict
+from foreword.evals.wording import Scale, count, number, p_text
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from foreword.tasks import Row
+    from foreword.tuning.curves import CurvePoint
+
+
+@dataclass(frozen=True)
+class StrategyResult:
+    """How one strategy did on the test rows."""
+
+    name: str
+    kind: Literal["baseline", "hard", "soft", "flow", "lora"]
+    predictions: tuple[str, ...]
+    """Its answers, in row order."""
+    scores: tuple[float, ...]
+    """The metric for each answer, in row order; higher is better."""
+    tokens_per_request: float
+    """Mean tokens that the backbone reads per row, virtual ones counted; 0 without a backbone."""
+    ms_per_request: float
+    trained_parameters: int
+    rows: int
+    """Labelled training rows that it used."""
+    detail: str = ""
+    """One line: the prompt's reference, or what the strategy is."""
+    curve: "tuple[CurvePoint, ...]" = ()
+
+    @property
+    def mean(self) -> float:
+        """The metric over all test rows."""
+        return sum(self.scores) / len(self.scores)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Strategy `a` minus strategy `b` on the same rows, with a 95 % interval; the p-value is not adjusted."""
+
+    a: str
+    b: str
+    metric: str
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    test: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished comparison. Make one with `build_result`."""
+
+    task: str
+    backbone: str
+    seed: int
+    metric: str
+    rows: "tuple[Row, ...]"
+    strategies: tuple[StrategyResult, ...]
+    comparisons: tuple[Comparison, ...]
+    """Every other strategy against the reference, in the order of `strategies`."""
+    verdict: str
+    reference: str
+    """The strategy that the others are compared with: the best hard prompt, chosen on dev."""
+    notes: tuple[str, ...] = ()
+    settings: Mapping[str, str | int | float] = field(default_factory=dict)
+
+    @cached_property
+    def scale(self) -> Scale:
+        """How this result's numbers are written."""
+        return Scale(self.metric, graded=not all(is_right_or_wrong(s.scores) for s in self.strategies))
+
+    @cached_property
+    def intervals(self) -> Mapping[str, Interval]:
+        """Each strategy's metric with its 95 % interval: Wilson for right or wrong, bootstrap for graded scores."""
+        if self.scale.graded:
+            return {s.name: bootstrap_mean(s.scores, seed=self.seed) for s in self.strategies}
+        return {s.name: wilson(round(sum(s.scores)), len(s.scores)) for s in self.strategies}
+
+    def strategy(self, name: str) -> StrategyResult:
+        """The strategy of that name. Raises UsageError."""
+        for strategy in self.strategies:
+            if strategy.name == name:
+                return strategy
+        raise UsageError(f"no strategy {name!r} in this result; it has {', '.join(s.name for s in self.strategies)}")
+
+    def comparison(self, name: str) -> Comparison | None:
+        """That strategy against the reference; None for the reference itself."""
+        return next((c for c in self.comparisons if c.a == name and c.b == self.reference), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """The stable machine-readable shape; keys may be added, never changed."""
+        return {
+            "task": self.task,
+            "backbone": self.backbone,
+            "seed": self.seed,
+            "strategies": [
+                {
+                    "name": s.name,
+                    "kind": s.kind,
+                    "metrics": {self.metric: vars(self.intervals[s.name]).copy()},
+                    "tokens_per_request": s.tokens_per_request,
+                    "ms_per_request": s.ms_per_request,
+                    "trained_parameters": s.trained_parameters,
+                    "rows": s.rows,
+                    "detail": s.detail,
+                }
+                for s in self.strategies
+            ],
+            "comparisons": [vars(c).copy() for c in self.comparisons],
+            "verdict": self.verdict,
+            "reference": self.reference,
+            "test_rows": len(self.rows),
+            "notes": list(self.notes),
+            "settings": dict(self.settings),
+        }
+
+    def table(self) -> "Table":
+        """The strategies side by side, for a terminal."""
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=Text(f"{self.task} on {self.backbone}"), caption=Text(self.verdict, justify="left"))
+        table.add_column("strategy", overflow="fold")
+        for heading in (
+            f"{self.scale.label} (95 % interval)",
+            "difference to the reference",
+            "tokens/\nrequest",
+            "ms/\nrequest",
+            "trained\nparameters",
+            "training\nrows",
+        ):
+            table.add_column(Text(heading), justify="right")
+        for s in self.strategies:
+            interval, against = self.intervals[s.name], self.comparison(s.name)
+            table.add_row(
+                Text(s.name),  # Text, because a name may hold what rich would take for markup
+                f"{self.scale.value(interval.value)} ({self.scale.span(interval.low, interval.high)})",
+                f"{self.scale.signed(against.difference)} ({p_text(against.p_value)})" if against else "reference",
+                count(s.tokens_per_request),
+                count(s.ms_per_request),
+                number(s.trained_parameters),
+                number(s.rows),
+            )
+        return table
+
+    def save(self, path: str | Path) -> Path:
+        """Write the report page (`.html`) or the machine-readable result (`.json`); returns the path."""
+        path = Path(path)
+        if path.suffix.lower() == ".html":
+            from foreword.evals.report import render_report  # the report stands on this module
+
+            text = render_report(self)
+        elif path.suffix.lower() == ".json":
+            text = json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n"
+        else:
+            raise UsageError(
+                f"cannot save a result as {path.name!r}; name it .html for the report or .json for the data"
+            )
+        files.write_atomic(path, text.encode())
+        return path
+
+
+def build_result(
+    task_name: str,
+    backbone: str,
+    seed: int,
+    metric: str,
+    rows: "Sequence[Row]",
+    strategies: Sequence[StrategyResult],
+    reference: str,
+    notes: Sequence[str] = (),
+    settings: Mapping[str, str | int | float] | None = None,
+) -> Result:
+    """Compare every strategy with `reference`, row by row, and say what came out.
+
+    Raises UsageError when a strategy did not score every row, scored one with no finite number, or a name is
+    missing or used twice.
+    """
+    _check(rows, strategies)
+    result = Result(
+        task_name, backbone, seed, metric, tuple(rows), tuple(strategies), (), "", reference, tuple(notes),
+        dict(settings or {}),
+    )  # fmt: skip
+    base = result.strategy(reference)
+    comparisons = tuple(_compare(s, base, metric, seed) for s in strategies if s is not base)
+    result = replace(result, comparisons=comparisons)
+    return replace(result, verdict=verdict(result))
+
+
+def _compare(a: StrategyResult, b: StrategyResult, metric: str, seed: int) -> Comparison:
+    d = paired_difference(a.scores, b.scores, seed)
+    return Comparison(a.name, b.name, metric, d.value, d.low, d.high, d.p_value, d.test)
+
+
+def _check(rows: "Sequence[Row]", strategies: Sequence[StrategyResult]) -> None:
+    names = [s.name for s in strategies]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UsageError(f"two strategies are named {min(twice)!r}; give each its own name")
+    if not rows:
+        raise UsageError("there are no test rows to compare on; give the task a test split")
+    for s in strategies:
+        for what, values in (("scores", s.scores), ("predictions", s.predictions)):
+            if len(values) != len(rows):
+                raise UsageError(f"strategy {s.name!r} has {len(values)} {what} for {len(rows)} test rows")
+        for row, score in zip(rows, s.scores, strict=True):
+            if not isfinite(score):
+                raise UsageError(f"strategy {s.name!r} scores {score!r} on row {row.id!r}; the metric must be a number")

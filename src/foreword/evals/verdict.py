@@ -1,0 +1,84 @@
+"""The verdict of a comparison in one plain statement, whichever way it goes. Chooses words, never a strategy.
+
+When several soft prompts were tried, each claim about one rests on its Holm-adjusted p-value, so that trying more of
+them does not make a false win likelier.
+"""
+
+from typing import TYPE_CHECKING
+
+from foreword.evals.statistics import holm, paired_difference
+from foreword.evals.wording import p_text
+
+if TYPE_CHECKING:
+    from foreword.evals.result import Result, StrategyResult
+
+LEVEL = 0.05
+"""A difference counts as shown when its (adjusted) p-value is below this."""
+
+
+def verdict(result: "Result") -> str:
+    """One plain statement whichever way it goes, then whatever beats the prompt that it is about."""
+    scale, n = result.scale, len(result.rows)
+    base = result.strategy(result.reference)
+    softs = [s for s in result.strategies if s.kind == "soft" and s is not base]
+    if not softs:
+        interval = result.intervals[base.name]
+        text = f"{base.name} {scale.claim(interval.value, n)} (95 % interval {scale.span(interval.low, interval.high)})"
+        return text + ("." if base.kind == "soft" else "; no soft prompt was compared.") + _rivals(result, base)
+
+    against = {s.name: c for s in softs if (c := result.comparison(s.name))}
+    adjusted = dict(zip(against, holm([c.p_value for c in against.values()]), strict=True))
+    shown = [s for s in softs if adjusted[s.name] < LEVEL]
+    better = [s for s in shown if against[s.name].difference > 0]
+    lead = max(better or softs, key=lambda s: s.mean)
+    found, p = against[lead.name], p_text(adjusted[lead.name])
+    if len(softs) > 1:
+        p = f"Holm-adjusted {p}"
+    other = f"{_role(result)}, {base.name}"
+    evidence = f"95 % interval {scale.span(found.low, found.high)}, {p}"
+    if better:
+        text = f"{lead.name} {scale.claim(lead.mean, n)}, {scale.gap(found.difference)} more than {other} ({evidence})."
+    elif lead in shown:
+        text = f"{lead.name} {scale.claim(lead.mean, n)}, {scale.gap(found.difference)} less than {other} ({evidence})"
+        text += f"; {_keep(base)}."
+    else:
+        difference = scale.signed(found.difference) + ("" if scale.graded else " points")
+        if len(softs) == 1:
+            text = f"{lead.name} is not distinguishable from {other}: the difference is {difference}"
+        else:
+            state = "shown to be better than" if shown else "distinguishable from"
+            text = f"No soft prompt is {state} {other}: the best of them, {lead.name}, differs by {difference}"
+        text += f" ({evidence}); {_keep(base)}."
+    return text + _rivals(result, lead)
+
+
+def _role(result: "Result") -> str:
+    kinds = [s.kind for s in result.strategies]
+    if result.strategy(result.reference).kind != "hard":
+        return "the reference"
+    return "the best hard prompt" if kinds.count("hard") > 1 else "the hard prompt"
+
+
+def _keep(base: "StrategyResult") -> str:
+    return "keep the hard prompt, it can be read and edited" if base.kind == "hard" else f"keep {base.name}"
+
+
+def _rivals(result: "Result", lead: "StrategyResult") -> str:
+    """A sentence for each strategy, soft prompts apart, that scores at least as high as `lead`: a reader would ask."""
+    sentences = []
+    for s in result.strategies:
+        if s is lead or s.kind == "soft" or s.name == result.reference or s.mean < lead.mean:
+            continue
+        c, scale = paired_difference(s.scores, lead.scores, result.seed), result.scale
+        name = f"{s.name}, which needs no language model," if s.kind == "baseline" else s.name
+        if c.p_value < LEVEL:
+            sentences.append(
+                f" But {name} beats {lead.name}: {scale.value(s.mean)}, {scale.gap(c.value)} more"
+                f" (95 % interval {scale.span(c.low, c.high)}, {p_text(c.p_value)})."
+            )
+        else:
+            sentences.append(
+                f" {name} scores no less than {lead.name}: {scale.value(s.mean)}, not distinguishable"
+                f" ({p_text(c.p_value)})."
+            )
+    return "".join(sentences)

@@ -1,0 +1,55 @@
+"""Folders and files on this machine. Knows how to write without ever leaving half a file behind; knows no formats."""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from foreword.errors import ForewordError
+
+
+def cache_dir() -> Path:
+    """What can be fetched or made again: `$FOREWORD_CACHE`, or the user's cache directory."""
+    return _folder("FOREWORD_CACHE", "XDG_CACHE_HOME", ".cache")
+
+
+def data_dir() -> Path:
+    """What a user would miss: `$FOREWORD_HOME`, or the user's data directory. The prompt table lives here."""
+    return _folder("FOREWORD_HOME", "XDG_DATA_HOME", ".local/share")
+
+
+def _folder(own: str, xdg: str, default: str) -> Path:
+    if value := os.environ.get(own):
+        return Path(value).expanduser().absolute()
+    base = os.environ.get(xdg)
+    return (Path(base) if base else Path.home() / default) / "foreword"
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that a reader, a crash or a full disk sees the old file or the new one, never a part.
+
+    Raises ForewordError when the file cannot be written; what stood there before is untouched.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ForewordError(
+            f"cannot write {str(path)!r}: {error.strerror or error}. What was saved there before is untouched; "
+            "free some space or choose another folder, and run the command again"
+        ) from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def sha256_file(path: Path) -> str:
+    """The sha256 of a file's bytes, as 64 hex digits, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

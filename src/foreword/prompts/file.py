@@ -1,0 +1,139 @@
+"""The `.prompt` file: YAML front matter, then a Jinja body; vectors beside it in safetensors. Knows no models."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from foreword.errors import ForewordError
+from foreword.files import write_atomic
+from foreword.prompts.prompt import Input, Output, Prompt
+from foreword.prompts.soft import MAX_BYTES, SoftTokens
+from foreword.prompts.template import MAX_TEMPLATE
+
+MAX_FRONT = 50_000
+"""Characters in the front matter: reading YAML takes some 10 µs for each."""
+
+
+class FrontMatter(BaseModel):
+    """All fields are optional; unknown ones are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str | None = None
+    description: str = ""
+    labelled_rows: int = Field(0, ge=0)
+    inputs: dict[str, Input] | None = None
+    output: Output = Output()
+
+
+class _Dumper(yaml.SafeDumper):
+    """One field a line, short lists within it. Text with line ends is quoted: otherwise PyYAML loses some of them."""
+
+    def serialize(self, node: Any) -> None:
+        node.flow_style = False
+        super().serialize(node)
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if data.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+
+
+def to_text(prompt: Prompt) -> str:
+    """Canonical form: fields in one order, defaults left out, line ends as Jinja reads them."""
+    head: dict[str, Any] = {"name": prompt.name}
+    if prompt.description:
+        head["description"] = prompt.description
+    if prompt.labelled_rows:
+        head["labelled_rows"] = prompt.labelled_rows
+    if prompt.inputs is not None:
+        head["inputs"] = {name: spec.model_dump(exclude_defaults=True) for name, spec in prompt.inputs.items()}
+    if output := prompt.output.model_dump(mode="json", exclude_defaults=True):
+        head["output"] = output
+    front = yaml.dump(head, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=None)
+    return f"---\n{front}---\n{_line_ends(prompt.body)}\n"
+
+
+def from_text(text: str, source: str, name: str | None = None, soft: SoftTokens | None = None) -> Prompt:
+    """Read a `.prompt` file's text; `source` is named in errors, `name` is used where the file gives none."""
+    if len(text) > 2 * MAX_TEMPLATE:
+        raise ForewordError(f"{source!r} has {len(text):,} characters, {2 * MAX_TEMPLATE:,} at most")
+    head, body = _split(text, source)
+    try:
+        front = FrontMatter.model_validate(_yaml(head, source))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "front matter"
+        raise ForewordError(f"{source!r}, {place!r}: {first['msg']} (found {first['input']!r:.80})") from error
+    if (chosen := front.name or name) is None:
+        raise ForewordError(f"{source!r} has no 'name'; add one to its front matter")
+    return Prompt(chosen, body, front.inputs, front.output, soft, front.description, front.labelled_rows)
+
+
+def _line_ends(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _split(text: str, source: str) -> tuple[str, str]:
+    text = _line_ends(text.removeprefix("\ufeff"))
+    if not text.startswith("---\n"):
+        return "", text.removesuffix("\n")
+    head, fence, body = text[3:].partition("\n---\n")
+    if not fence:
+        raise ForewordError(f"{source!r}: the front matter does not end; close it with a line '---'")
+    if len(head) > MAX_FRONT:
+        raise ForewordError(f"{source!r}: the front matter has {len(head):,} characters, {MAX_FRONT:,} at most")
+    return head, body.removesuffix("\n")
+
+
+def _yaml(head: str, source: str) -> Any:
+    try:
+        # Aliases let a small file unfold into a huge one, and no prompt needs them.
+        if "*" in head and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(head)):
+            raise ForewordError(f"{source!r}: aliases (*name) are not allowed in front matter; write the value out")
+        return yaml.safe_load(head) or {}
+    except ForewordError:
+        raise
+    except Exception as error:  # PyYAML lets all kinds slip: IndexError for `!!int ""`, OverflowError for "\\UFFFFFFFF"
+        raise ForewordError(f"{source!r}: the front matter is no YAML: {' '.join(str(error).split())}") from error
+
+
+def load(path: Path) -> Prompt:
+    """Read a prompt and, where it stands beside it, its safetensors file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ForewordError(f"no prompt file {str(path)!r}; see 'foreword prompts list' for stored prompts") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ForewordError(f"cannot read {str(path)!r}: {error}") from error
+    return from_text(text, str(path), path.stem.lower(), _vectors(path.with_suffix(".safetensors")))
+
+
+def save(prompt: Prompt, path: Path) -> None:
+    """Vectors first: a reader never meets a body whose vectors are not there yet.
+
+    Raises ForewordError when a safetensors file of that name is no soft prompt: a model's weights, say, stay untouched.
+    """
+    tensors = path.with_suffix(".safetensors")
+    try:
+        _vectors(tensors)
+    except ForewordError as error:
+        raise ForewordError(f"{error}; saving here would replace it, so choose another name") from error
+    if prompt.soft is not None:
+        write_atomic(tensors, prompt.soft.to_bytes())
+    write_atomic(path, to_text(prompt).encode())
+    if prompt.soft is None:
+        tensors.unlink(missing_ok=True)
+
+
+def _vectors(path: Path) -> SoftTokens | None:
+    try:
+        if not path.is_file():
+            return None
+        if path.stat().st_size > MAX_BYTES:
+            raise ForewordError(f"{str(path)!r} is larger than {MAX_BYTES:,} bytes; that is no soft prompt")
+        return SoftTokens.from_bytes(path.read_bytes(), str(path))
+    except OSError as error:
+        raise ForewordError(f"cannot read {str(path)!r}: {error}") from error

@@ -1,0 +1,231 @@
+"""The template language: Jinja, cut down by an allow-list until it cannot do harm. Knows no files and no models.
+
+Templates come from strangers, so they are safe by construction: only the nodes, filters and functions named here
+compile. Nothing in them can assign, multiply text, call a method or reach an attribute of an object, and what a
+rendering may cost is metered (`work`). Jinja's own sandbox stands behind that.
+"""
+
+import difflib
+import itertools
+import json
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn
+
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, nodes
+from jinja2.meta import find_undeclared_variables
+from jinja2.runtime import LoopContext
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from foreword.errors import ForewordError
+from foreword.prompts.pieces import Piece, Text, Turn, Virtual
+from foreword.prompts.work import Work, metered
+
+MAX_TEMPLATE = 200_000
+"""Characters in a template."""
+MAX_OUTPUT = 1_000_000
+"""Characters in a rendered prompt."""
+MAX_ITEMS = 1_000
+"""Items in a list that a template may loop over."""
+MAX_LOOPS = 2
+"""Loops inside loops."""
+MAX_DEPTH = 64
+"""Nodes inside nodes: deeper templates would exhaust the compiler."""
+MAX_TOKENS = 20_000
+"""Of the template language, in all: compiling takes some 50 µs for each."""
+MAX_VIRTUAL = 4_096
+"""Virtual tokens in a prompt."""
+
+MAX_SEPARATOR = 20
+"""Characters between the items of a `join`."""
+MAX_DIGITS = 15
+"""Digits that `round` keeps."""
+
+ROLES = ("system", "user", "assistant")
+RESERVED = ("virtual", *ROLES, "self")
+LOOP = ("first", "index", "index0", "last", "length", "nextitem", "previtem", "revindex", "revindex0")
+FILTERS = (
+    "capitalize", "default", "first", "float", "int", "join", "last", "length", "list", "lower", "reverse", "round",
+    "sort", "string", "title", "tojson", "trim", "truncate", "unique", "upper", "wordcount",
+)  # fmt: skip
+TESTS = (
+    "defined", "divisibleby", "eq", "even", "false", "ge", "gt", "in", "le", "lt", "mapping", "ne", "none", "number",
+    "odd", "sequence", "string", "true",
+)  # fmt: skip
+NODES = (
+    nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const, nodes.List, nodes.Tuple, nodes.Getattr,
+    nodes.Getitem, nodes.If, nodes.For, nodes.Filter, nodes.Test, nodes.Compare, nodes.Operand, nodes.And, nodes.Or,
+    nodes.Not, nodes.CondExpr, nodes.Call, nodes.Add, nodes.Sub, nodes.Neg, nodes.Keyword,
+)  # fmt: skip
+
+
+class Template:
+    """A checked template.
+
+    `variables` are the names that it takes, in alphabetical order; `places` holds the number of virtual tokens at
+    each place, in reading order. Raises ForewordError that names `name`, the line and what is not allowed.
+    """
+
+    def __init__(self, source: str, name: str) -> None:
+        self.name = name
+        if len(source) > MAX_TEMPLATE:
+            raise ForewordError(f"prompt {name!r} has {len(source):,} characters, {MAX_TEMPLATE:,} at most; cut it")
+        if odd := re.search("[\0\ud800-\udfff]", source):
+            raise ForewordError(f"prompt {name!r}: {odd[0]!r} at character {odd.start():,} is no text; remove it")
+        environment = _environment()
+        try:
+            if any(number >= MAX_TOKENS for number, _ in enumerate(environment.lex(source))):
+                raise ForewordError(
+                    f"prompt {name!r} has more than {MAX_TOKENS:,} variables, texts and signs; shorten it"
+                )
+            tree = environment.parse(source)
+            self.places = _check(tree, name)
+            self.variables = tuple(sorted(find_undeclared_variables(tree) - {*RESERVED}))
+            self._compiled = environment.from_string(metered(tree))
+        except TemplateSyntaxError as error:
+            raise ForewordError(f"prompt {name!r}, line {error.lineno}: {error.message}; mend the template") from error
+        except (RecursionError, MemoryError, SyntaxError):  # from Python's compiler, which has limits of its own
+            raise ForewordError(f"prompt {name!r}: the template is nested too deeply; flatten it") from None
+        except ValueError as error:  # from Jinja's lexer, for a number of thousands of digits
+            raise ForewordError(f"prompt {name!r}: {error}; mend the template") from error
+
+    def render(self, inputs: Mapping[str, object]) -> tuple[Piece, ...]:
+        """Fill in `inputs` (exactly `variables`) and return the pieces in order. Inputs can never turn into markers."""
+        marker = f"\ue000{secrets.token_hex(8)}"  # unguessable, so that no input can forge a role or a virtual token
+        marks: list[Piece] = []
+
+        def mark(piece: Piece) -> str:
+            marks.append(piece)
+            return f"{marker}{len(marks) - 1}\ue001"
+
+        start = itertools.accumulate(self.places, initial=0)
+        functions: dict[str, Any] = {role: (lambda role=role: mark(Turn(role))) for role in ROLES}
+        functions["virtual"] = lambda count: mark(Virtual(next(start), count))
+        parts: list[str] = []
+        size = 0
+        try:
+            for part in self._compiled.generate({**functions, **Work(self.name).functions, **inputs}):
+                parts.append(part)
+                size += len(part)
+                if size > MAX_OUTPUT:
+                    raise ForewordError(
+                        f"prompt {self.name!r} renders to more than {MAX_OUTPUT:,} characters; give it shorter inputs"
+                    )
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+            raise ForewordError(f"prompt {self.name!r} cannot be rendered: {error}") from error
+        return tuple(_split("".join(parts), marker, marks))
+
+
+def _split(text: str, marker: str, marks: list[Piece]) -> Iterator[Piece]:
+    head, *rest = text.split(marker)
+    if head:
+        yield Text(head)
+    for part in rest:
+        index, tail = part.split("\ue001", 1)
+        yield marks[int(index)]
+        if tail:
+            yield Text(tail)
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """`a.b` and `a["b"]` both look up an item; the only attributes are the counters of `loop`."""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if isinstance(obj, LoopContext) and attribute in LOOP:
+            return getattr(obj, attribute)
+        return self.getitem(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        try:
+            return obj[argument]
+        except (LookupError, TypeError):
+            return self.undefined(obj=obj, name=argument)
+
+
+def _to_json(value: object) -> str:
+    """Jinja's own writes for HTML: it hides quotes and everything beyond ASCII from the model."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _environment() -> _Environment:
+    environment = _Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.globals.clear()
+    environment.filters = {name: environment.filters[name] for name in FILTERS} | {"tojson": _to_json}
+    environment.tests = {name: environment.tests[name] for name in TESTS}
+    return environment
+
+
+def _check(tree: nodes.Template, name: str) -> tuple[int, ...]:
+    """Refuse whatever is not on the allow-list; return the number of virtual tokens at each place."""
+    places: list[int] = []
+
+    def refuse(node: nodes.Node, what: str) -> NoReturn:
+        raise ForewordError(f"prompt {name!r}, line {node.lineno}: {what}")
+
+    def call(node: nodes.Call, parent: nodes.Node, *, top: bool) -> None:
+        function = node.node.name if isinstance(node.node, nodes.Name) else None
+        if function not in ROLES and function != "virtual":
+            near = difflib.get_close_matches(str(function), ["virtual", *ROLES], n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else "; only virtual(n), system(), user(), assistant() exist"
+            refuse(node, f"a template cannot call {function or 'a method'!r}{hint}")
+        if node.kwargs or node.dyn_args or node.dyn_kwargs or (function in ROLES and node.args):
+            refuse(node, f"{function}({'n' if function == 'virtual' else ''}) takes nothing else")
+        if not isinstance(parent, nodes.Output):  # a filter or a comparison would see its marker
+            refuse(node, f"{function}() must stand in the text itself, not in an expression")
+        if function == "virtual":
+            virtual(node, top=top)
+
+    def virtual(node: nodes.Call, *, top: bool) -> None:
+        if not top:
+            refuse(node, "virtual(n) must stand in the text itself, outside of loops and conditions")
+        number = node.args[0].value if len(node.args) == 1 and isinstance(node.args[0], nodes.Const) else None
+        if type(number) is not int or number < 1:
+            refuse(node, "virtual(n) takes one whole number of at least 1")
+        places.append(number)
+        if sum(places) > MAX_VIRTUAL:
+            refuse(node, f"more than {MAX_VIRTUAL:,} virtual tokens")
+
+    def apply(node: nodes.Filter) -> None:
+        if node.name not in FILTERS:
+            near = difflib.get_close_matches(node.name, FILTERS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(FILTERS)}"
+            refuse(node, f"no filter {node.name!r}; {hint}")
+        if node.name == "default":
+            return
+        for argument in [*node.args, *(keyword.value for keyword in node.kwargs), node.dyn_args, node.dyn_kwargs]:
+            if argument is not None and not isinstance(argument, nodes.Const):
+                refuse(node, f"the filter {node.name!r} takes constants only")
+            value = argument.value if argument is not None else None
+            if node.name == "join" and isinstance(value, str) and len(value) > MAX_SEPARATOR:
+                refuse(node, f"'join' takes a separator of {MAX_SEPARATOR} characters at most")
+            if node.name == "round" and isinstance(value, int | float) and value > MAX_DIGITS:
+                refuse(node, f"'round' takes {MAX_DIGITS} digits at most")
+
+    def walk(node: nodes.Node, parent: nodes.Node, *, top: bool, loops: int, depth: int) -> None:
+        if depth > MAX_DEPTH:
+            refuse(node, f"the template is nested more than {MAX_DEPTH} deep; flatten it")
+        match node:
+            case nodes.Call():
+                call(node, parent, top=top)
+                return
+            case nodes.Filter():
+                apply(node)
+            case nodes.Test() if node.name not in TESTS:
+                refuse(node, f"no test {node.name!r}; there are: {', '.join(TESTS)}")
+            case nodes.Getattr() if node.attr.startswith("_"):
+                refuse(node, f"attribute {node.attr!r} is out of reach for a template")
+            case nodes.Name() if node.name in RESERVED or node.name.startswith("_"):
+                refuse(node, f"{node.name!r} cannot be the name of a variable")
+            case nodes.For():
+                loops += 1
+                if loops > MAX_LOOPS or node.recursive:
+                    refuse(node, f"loops can be nested {MAX_LOOPS} deep and not recursive")
+        if not isinstance(node, NODES):
+            refuse(node, f"{type(node).__name__.lower()!r} is not part of the template language")
+        here = top and isinstance(node, nodes.Template | nodes.Output)
+        for child in node.iter_child_nodes():
+            walk(child, node, top=here, loops=loops, depth=depth + 1)
+
+    walk(tree, tree, top=True, loops=0, depth=0)
+    return tuple(places)

@@ -1,0 +1,5 @@
+"""Where prompts live, hard and soft alike: names, versions that never change, and aliases that can be moved."""
+
+from foreword.table.table import PromptTable, Stored
+
+__all__ = ["PromptTable", "Stored"]

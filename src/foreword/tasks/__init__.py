@@ -1,0 +1,5 @@
+"""Tasks: rows with inputs and a target, a metric, and splits. Knows nothing of prompts or models."""
+
+from foreword.tasks.task import Row, Task
+
+__all__ = ["Row", "Task"]

@@ -1,0 +1,101 @@
+"""A run's state on disk: one safetensors file, written in one step. Knows tensors and numbers; knows no training."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from foreword.errors import ForewordError
+from foreword.files import write_atomic
+from foreword.tuning.curves import CurvePoint
+
+
+@dataclass(frozen=True)
+class State:
+    """All that a run needs to go on as if it had never stopped."""
+
+    encoder: Mapping[str, Tensor]
+    optimiser: Mapping[str, Tensor]
+    """AdamW's moments, named `PARAMETER.exp_avg` and so on."""
+    best: Tensor
+    """[P, D] fp32, the virtual tokens that did best on dev so far."""
+    step: int
+    best_step: int
+    curve: tuple[CurvePoint, ...]
+    losses: tuple[float, ...]
+    """Of the steps since the curve's last point."""
+    settings: Mapping[str, Any]
+    """What the run was started with: a checkpoint is not resumed under other settings."""
+
+
+def write(path: Path, state: State) -> None:
+    """Replace the checkpoint at `path`; a crash or a full disk leaves the one before."""
+    tensors = {f"encoder.{name}": tensor for name, tensor in state.encoder.items()}
+    tensors |= {f"optimiser.{name}": tensor for name, tensor in state.optimiser.items()}
+    tensors["best"] = state.best
+    plain = {
+        "step": state.step,
+        "best_step": state.best_step,
+        "curve": [asdict(point) for point in state.curve],
+        "losses": list(state.losses),
+        "settings": dict(state.settings),
+    }
+    data = save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"state": json.dumps(plain)}
+    )
+    write_atomic(path, data)
+
+
+def read(path: Path) -> State:
+    """Raises ForewordError when there is no checkpoint, or none that can be read."""
+    if not path.is_file():
+        raise ForewordError(f"no checkpoint {str(path)!r} to resume from; start without --resume")
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            plain = json.loads(file.metadata()["state"])
+        return State(
+            encoder=_part(tensors, "encoder."),
+            optimiser=_part(tensors, "optimiser."),
+            best=tensors["best"],
+            step=plain["step"],
+            best_step=plain["best_step"],
+            curve=tuple(CurvePoint(**point) for point in plain["curve"]),
+            losses=tuple(plain["losses"]),
+            settings=plain["settings"],
+        )
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ForewordError(
+            f"{str(path)!r} is no checkpoint of a run: {error}; start again in another folder"
+        ) from error
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
+    """The optimiser's state, by parameter name."""
+    return {
+        f"{names[parameter]}.{key}": value
+        for parameter, state in optimiser.state.items()
+        for key, value in state.items()
+    }
+
+
+def restore_optimiser(
+    optimiser: torch.optim.Optimizer, names: Mapping[Tensor, str], saved: Mapping[str, Tensor]
+) -> None:
+    """The inverse of `optimiser_tensors`."""
+    for parameter, name in names.items():
+        optimiser.state[parameter] = {
+            key.removeprefix(f"{name}."): value.clone()
+            for key, value in saved.items()
+            if key.rpartition(".")[0] == name
+        }
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,73 @@
+"""What can be set in a run, with its defaults. The command line reads them from here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from foreword.errors import UsageError
+from foreword.tuning.encoders import METHODS
+from foreword.tuning.start import STARTS
+
+
+@dataclass(frozen=True)
+class TuneOptions:
+    """Settings of a run. Two runs with the same settings, rows and machine give the same prompt, bit for bit."""
+
+    method: str = "prompt-tuning"
+    tokens: int = 16
+    """P, virtual tokens, where the start prompt has none yet."""
+    init: str = "text"
+    """Where they begin: text, labels, vocabulary, random or prompt."""
+    init_text: str | None = None
+    """The text to begin from; the start prompt's own words where it is None."""
+    objective: str = "choices"
+    """`choices`: tell the right choice from the others; `answer`: write the answer, as free text always does."""
+    steps: int = 250
+    batch: int = 16
+    """Rows per step."""
+    learning_rate: float | None = None
+    """None: what suits the method."""
+    warmup: float = 0.05
+    """Share of the steps."""
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    """The gradient's norm is cut to this."""
+    eval_every: int = 50
+    """Steps between measurements on dev and checkpoints."""
+    dev_rows: int = 300
+    """Rows of dev that are measured during the run."""
+    patience: int = 4
+    """Measurements without a better one after which the run stops."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _choice("method", self.method, tuple(METHODS))
+        _choice("objective", self.objective, ("choices", "answer"))
+        _choice("init", self.init, STARTS)
+        for name in ("tokens", "steps", "batch", "eval_every", "dev_rows", "patience"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 < self.rate < 100 or not 0 <= self.warmup < 1 or self.weight_decay < 0 or self.clip <= 0:
+            raise UsageError(
+                f"learning_rate {self.rate}, warmup {self.warmup}, weight_decay {self.weight_decay} and clip "
+                f"{self.clip} must be positive, and warmup below 1"
+            )
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "TuneOptions":
+        """From keywords; names the one that does not exist."""
+        known = [field.name for field in fields(cls)]
+        for name in settings:
+            if name not in known:
+                raise UsageError(f"no setting {name!r}; there are: {', '.join(known)}")
+        return cls(**settings)
+
+    @property
+    def rate(self) -> float:
+        """The peak learning rate."""
+        return METHODS[self.method].learning_rate if self.learning_rate is None else self.learning_rate
+
+
+def _choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UsageError(f"{name} {value!r}: choose one of {', '.join(allowed)}")

@@ -1,0 +1,137 @@
+"""Prompts on a local backbone: exact tokens, scores, generation, refusals."""
+
+import numpy as np
+import pytest
+import torch
+
+from foreword.backbone import Backbone, Sampling
+from foreword.backbone.encode import encode, encode_answer, shared_front
+from foreword.errors import ForewordError
+from foreword.prompts import Output, Prompt, SoftTokens
+from tiny import FAMILIES, backbone, tokenizer
+
+CHOICES = Output(choices=("very good", "bad"))
+ROWS = [{"text": text} for text in ("a quiet film", "silly", "what is this review ? very tedious and simplistic", "")]
+
+
+def soft(model: Backbone, body: str, count: int, **changes: object) -> Prompt:
+    vectors = np.random.default_rng(0).normal(size=(count, model.dimension)).astype(np.float32)
+    fields = {"fingerprint": model.fingerprint, **changes}
+    tokens = SoftTokens(vectors, model.name, method="prompt-tuning", run="r", trained_parameters=1, **fields)
+    return Prompt("p", body, None, CHOICES, tokens)
+
+
+def test_virtual_tokens_split_the_text_and_nothing_else_does() -> None:
+    tok = tokenizer()
+    prompt = Prompt("p", "{{ virtual(2) }}Review: {{ text }}{{ virtual(1) }} Answer: ")
+    ids = encode(prompt.render({"text": "a film"}), tok).ids.tolist()
+    assert ids == [-1, -2, *tok.encode("Review: a film"), -3, *tok.encode(" Answer:")]
+
+
+def test_chat_turns_go_through_the_backbones_own_template() -> None:
+    tok = tokenizer()
+    prompt = Prompt("p", "{{ system() }}Judge.\n{{ user() }}{{ virtual(2) }} {{ text }}\n")
+    ids = encode(prompt.render({"text": "<user>"}), tok).ids.tolist()
+    text = tok.apply_chat_template(
+        [{"role": "system", "content": "Judge."}, {"role": "user", "content": "@ <user>"}],
+        tokenize=False, add_generation_prompt=True,
+    )  # fmt: skip
+    before, after = text.split("@")
+    assert ids == [*tok.encode(before), -1, -2, *tok.encode(after)]
+
+
+def test_an_answer_is_cut_as_it_would_be_in_the_text() -> None:
+    tok = tokenizer()
+    tail = encode(Prompt("p", "Sentiment: ").render({}), tok).tail
+    assert [*tok.encode("Sentiment:"), *encode_answer("positive", tail, tok)] == tok.encode("Sentiment: positive")
+    assert encode_answer("positive", "<assistant>\n", tok) == tuple(tok.encode("positive"))
+
+
+def test_the_shared_front_leaves_every_row_a_token() -> None:
+    rows = [np.array([1, 2, 3]), np.array([1, 2]), np.array([1, 2, 4])]
+    assert shared_front(rows) == 1
+    assert shared_front([np.array([1, 2, 3, 4]), np.array([1, 2, 9, 4])]) == 2
+    assert shared_front([np.array([7])]) == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_are_sums_of_log_probabilities_of_a_plain_forward(family: str) -> None:
+    model = backbone(family)
+    prompt = soft(model, "{{ virtual(3) }}Review: {{ text }}{{ virtual(2) }} Sentiment:", 5)
+    scores = model.score(prompt, ROWS)
+    vectors = torch.from_numpy(prompt.soft.embeddings)
+    for row, found in zip(ROWS, scores.log_likelihoods, strict=True):
+        encoded = model.encode(prompt, row)
+        for choice, value in zip(CHOICES.choices, found, strict=True):
+            answer = encode_answer(choice, encoded.tail, model.tokenizer)
+            ids = torch.tensor([*encoded.ids, *answer])
+            embedded = model.model.get_input_embeddings()(ids.clamp_min(0))
+            embedded = torch.where((ids < 0)[:, None], vectors[(-1 - ids).clamp(0, 4)], embedded)
+            logits = model.model(inputs_embeds=embedded[None], use_cache=False).logits[0]
+            picked = torch.log_softmax(logits, -1)[range(len(ids) - len(answer) - 1, len(ids) - 1), answer]
+            assert abs(picked.sum().item() - value) < 1e-4 * abs(value)
+
+
+def test_one_row_alone_gets_the_same_answer_as_among_others() -> None:
+    model = backbone()
+    prompt = soft(model, "{{ virtual(3) }}Review: {{ text }} Sentiment:", 3)
+    together = model.answer(prompt, ROWS)
+    for row, answer in zip(ROWS, together, strict=True):
+        alone = model.answer(prompt, [row])[0]
+        assert alone.value == answer.value
+        assert np.allclose(alone.log_likelihoods, answer.log_likelihoods, rtol=1e-5)
+        assert alone.prompt_tokens == answer.prompt_tokens == len(model.encode(prompt, row).ids)
+
+
+def test_choices_of_different_length_are_compared_per_token_and_less_their_prior() -> None:
+    model = backbone()
+    prompt = Prompt("p", "{{ text }} Sentiment:", None, CHOICES)
+    scores = model.score(prompt, ROWS)
+    assert (scores.tokens[0, 0] > scores.tokens[0, 1]).all()
+    assert np.allclose(scores.comparable, scores.log_likelihoods / scores.tokens)
+    assert scores.choose((1e3, 0.0)) == [1] * 4
+    assert scores.choose((0.0, 1e3)) == [0] * 4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_generation_equals_transformers_own(family: str) -> None:
+    """Rows of different lengths in one batch, against each row's ids through plain greedy `generate`."""
+    model = backbone(family)
+    prompt = Prompt("p", "Review: {{ text }} Sentiment:")
+    for row, answer in zip(ROWS, model.answer(prompt, ROWS, Sampling(max_tokens=8)), strict=True):
+        ids = torch.tensor([model.tokenizer.encode(f"Review: {row['text']} Sentiment:")])
+        out = model.model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False, eos_token_id=0,
+            pad_token_id=0,
+        )  # fmt: skip
+        expected = model.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
+        assert answer.text == expected
+
+
+def test_sampling_is_seeded_and_stops() -> None:
+    model = backbone()
+    prompt = Prompt("p", "Review: {{ text }}")
+    hot = Sampling(max_tokens=12, temperature=1.5, top_p=0.9, seed=3)
+    texts = [model.generate(prompt, hot, text="a film") for _ in range(2)]
+    assert texts[0] == texts[1] != model.generate(prompt, Sampling(12, 1.5, 0.9, seed=4), text="a film")
+    mark = texts[0][2:4]
+    stopped = model.generate(prompt, Sampling(12, 1.5, 0.9, (mark,), 3), text="a film")
+    assert stopped == texts[0][: texts[0].index(mark)].strip()
+
+
+def test_a_prompt_of_another_backbone_is_refused_with_both_names() -> None:
+    model, other = backbone(), backbone(seed=1)
+    prompt = soft(other, "{{ virtual(3) }}{{ text }}", 3)
+    with pytest.raises(ForewordError, match=r"tuned on 'tiny-llama' \(.*this is 'tiny-llama'"):
+        model.answer(prompt, ROWS)
+    with pytest.raises(ForewordError, match="tune it"):
+        model.answer(Prompt("p", "{{ virtual(3) }}{{ text }}", None, CHOICES), ROWS)
+
+
+def test_the_fingerprint_is_that_of_the_weights_not_of_their_dtype() -> None:
+    assert backbone().fingerprint == backbone(dtype=torch.bfloat16).fingerprint != backbone(seed=1).fingerprint
+
+
+def test_a_row_longer_than_the_context_is_named() -> None:
+    with pytest.raises(ForewordError, match=r"'text': 'film film.*tokens; 'tiny-llama' reads 256 at most"):
+        backbone().answer(Prompt("p", "{{ text }}", None, CHOICES), [{"text": "film " * 300}])

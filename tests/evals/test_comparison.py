@@ -1,0 +1,126 @@
+"""Choosing on dev, calibrating without labels, comparing on test: with a real, if tiny, backbone."""
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from foreword.errors import ForewordError, UsageError
+from foreword.evals import calibrate, compare, few_shot, weigh
+from foreword.evals.baselines import majority, tfidf
+from foreword.prompts import Output, Prompt
+from foreword.tasks import Row, Task
+from foreword.tuning import tune
+from tiny import backbone
+
+CHOICES = ("bad", "good")
+PLAIN = Prompt("plain", "Review: {{ text }}\nSentiment:")
+
+
+def task(**changes: Any) -> Task:
+    rng = random.Random(0)
+
+    def rows(name: str, count: int) -> tuple[Row, ...]:
+        made = []
+        for i in range(count):
+            words = ["quiet", "film"] if i % 3 else ["silly", "film"]
+            text = " ".join([words[0], *rng.choices(words, k=rng.randint(1, 5))])
+            made.append(Row(f"{name}:{i}", {"text": text, "year": str(i)}, CHOICES[bool(i % 3)]))
+        return tuple(made)
+
+    made = Task(
+        "toy", ("text", "year"), CHOICES, "accuracy", 7, rows("train", 60), rows("dev", 30), rows("test", 40), ()
+    )
+    return replace(made, **changes)
+
+
+def test_calibration_takes_the_leaning_off_without_looking_at_labels() -> None:
+    model, data = backbone(), task()
+    leaning = calibrate(model, PLAIN.answering(CHOICES), data.train)
+    flipped = [replace(row, target=CHOICES[row.target == "bad"]) for row in data.train]
+    assert calibrate(model, PLAIN.answering(CHOICES), flipped) == leaning
+    scores = model.score(leaning, [{"text": row.inputs["text"]} for row in data.train]).comparable
+    shares = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    assert np.allclose(np.exp(leaning.output.log_prior), shares.mean(0), atol=1e-3)
+
+
+def test_weighing_reports_both_forms_as_they_answer() -> None:
+    model, data = backbone(), task()
+    [found] = weigh(model, data, [PLAIN])
+    for prompt, score in ((found.plain, found.plain_score), (found.calibrated, found.calibrated_score)):
+        answers = model.answer(prompt, [{"text": row.inputs["text"]} for row in data.dev])
+        assert score == np.mean([a.value == row.target for a, row in zip(answers, data.dev, strict=True)])
+    assert found.score == max(found.plain_score, found.calibrated_score)
+    with pytest.raises(ForewordError, match="no dev rows"):
+        weigh(model, task(dev=()), [PLAIN])
+
+
+def test_demonstrations_are_training_rows_balanced_by_label() -> None:
+    data = task()
+    shots = few_shot(PLAIN, data, 4)
+    rendered = "".join(piece.text for piece in shots.render({"text": "@"}))
+    assert rendered.endswith("Review: @\nSentiment:")
+    examples = [block for block in rendered.split("\n\n") if "@" not in block]
+    assert sorted(block.rpartition(" ")[2] for block in examples) == ["bad", "bad", "good", "good"]
+    assert {block.split("\n")[0].removeprefix("Review: ") for block in examples} <= {
+        r.inputs["text"] for r in data.train
+    }
+    assert (shots.labelled_rows, few_shot(PLAIN, data, 4), few_shot(PLAIN, data, 4, seed=1) == shots) == (
+        4,
+        shots,
+        False,
+    )
+    with pytest.raises(UsageError, match="1 to 60"):
+        few_shot(PLAIN, data, 61)
+
+
+def test_baselines_learn_from_train_alone() -> None:
+    data = task()
+    assert set(majority(data).predictions) == {"good"}
+    words = tfidf(data)
+    assert words.scores == (1.0,) * 40
+    shuffled = task(test=tuple(replace(row, target="bad") for row in data.test))
+    assert tfidf(shuffled).predictions == words.predictions
+
+
+def test_a_comparison_holds_every_strategy_and_what_it_costs(tmp_path: Any) -> None:
+    model, data = backbone(), task()
+    run = tune(model, data, PLAIN, folder=tmp_path / "run", steps=4, eval_every=2, tokens=5)
+    other = Prompt("other", "{{ text }} is")
+    result = compare(model, data, [PLAIN, other, few_shot(PLAIN, data, 2), run])
+    by_name = {strategy.name: strategy for strategy in result.strategies}
+    assert [s.kind for s in result.strategies] == ["baseline", "baseline", "hard", "hard", "hard", "soft"]
+    soft, plain = by_name["toy-prompt-tuning"], by_name["plain"]
+    assert soft.tokens_per_request == plain.tokens_per_request + 5
+    assert (soft.trained_parameters, soft.rows) == (5 * model.dimension, 60)
+    assert (by_name["plain-2-shot"].rows, plain.rows) == (2, 0)
+    assert soft.curve == run.curve
+    assert soft.ms_per_request > 0
+    answers = model.answer(run.prompt, [{"text": row.inputs["text"]} for row in data.test])
+    assert soft.predictions == tuple(answer.value for answer in answers)
+    on_dev = {c.plain.name: c.score for c in weigh(model, data, [PLAIN, other, few_shot(PLAIN, data, 2)])}
+    assert result.reference == max(on_dev, key=lambda name: on_dev[name])
+
+
+def test_test_rows_do_not_change_what_is_chosen() -> None:
+    """With every test label flipped, the same forms and the same reference are chosen."""
+    model, data = backbone(), task()
+    prompts = [PLAIN, Prompt("other", "{{ text }} is")]
+    flipped = task(test=tuple(replace(row, target=CHOICES[row.target == "bad"]) for row in data.test))
+    a, b = compare(model, data, prompts), compare(model, flipped, prompts)
+    assert a.reference == b.reference
+    assert [s.predictions for s in a.strategies] == [s.predictions for s in b.strategies]
+
+
+def test_what_cannot_be_compared_is_said() -> None:
+    model, data = backbone(), task()
+    with pytest.raises(ForewordError, match="no test rows"):
+        compare(model, task(test=()), [PLAIN])
+    with pytest.raises(UsageError, match="two strategies are called 'plain'"):
+        compare(model, data, [PLAIN, PLAIN])
+    with pytest.raises(UsageError, match=r"dev:0: prompt 'p' needs the input 'title'"):
+        compare(model, data, [Prompt("p", "{{ title }}")])
+    with pytest.raises(UsageError, match="make them the same"):
+        compare(model, data, [PLAIN.replace(output=Output(choices=("yes", "no")))])

@@ -1,0 +1,102 @@
+"""Opening: migrations that give what the ORM expects, and clear words for what is no prompt table."""
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine
+
+from foreword.errors import ForewordError, UsageError
+from foreword.prompts import Prompt
+from foreword.table import PromptTable
+from foreword.table.migrations import HEAD, VERSION_TABLE
+from foreword.table.schema import Base
+
+
+def test_the_migrations_end_in_the_schema_that_the_code_works_with(tmp_path: Path) -> None:
+    config = Config()
+    config.set_main_option("script_location", "foreword.table:migrations")
+    config.set_main_option("path_separator", "os")
+    assert ScriptDirectory.from_config(config).get_heads() == [HEAD]
+    PromptTable.open(tmp_path / "prompts.db")
+    engine = create_engine(f"sqlite:///{tmp_path}/prompts.db")
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE, "compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    engine.dispose()
+
+
+def test_a_current_table_needs_none_of_alembic(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.db"
+    PromptTable.open(path).put(Prompt("x", "a"))
+    code = (
+        f"import sys, foreword.table as t; t.PromptTable.open({str(path)!r}).get('x'); print('alembic' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_a_table_from_the_future_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.db"
+    PromptTable.open(path).put(Prompt("x", "a"))
+    database = sqlite3.connect(path)
+    database.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+    database.commit()
+    database.close()
+    with pytest.raises(ForewordError, match=r"prompts\.db' was written by a newer foreword.*9999.*upgrade"):
+        PromptTable.open(path)
+
+
+def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "places.sqlite"
+    database = sqlite3.connect(path)
+    database.execute("CREATE TABLE bookmarks (url TEXT)")
+    database.close()
+    before = path.read_bytes()
+    with pytest.raises(ForewordError, match=r"places\.sqlite' is the database of another program"):
+        PromptTable.open(path)
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("Buy milk. " * 1_000)
+    with pytest.raises(ForewordError, match=r"notes\.txt': file is not a database; .*name another one"):
+        PromptTable.open(path)
+    assert path.read_text() == "Buy milk. " * 1_000
+    with pytest.raises(ForewordError, match="unable to open"):
+        PromptTable.open(tmp_path)
+    with pytest.raises(ForewordError, match="cannot make a folder"):
+        PromptTable.open(path / "prompts.db")
+
+
+def test_a_damaged_table_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.db"
+    PromptTable.open(path).put(Prompt("x", "a" * 50_000))
+    whole = path.read_bytes()
+    for length in range(100, len(whole), 4_000):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ForewordError, match=r"prompts\.db|'x:1'"):
+            PromptTable.open(path).get("x")
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("nonsense://x", "no driver"),
+        ("sqlite://", "names no file"),
+        ("sqlite:///:memory:", "names no file"),
+        ("postgresql://me:secret@[::1/db", r"'postgresql://…' is not of the form"),
+    ],
+)
+def test_an_address_that_leads_nowhere(address: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why) as caught:
+        PromptTable.open(address)
+    assert "secret" not in str(caught.value)

@@ -1,0 +1,46 @@
+"""How a stored prompt is called."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foreword.errors import UsageError
+from foreword.table.refs import Ref, check_alias, parse
+
+NAMES = st.from_regex(r"[a-z0-9]([a-z0-9._-]{0,98}[a-z0-9])?", fullmatch=True)
+ALIASES = st.from_regex(r"[a-z]([a-z0-9._-]{0,48}[a-z0-9])?", fullmatch=True).filter(lambda alias: alias != "latest")
+
+
+@settings(deadline=None)
+@given(NAMES, ALIASES, st.integers(1, 10**9 - 1))
+def test_each_form_says_what_it_says(name: str, alias: str, version: int) -> None:
+    assert parse(name) == parse(f"{name}@latest") == Ref(name)
+    assert parse(f"{name}@{alias}") == Ref(name, alias=alias)
+    assert parse(f"{name}:{version}") == Ref(name, version=version)
+    for both in (f"{name}@{alias}:{version}", f"{name}:{version}@{alias}"):
+        with pytest.raises(UsageError, match="an alias and a version"):
+            parse(both)
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_any_other_text_is_refused_and_never_a_crash(text: str) -> None:
+    try:
+        ref = parse(text)
+    except UsageError:
+        return
+    mark = f"@{ref.alias}" if ref.alias else f":{ref.version}" if ref.version else ""
+    assert text.removesuffix("@latest") == ref.name + mark
+
+
+@pytest.mark.parametrize(
+    "ref", ["", "@prod", ":1", "A", "a@", "a:", "a:0", "a:01", "a:-1", "a:1.5", "a:x", "a@1", "a:٣", "a\n"]
+)
+def test_almost_right_is_refused(ref: str) -> None:
+    with pytest.raises(UsageError):
+        parse(ref)
+
+
+def test_latest_cannot_be_taken() -> None:
+    with pytest.raises(UsageError, match="always means the newest"):
+        check_alias("latest")

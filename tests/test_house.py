@@ -1,0 +1,76 @@
+"""The house holds: floors, public names, the file tree in the README, a fast --help."""
+
+import ast
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import foreword
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "foreword"
+FLOORS = (
+    {"errors", "files", "downloads", "packages"},
+    {"prompts", "tasks"},
+    {"backbone", "table"},
+    {"tuning"},
+    {"evals"},
+    {"cli"},
+)
+
+
+def test_no_room_imports_from_its_own_floor_or_above() -> None:
+    floor = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+    found = {path.stem if path.parent == SOURCE else path.relative_to(SOURCE).parts[0] for path in SOURCE.rglob("*.py")}
+    assert found - {"__init__"} == set(floor), "a room without a floor, or a floor without its room"
+    for path in SOURCE.rglob("*.py"):
+        room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+        if room == "__init__":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                parts = name.split(".")
+                if parts[0] != "foreword" or len(parts) == 1 or parts[1] == room:
+                    continue
+                ground = floor[parts[1]] == floor[room] == 0
+                assert ground or floor[parts[1]] < floor[room], f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_the_public_names_are_there_and_no_others() -> None:
+    assert foreword.__all__ == sorted(foreword.__all__, key=lambda name: (name[0].islower(), name))
+    for name in foreword.__all__:
+        assert getattr(foreword, name).__doc__, name
+
+
+def test_help_answers_at_once() -> None:
+    command = [str(Path(sys.executable).with_name("foreword")), "--help"]
+    subprocess.run(command, check=True, capture_output=True)  # the first one compiles
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        seconds.append(time.perf_counter() - began)
+    assert {"demo", "tune", "compare", "prompts", "run", "doctor"} <= set(shown.split())
+    assert min(seconds) < 0.5
+    loaded = "import sys, foreword.cli; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", loaded], check=True, capture_output=True, text=True).stdout.split()
+    assert not {"torch", "transformers", "sqlalchemy", "sklearn", "numpy"} & set(modules)
+
+
+def test_the_file_tree_in_the_readme_is_the_one_on_disk() -> None:
+    tree = re.search(r"```\nsrc/foreword/\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert tree, "the README has no annotated file tree"
+    named, folder = set(), ""
+    for line in tree[1].splitlines():
+        entry = line.split()[0] if line.strip() else ""
+        depth = len(line) - len(line.lstrip())
+        if entry.endswith("/"):
+            folder = entry
+        elif entry:
+            named.add(f"{folder if depth > 2 else ''}{entry}")
+    files = {str(p.relative_to(SOURCE)) for p in SOURCE.rglob("*.py") if p.name != "__init__.py"}
+    assert named == {name for name in files if "migrations" not in name}

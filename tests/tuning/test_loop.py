@@ -1,0 +1,184 @@
+"""A run: it learns, resumes bit for bit, never touches the backbone, and loses nothing when it is stopped."""
+
+import json
+import os
+import random
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from foreword.errors import ForewordError, UsageError
+from foreword.prompts import Prompt
+from foreword.tasks import Row, Task
+from foreword.tuning import Progress, Run, checkpoint, loop, tune
+from tiny import backbone
+
+START = Prompt("start", "Review: {{ text }}\nSentiment:")
+GOOD, BAD = ["quiet", "generous", "film", "good"], ["silly", "tedious", "simplistic", "bad"]
+
+
+def task(choices: bool = True, **changes: Any) -> Task:
+    rng = random.Random(0)
+
+    def row(i: int) -> Row:
+        words, target = (GOOD, "very good") if i % 2 else (BAD, "bad")
+        return Row(f"rows.csv:{i}", {"text": " ".join(rng.choices(words, k=rng.randint(1, 6)))}, target)
+
+    rows = tuple(row(i) for i in range(60))
+    made = Task(
+        "toy", ("text",), ("bad", "very good") if choices else None, "accuracy" if choices else "exact_match", 7,
+        rows[:40], rows[40:50], rows[50:], (),
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+def run(folder: Path, **settings: Any) -> Run:
+    return tune(backbone(), task(), START, folder=folder, **{"steps": 12, "eval_every": 4, "batch": 6, **settings})
+
+
+class _StopError(Exception):
+    pass
+
+
+def stop_at(step: int) -> Any:
+    def on_step(progress: Progress) -> None:
+        if progress.step == step:
+            raise _StopError
+
+    return on_step
+
+
+@pytest.mark.parametrize("method", ["prompt-tuning", "p-tuning"])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, method: str) -> None:
+    whole = run(tmp_path / "whole", method=method)
+    with pytest.raises(_StopError):
+        run(tmp_path / "cut", method=method, on_step=stop_at(7))
+    resumed = run(tmp_path / "cut", method=method, resume=True)
+    assert resumed.prompt.soft.embeddings.tobytes() == whole.prompt.soft.embeddings.tobytes()
+    assert [(p.step, p.loss, p.dev) for p in resumed.curve] == [(p.step, p.loss, p.dev) for p in whole.curve]
+    a, b = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("whole", "cut"))
+    assert a.keys() == b.keys()
+    assert all(a[name].tobytes() == b[name].tobytes() for name in a)
+
+
+def test_ctrl_c_saves_between_two_steps(tmp_path: Path) -> None:
+    def on_step(progress: Progress) -> None:
+        if progress.step == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", on_step=on_step)
+    assert checkpoint.read(tmp_path / "cut" / "checkpoint.safetensors").step == 6
+    resumed = run(tmp_path / "cut", resume=True)
+    assert resumed.prompt.soft.embeddings.tobytes() == whole.prompt.soft.embeddings.tobytes()
+    assert [(p.step, p.loss) for p in resumed.curve] == [(p.step, p.loss) for p in whole.curve]
+
+
+@pytest.mark.parametrize("method", ["prompt-tuning", "p-tuning"])
+@pytest.mark.parametrize("body", ["Review: {{ text }}\nSentiment:", "{{ text }}{{ virtual(3) }} is{{ virtual(2) }}"])
+def test_the_loss_falls_and_the_backbone_stays_as_it_was(tmp_path: Path, method: str, body: str) -> None:
+    """How well it learns is measured on the real backbone; a random one can only be pushed."""
+    model = backbone()
+    before = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
+    rate = 0.1 if method == "prompt-tuning" else 1e-2
+    settings = {"steps": 30, "eval_every": 10, "batch": 40, "learning_rate": rate, "patience": 9}  # a step, all rows
+    found = tune(model, task(), Prompt("start", body), folder=tmp_path / "run", method=method, **settings)
+    losses = [point.loss for point in found.curve[1:]]
+    assert losses[2] < losses[1] < losses[0]
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.model.parameters())
+    lines = [json.loads(line) for line in (tmp_path / "run" / "curves.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [point.step for point in found.curve] == [0, 10, 20, 30]
+
+
+def test_text_answers_are_trained_to_end() -> None:
+    model = backbone()
+    data = loop._encode(model, Prompt("p", "{{ text }}:"), task(choices=False), "choices")
+    end = model.tokenizer.eos_token_id
+    assert [example.answers[0] for example in data.examples[:2]] == [
+        (*model.tokenizer.encode(" bad"), end),
+        (*model.tokenizer.encode(" very good"), end),
+    ]
+
+
+def test_the_best_version_on_dev_is_the_one_that_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bytes] = []
+    dev = iter([0.2, 0.9, 0.4, 0.9, 0.1, 0.1])
+
+    def fake(_backbone: object, _task: object, prompt: Prompt, _rows: object) -> float:
+        seen.append(prompt.soft.embeddings.tobytes())
+        return next(dev)
+
+    monkeypatch.setattr(loop, "dev_score", fake)
+    found = run(tmp_path / "run", steps=100, patience=3)
+    assert found.prompt.soft.embeddings.tobytes() == seen[1]
+    assert found.steps == 16, "three measurements after the best one without a better one end the run"
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = loop.mean_loss
+    calls = iter(range(100))
+    monkeypatch.setattr(loop, "mean_loss", lambda *a: exact(*a) * (float("nan") if next(calls) == 6 else 1))
+    with pytest.raises(ForewordError, match=r"loss is nan at step 6.*step 4.*is kept.*--lr 0\.0033"):
+        run(tmp_path / "run")
+    saved = checkpoint.read(tmp_path / "run" / "checkpoint.safetensors")
+    assert saved.step == 4
+    assert torch.isfinite(saved.best).all()
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    import resource
+
+    def on_step(progress: Progress) -> None:
+        if progress.step == 5:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(ForewordError, match=r"cannot write .*checkpoint\.safetensors.*untouched"):
+            run(tmp_path / "run", on_step=on_step)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert checkpoint.read(tmp_path / "run" / "checkpoint.safetensors").step == 4
+    whole, resumed = run(tmp_path / "whole"), run(tmp_path / "run", resume=True)
+    assert resumed.prompt.soft.embeddings.tobytes() == whole.prompt.soft.embeddings.tobytes()
+
+
+def test_a_folder_takes_one_run(tmp_path: Path) -> None:
+    def intrude(progress: Progress) -> None:
+        if progress.step == 1:
+            with pytest.raises(ForewordError, match="another process is tuning"):
+                run(tmp_path / "run")
+
+    run(tmp_path / "run", on_step=intrude)
+    with pytest.raises(ForewordError, match="holds a run already"):
+        run(tmp_path / "run")
+    with pytest.raises(ForewordError, match=r"other settings: \['options'\]"):
+        run(tmp_path / "run", steps=13, resume=True)
+    with pytest.raises(ForewordError, match="no checkpoint"):
+        run(tmp_path / "nothing", resume=True)
+    (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"\x00" * 50)
+    with pytest.raises(ForewordError, match="is no checkpoint"):
+        run(tmp_path / "run", resume=True)
+
+
+def test_what_is_wrong_with_a_call_or_a_row_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no setting 'token'; there are: method, tokens"):
+        run(tmp_path / "a", token=3)
+    with pytest.raises(UsageError, match="method 'lora'"):
+        run(tmp_path / "a", method="lora")
+    with pytest.raises(UsageError, match=r"rows\.csv:0: .* needs the input 'title'; the row has"):
+        tune(backbone(), task(), Prompt("start", "{{ title }}"), folder=tmp_path / "b")
+    long = replace(task().train[0], inputs={"text": "film " * 300})
+    with pytest.raises(ForewordError, match=r"training row 'rows\.csv:0': the row .* 256 at most"):
+        tune(backbone(), task(train=(long,)), START, folder=tmp_path / "c")
+    with pytest.raises(UsageError, match="make them the same"):
+        tune(backbone(), task(), START.answering(("yes", "no")), folder=tmp_path / "d")
