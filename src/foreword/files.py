@@ -1,8 +1,10 @@
 """Folders and files on this machine. Knows how to write without ever leaving half a file behind; knows no formats."""
 
+import contextlib
+import errno
 import hashlib
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 from foreword.errors import ForewordError
@@ -28,25 +30,43 @@ def _folder(own: str, xdg: str, default: str) -> Path:
 def write_atomic(path: Path, data: bytes) -> None:
     """Write `data` to `path` so that a reader, a crash or a full disk sees the old file or the new one, never a part.
 
+    Once it returns, a power cut does not lose the file. Its permissions are what the user's umask leaves of rw-rw-rw-.
     Raises ForewordError when the file cannot be written; what stood there before is untouched.
     """
-    temporary = None
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
     try:
+        made = [folder for folder in path.parents if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        for folder in {path.parent, *(new.parent for new in made)}:
+            _sync_folder(folder)
     except OSError as error:
         raise ForewordError(
             f"cannot write {str(path)!r}: {error.strerror or error}. What was saved there before is untouched; "
             "free some space or choose another folder, and run the command again"
         ) from error
     finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the error above is the one to tell
+            temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """A new name is on disk only once its folder is."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # a folder may take files and yet not be read
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems cannot
+            raise
+    finally:
+        os.close(handle)
 
 
 def sha256_file(path: Path) -> str:

@@ -6,55 +6,33 @@ holds. Nothing of an archive is installed, imported or run.
 `cache_dir()/files/<sha256 of the source>/` and is used from there without a network.
 """
 
-import base64
 import difflib
 import fcntl
 import hashlib
-import http.client
-import logging
 import os
 import re
 import tarfile
-import time
-import urllib.error
-import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from gzip import BadGzipFile
 from pathlib import Path, PurePosixPath
-from typing import IO, TypeVar, cast
-from urllib.parse import unquote, urljoin, urlsplit
+from typing import IO, cast
+from urllib.parse import urljoin, urlsplit
 
-from packaging.utils import (
-    InvalidSdistFilename,
-    InvalidWheelFilename,
-    canonicalize_name,
-    canonicalize_version,
-    parse_sdist_filename,
-    parse_wheel_filename,
-)
-from packaging.version import InvalidVersion, Version
+from packaging.utils import canonicalize_name, canonicalize_version, parse_sdist_filename, parse_wheel_filename
+from packaging.version import Version
 from pydantic import BaseModel, ValidationError
 
+from foreword.downloads import BLOCK_BYTES, Download, DownloadError, Progress, RefusedError, download, get, shown
 from foreword.errors import ForewordError
 from foreword.files import cache_dir, sha256_file
 
 PYPI = "https://pypi.org/simple"
-MAX_BYTES = 4 * 2**30  # of the file inside, and of an archive whose size nobody states
+MAX_BYTES = 4 * 2**30  # of the file inside
 MAX_PAGE_BYTES = 2**26  # of a project's page on the index
-BLOCK_BYTES = 2**18
-TIMEOUT_SECONDS = 30.0
-ATTEMPTS = 4
-PAUSE_SECONDS = 0.5  # before the second attempt, then twice as long each time
-
-Progress = Callable[[str, int, int], None]
-"""Called with the archive's name, the bytes that are here, and the bytes in all (0 when the server does not say)."""
-
-T = TypeVar("T")
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,7 +55,7 @@ class PackageFile:
         package, version, member = match.groups()
         try:
             Version(version)
-        except InvalidVersion:
+        except ValueError:
             raise ForewordError(f"{source!r} asks for version {version!r}, which is no exact version") from None
         if any(part in ("", ".", "..") for part in member.split("/")) or "\0" in member:
             raise ForewordError(f"{source!r} names {member!r}, which is not the path of a file in an archive")
@@ -97,14 +75,6 @@ class PackageFile:
         return cache_dir() / "files" / folder / PurePosixPath(self.member).name
 
 
-@dataclass(frozen=True)
-class _Archive:
-    name: str
-    url: str
-    sha256: str
-    size: int | None
-
-
 class _IndexFile(BaseModel):
     filename: str
     url: str
@@ -116,18 +86,6 @@ class _IndexPage(BaseModel):
     """The part of a PEP 691 project page that is needed; the page may hold more."""
 
     files: list[_IndexFile]
-
-
-class _BrokenError(Exception):
-    """The connection broke, or the server was busy: another attempt may do better."""
-
-
-class _RefusedError(Exception):
-    """The server understood and said no."""
-
-    def __init__(self, url: str, status: int) -> None:
-        super().__init__(f"{_shown(url)!r} answered HTTP {status}")
-        self.status = status
 
 
 def fetch(file: PackageFile, progress: Progress | None = None) -> Path:
@@ -142,18 +100,15 @@ def fetch(file: PackageFile, progress: Progress | None = None) -> Path:
         with _lock(file):
             if not _fits(file):  # else another process fetched it while this one waited
                 archive = _find(file)
-                part = _download(archive, progress)
+                part = cache_dir() / "archives" / f"{archive.sha256}.part"
+                download(archive, part, progress)
                 _extract(part, archive.name, file)
                 part.unlink()
-    except _BrokenError as error:
+    except DownloadError as error:
         raise ForewordError(
             f"cannot fetch {file.source!r}: {error}. Check the network, or set PIP_INDEX_URL to an index that this "
             f"machine reaches, or put the file itself at {str(file.path)!r}; then run the command again, which goes "
             "on where this one stopped"
-        ) from error
-    except _RefusedError as error:
-        raise ForewordError(
-            f"cannot fetch {file.source!r}: {error}. Check PIP_INDEX_URL, or put the file itself at {str(file.path)!r}"
         ) from error
     except OSError as error:
         raise ForewordError(
@@ -180,17 +135,16 @@ def _lock(file: PackageFile) -> Iterator[None]:
 # The index
 
 
-def _find(file: PackageFile) -> _Archive:
+def _find(file: PackageFile) -> Download:
     """The archive of that version: a pure wheel before any other wheel before a source archive."""
     index = os.environ.get("PIP_INDEX_URL") or PYPI
     url = f"{index.rstrip('/')}/{canonicalize_name(file.package)}/"
     try:
-        page, base = _patiently(lambda: _read_page(url))
-    except _RefusedError as error:
+        page, base = _read_page(url)
+    except RefusedError as error:
         if error.status != 404:
             raise
-        raise ForewordError(f"there is no package {file.package!r} on the index {_shown(index)!r}") from error
-
+        raise ForewordError(f"there is no package {file.package!r} on the index {shown(index)!r}") from error
     wanted = Version(file.version)
     versions: set[Version] = set()
     found: list[tuple[int, str, _IndexFile]] = []
@@ -203,31 +157,34 @@ def _find(file: PackageFile) -> _Archive:
     if not found:
         known = ", ".join(str(version) for version in sorted(versions)[-10:]) or "none"
         raise ForewordError(
-            f"the index {_shown(index)!r} has no archive of {file.package!r} in version {file.version!r}; "
+            f"the index {shown(index)!r} has no archive of {file.package!r} in version {file.version!r}; "
             f"the newest it has: {known}"
         )
     chosen = min(found, key=lambda item: item[:2])[2]
     sha256 = chosen.hashes.get("sha256", "").lower()
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise ForewordError(
-            f"the index {_shown(index)!r} names no sha256 for {chosen.filename!r}, so a download could not be checked; "
+            f"the index {shown(index)!r} names no sha256 for {chosen.filename!r}, so a download could not be checked; "
             "set PIP_INDEX_URL to an index that does"
         )
-    return _Archive(chosen.filename, urljoin(base, chosen.url), sha256, chosen.size)
+    return Download(chosen.filename, _with_login(urljoin(base, chosen.url), index), sha256, chosen.size)
 
 
 def _read_page(url: str) -> tuple[_IndexPage, str]:
-    with _open(url, {"Accept": "application/vnd.pypi.simple.v1+json"}) as response:
-        data = _read(response, MAX_PAGE_BYTES)
-        if response.length:
-            raise _BrokenError(f"{_shown(url)!r} broke off after {len(data):,} bytes")
-        base = response.geturl()
+    data, base = get(url, {"Accept": "application/vnd.pypi.simple.v1+json"}, MAX_PAGE_BYTES)
     try:
         return _IndexPage.model_validate_json(data), base
     except ValidationError as error:
         raise ForewordError(
-            f"{_shown(url)!r} does not answer in the JSON form of PEP 691; set PIP_INDEX_URL to an index that does"
+            f"{shown(url)!r} does not answer in the JSON form of PEP 691; set PIP_INDEX_URL to an index that does"
         ) from error
+
+
+def _with_login(url: str, index: str) -> str:
+    """`url` with the name and password of the index where it lies on the same server, with none where it does not."""
+    ours, theirs = urlsplit(index), urlsplit(url)
+    same = (ours.scheme, ours.hostname, ours.port) == (theirs.scheme, theirs.hostname, theirs.port)
+    return theirs._replace(netloc=ours.netloc).geturl() if same else shown(url)
 
 
 def _release(filename: str) -> tuple[Version | None, int]:
@@ -237,98 +194,8 @@ def _release(filename: str) -> tuple[Version | None, int]:
             _, version, _, tags = parse_wheel_filename(filename)
             return version, 0 if "py3-none-any" in map(str, tags) else 1
         return parse_sdist_filename(filename)[1], 2
-    except (InvalidWheelFilename, InvalidSdistFilename):
+    except ValueError:
         return None, 3  # an egg or an installer, which the index keeps from long ago
-
-
-# The network
-
-
-def _download(archive: _Archive, progress: Progress | None) -> Path:
-    part = cache_dir() / "archives" / f"{archive.sha256}.part"
-    for _ in range(2):
-        _patiently(lambda: _resume(archive, part, progress))
-        if sha256_file(part) == archive.sha256:
-            return part
-        part.unlink()
-        logger.warning("the download of %r did not fit its sha256 and was removed", archive.name)
-    raise ForewordError(
-        f"{archive.name!r} came from {_shown(archive.url)!r} twice with a sha256 other than the {archive.sha256!r} "
-        "that the index names; both downloads were removed. Something between here and the index changes files: "
-        "try later, or set PIP_INDEX_URL to another index"
-    )
-
-
-def _resume(archive: _Archive, part: Path, progress: Progress | None) -> None:
-    """Brings `part` to its full length, going on from the bytes that are there when the server can."""
-    done = part.stat().st_size if part.exists() else 0
-    if archive.size is not None and done >= archive.size:
-        return
-    try:
-        response = _open(archive.url, {"Range": f"bytes={done}-"} if done else {})
-    except _RefusedError as error:
-        if error.status == 416 and done:  # nothing lies beyond what is here; the sha256 tells whether it is whole
-            return
-        raise
-    with response:
-        if response.status != 206:
-            done = 0  # the server ignores Range and sends the file from its start
-        total = archive.size or (done + response.length if response.length is not None else 0)
-        with part.open("ab" if done else "wb") as out:
-            # Bytes past the stated size are not written: the sha256 will not fit anyway.
-            while done < (total or MAX_BYTES) and (block := _read(response, BLOCK_BYTES)):
-                out.write(block)
-                done += len(block)
-                if progress is not None:
-                    progress(archive.name, done, total)
-    if done < total:
-        raise _BrokenError(f"{_shown(archive.url)!r} broke off after {done:,} of {total:,} bytes")
-
-
-def _patiently(attempt: Callable[[], T]) -> T:
-    for pause in range(ATTEMPTS - 1):
-        try:
-            return attempt()
-        except _BrokenError:
-            time.sleep(PAUSE_SECONDS * 2**pause)
-    return attempt()
-
-
-def _open(url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https"):
-        raise ForewordError(f"{_shown(url)!r} is not an http or https address; check PIP_INDEX_URL")
-    request = urllib.request.Request(_shown(url), headers=headers)
-    index = urlsplit(os.environ.get("PIP_INDEX_URL", ""))
-    if index.username and (index.scheme, index.hostname, index.port) == (parts.scheme, parts.hostname, parts.port):
-        name_and_password = f"{unquote(index.username)}:{unquote(index.password or '')}".encode()
-        # Not sent on to wherever the index redirects.
-        request.add_unredirected_header("Authorization", f"Basic {base64.b64encode(name_and_password).decode()}")
-    try:
-        return cast(http.client.HTTPResponse, urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS))
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code == 429 or error.code >= 500:
-            raise _BrokenError(f"{_shown(url)!r} answered HTTP {error.code}") from error
-        raise _RefusedError(url, error.code) from error
-    except urllib.error.URLError as error:
-        raise _BrokenError(f"cannot reach {_shown(url)!r} ({error.reason})") from error
-    except (OSError, http.client.HTTPException) as error:
-        raise _BrokenError(f"cannot reach {_shown(url)!r} ({error or type(error).__name__})") from error
-
-
-def _read(response: http.client.HTTPResponse, size: int) -> bytes:
-    """At most `size` bytes. Network failures leave as _BrokenError, so that an OSError is always the disk's."""
-    try:
-        return response.read(size)
-    except (OSError, http.client.HTTPException) as error:
-        raise _BrokenError(f"{_shown(response.geturl())!r} broke off ({error or type(error).__name__})") from error
-
-
-def _shown(url: str) -> str:
-    """The address without the name and password it may carry."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 # The archive

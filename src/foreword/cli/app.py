@@ -17,7 +17,7 @@ class _Verbs(TyperGroup):
         except ForewordError as error:
             if ctx.params.get("debug"):
                 raise
-            print(f"foreword: {error}", file=sys.stderr)
+            print(f"foreword: {' '.join(str(error).splitlines())}", file=sys.stderr)
             raise SystemExit(error.exit_code) from None
         except KeyboardInterrupt:
             print("foreword: stopped", file=sys.stderr)

@@ -12,7 +12,9 @@ from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, Tab
 def compare(
     task: Annotated[Path, typer.Argument(help="The task file (YAML).")],
     prompts: Annotated[list[str], typer.Argument(help="Prompts: .prompt files or names in the table.")],
-    examples: Annotated[int, typer.Option(help="Also try the best hard prompt with this many solved examples.")] = 0,
+    examples: Annotated[
+        int, typer.Option(min=0, help="Also try the best hard prompt with this many solved examples.")
+    ] = 0,
     backbone: BackboneName = DEFAULT_BACKBONE,
     dtype: Dtype = "auto",
     seed: Annotated[int | None, typer.Option(help="Seed of the split. [default: the task's]")] = None,
@@ -33,11 +35,12 @@ def compare(
         chosen = [find_prompt(ref, store) for ref in prompts]
         data = load_task(task, display, seed)
         model = load_model(backbone, dtype, display)
-        hard = [prompt for prompt in chosen if prompt.soft is None]
-        weighed = {c.plain.name: c for c in weigh(model, data, hard, display.stage)} if data.dev else {}
+        weighed = {}
         if examples:
-            if not weighed:
+            hard = [prompt for prompt in chosen if prompt.soft is None]
+            if not hard or not data.dev:
                 raise UsageError("--examples needs a hard prompt and dev rows to choose it on")
+            weighed = {c.plain.name: c for c in weigh(model, data, hard, display.stage)}
             best = max(weighed.values(), key=lambda candidate: candidate.score)
             chosen.append(few_shot(best.plain, data, examples))
         result = measure(model, data, chosen, weighed=weighed, on_stage=display.stage)
@@ -46,4 +49,4 @@ def compare(
         print_json(result.to_json())
     else:
         print_table(result.table())
-        print(f"\n{result.verdict}\n\n{page} shows it; {document} has the numbers.")
+        print(f"\n{page} shows it; {document} has the numbers.")

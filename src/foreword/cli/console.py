@@ -23,12 +23,12 @@ class Display:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bars
 
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=True, highlight=False, markup=False)  # names and paths may hold brackets
         columns = (
-            TextColumn("  {task.description}"),
+            TextColumn("  {task.description}", markup=False),
             BarColumn(24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             TimeElapsedColumn(),
         )
         live = self.console.is_terminal
@@ -46,10 +46,12 @@ class Display:
     ) -> None:
         self.bars.stop()
 
-    def say(self, text: str) -> None:
-        """A sentence that stays."""
+    def say(self, text: str, heading: str = "") -> None:
+        """A sentence that stays, its `heading` in bold."""
+        from rich.text import Text
+
         self._close()
-        self.console.print(text)
+        self.console.print(Text.assemble((heading, "bold"), text), soft_wrap=True)
 
     def stage(self, name: str, done: int, total: int, figures: str = "") -> None:
         """Where a stage stands: `done` of `total` rows, bytes or steps."""
@@ -86,7 +88,7 @@ def print_table(table: Any) -> None:
     """A rich table on stdout; wide enough for a log file to hold it."""
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 150
     console.print(table)

@@ -26,7 +26,7 @@ EXAMPLES = 8
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for report.html, result.json and the runs.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Seed of the split, the examples and the tuning.")] = 7,
-    steps: Annotated[int, typer.Option(min=1, help="Tuning steps of 16 rows.")] = 250,
+    steps: Annotated[int, typer.Option(min=1, help="Tuning steps of 16 rows.")] = 150,
     dtype: Dtype = "auto",
     table: TableUrl = None,
     as_json: Json = False,
@@ -42,11 +42,11 @@ def demo(
     began = time.perf_counter()
     with Display() as display:
         store = PromptTable.open(table)
-        display.say("[bold]1. A frozen model and real data[/bold]")
+        display.say("", heading="1. A frozen model and real data")
         task = _task(seed, display)
         backbone = load_backbone(DEFAULT_BACKBONE, dtype, display)
 
-        display.say("\n[bold]2. Hard prompts[/bold], measured on dev; test stays closed until the end.")
+        display.say(", measured on dev; test stays closed until the end.", heading="\n2. Hard prompts")
         display.say("Small models lean to one label; calibration measures that on unlabelled rows and takes it off.")
         weighed = _weigh(backbone, task, display)
         best = max(weighed, key=lambda candidate: candidate.score)
@@ -55,11 +55,11 @@ def demo(
         )
 
         display.say(
-            "\n[bold]3. Soft prompts[/bold]: 16 vectors in front of it, started from its words; all else is frozen."
+            ": 16 vectors in front of it, started from its words; all else is frozen.", heading="\n3. Soft prompts"
         )
         runs = [_tune(backbone, task, best.plain, method, steps, seed, out, display) for method in SOFT]
 
-        display.say("\n[bold]4. Test[/bold]: every strategy reads the same 1,000 rows, once.")
+        display.say(": every strategy reads the same 1,000 rows, once.", heading="\n4. Test")
         shots = few_shot(best.plain, task, EXAMPLES)
         result = compare(
             backbone,
@@ -115,7 +115,7 @@ def _tune(
     display.say(f"  {method}: {METHODS[method].summary}.")
     folder = out / "runs" / f"{method}-{time.strftime('%Y%m%d-%H%M%S')}"
     run = tune(
-        backbone, task, start, method=method, steps=steps, seed=seed, folder=folder,
+        backbone, task, start, method=method, steps=steps, eval_every=30, seed=seed, folder=folder,
         on_step=lambda progress: display.step(method, progress),
     )  # fmt: skip
     best = max(point.dev or 0.0 for point in run.curve)
@@ -131,8 +131,7 @@ def _store(store: "PromptTable", prompts: "list[Prompt]") -> list[str]:
 def _tell(result: "Result", page: Path, document: Path, refs: list[str], seconds: float) -> None:
     print()
     print_table(result.table())
-    print(f"\n{result.verdict}\n")
-    print(f"Done in {seconds / 60:.1f} minutes. Open {page} to see it; {document} has the numbers.")
+    print(f"\nDone in {seconds / 60:.1f} minutes. Open {page} to see it; {document} has the numbers.")
     print(f"Stored in the prompt table: {', '.join(refs)}\n\nNext, on your own data:")
     print(f"  foreword run {refs[1]} --input text='A quiet, generous film.'")
     print("  foreword tune my-task.yaml --start my.prompt        # the README shows a task file")

@@ -44,7 +44,7 @@ def _facts() -> Iterator[tuple[str, str]]:
     for package in ("foreword", "torch", "transformers"):
         yield package, importlib.metadata.version(package)
     for name in BUILT_IN:
-        there = built_in_path(name).is_dir()
+        there = os.path.isdir(built_in_path(name))
         yield "backbone", f"{name}: {'in the cache' if there else 'not fetched yet; the first use fetches 93 MB'}"
     yield "cache", str(cache_dir())
     yield "data", str(data_dir())
@@ -54,7 +54,7 @@ def _problems(table: str | None) -> Iterator[str]:
     from foreword.table import PromptTable
 
     for folder in (cache_dir(), data_dir()):
-        there = next(path for path in (folder, *folder.parents) if path.exists())
+        there = next(path for path in (folder, *folder.parents) if os.path.exists(path))  # False where it cannot look
         if not os.access(there, os.W_OK):
             yield f"{str(there)!r} cannot be written; set FOREWORD_CACHE and FOREWORD_HOME to folders of your own"
         elif shutil.disk_usage(there).free < ROOM_GB * 1e9:

@@ -7,7 +7,6 @@ import typer
 
 from foreword.cli.console import Display, print_json, print_table
 from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, find_prompt
-from foreword.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, help="Stored prompts: names, versions, aliases.")
 Ref = Annotated[str, typer.Argument(help="name, name@alias or name:version; or a .prompt file.")]
@@ -96,8 +95,6 @@ def render(
     from foreword.cli.shared import load_backbone
     from foreword.table import PromptTable
 
-    if backbone.startswith("openai:"):
-        raise UsageError("a remote model does not tell its tokens; give a local backbone")
     prompt = find_prompt(ref, PromptTable.open(table))
     row = dict(_pair(item) for item in inputs)
     prompt.render(row)  # a wrong input is told before a model is loaded

@@ -39,4 +39,8 @@ def _pair(item: str) -> tuple[str, str]:
     name, equals, value = item.partition("=")
     if not equals:
         raise UsageError(f"--input {item!r}: write it as name=value")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # Python hands bytes that are no text on as halves of characters
+        raise UsageError(f"--input {name!r}: {value!r:.80} is not UTF-8") from None
     return name, value

@@ -1,11 +1,11 @@
 """What several verbs do alike: load a backbone and say which dtype, find a prompt by name or file."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from foreword.cli.console import Display
+from foreword.errors import UsageError
 
 if TYPE_CHECKING:
     from foreword.backbone import Backbone, LanguageModel
@@ -29,6 +29,10 @@ def load_backbone(name: str, dtype: str, display: Display) -> "Backbone":
 
     from foreword.backbone import load
 
+    if name.startswith("openai:"):
+        raise UsageError(
+            f"{name!r} is a remote model: it neither learns vectors nor tells tokens; give a local backbone"
+        )
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     display.stage(f"loading {name}", 0, 0)
@@ -53,7 +57,7 @@ def find_prompt(ref: str, table: "PromptTable") -> "Prompt":
     """A `.prompt` file when `ref` looks like a path, else an entry of the prompt table."""
     from foreword.prompts import Prompt
 
-    if ref.endswith(".prompt") or "/" in ref or Path(ref).is_file():
+    if ref.endswith(".prompt") or "/" in ref:  # a stored name means the same in every folder
         return Prompt.load(ref)
     return table.get(ref)
 

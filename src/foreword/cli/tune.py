@@ -1,5 +1,6 @@
 """`foreword tune`: learn a soft prompt for a task, store it, and report it on the test rows once."""
 
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,6 +49,8 @@ def tune(
     Kill it whenever you like: --resume with the same --out goes on as if nothing had happened.
     """
     from foreword.table import PromptTable
+    from foreword.table.refs import check_alias
+    from foreword.tuning import TuneOptions
     from foreword.tuning import tune as learn
 
     if resume and out is None:
@@ -57,13 +60,20 @@ def tune(
         "learning_rate": lr, "seed": seed,
     }  # fmt: skip
     settings = {key: value for key, value in given.items() if value is not None}
+    # What can be wrong is told before a model is loaded, and long before the result is to be stored.
+    options = TuneOptions.of(settings)
+    if alias is not None:
+        check_alias(alias)
     with Display() as display:
         store = PromptTable.open(table)
         data = load_task(task, display)
         prompt = find_prompt(start, store) if start else plain_prompt(data)
+        prompt.replace(name=name or prompt.name)  # refuses what no prompt may be called
+        folder = out or Path("runs") / f"{data.name}-{options.method}-{uuid.uuid4().hex[:12]}"
         model = load_backbone(backbone, dtype, display)
+        display.say(f"The run goes to {folder}: stop it when you like; --resume --out {folder} goes on.")
         run = learn(
-            model, data, prompt, folder=out, resume=resume, on_step=lambda p: display.step("tuning", p), **settings
+            model, data, prompt, folder=folder, resume=resume, on_step=lambda p: display.step("tuning", p), **settings
         )
         learned = run.prompt.replace(name=name) if name else run.prompt
         stored = store.put(learned, alias=alias, message=f"tuned on {data.name}, run {run.folder}")
@@ -98,6 +108,12 @@ def plain_prompt(task: "Task") -> "Prompt":
     """A prompt with nothing but the inputs, named, for who has none yet."""
     from foreword.prompts import Prompt
 
+    for name in task.inputs:
+        if not name.isidentifier():
+            raise UsageError(
+                f"task {task.name!r}: the input {name!r} cannot be a template's variable; rename the column, with "
+                "letters, digits and '_' only"
+            )
     lines = [f"{name.capitalize()}: {{{{ {name} }}}}" for name in task.inputs]
     return Prompt(f"{task.name}-plain".lower(), "\n".join([*lines, "Answer:"]))
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
+from foreword.downloads import Progress
 from foreword.errors import ForewordError
 from foreword.files import sha256_file
-from foreword.packages import PackageFile, Progress, fetch
+from foreword.packages import PackageFile, fetch
 
 MAX_FIELD_BYTES = 2**24  # Python's own limit of 128 KiB is less than a long document
 

@@ -16,8 +16,8 @@ from typing import Annotated, Self
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from foreword.downloads import Progress
 from foreword.errors import ForewordError
-from foreword.packages import Progress
 from foreword.tasks import sources, splits
 from foreword.tasks.metrics import METRICS
 

@@ -1,0 +1,56 @@
+"""The README's own example, as a reader would follow it: files, commands, Python, on the real backbone."""
+
+import contextlib
+import io
+import os
+import random
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from foreword.table import PromptTable
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+WORDS = {
+    "billing": ["charged", "invoice", "refund", "payment", "receipt"],
+    "technical": ["crash", "error", "login", "slow", "screen"],
+}
+
+
+def block(start: str, language: str = "") -> str:
+    found = re.search(rf"```{language}\n({re.escape(start)}.*?)```", README, re.DOTALL)
+    assert found, f"the README has no block that begins with {start!r}"
+    return found[1]
+
+
+@pytest.mark.slow
+def test_the_example_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = random.Random(0)
+    teams = [rng.choice(list(WORDS)) for _ in range(80)]
+    rows = [f"my {' '.join(rng.sample(WORDS[team], 2))} number {i},{team}" for i, team in enumerate(teams)]
+    Path("tickets.csv").write_text("text,team\n" + "\n".join(rows) + "\n")
+    Path("tickets.yaml").write_text(block("# tickets.yaml", "yaml"))
+    Path("tickets.prompt").write_text(block("--- tickets.prompt").split("\n", 1)[1])
+
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    said = ""
+    for line in block("foreword tune", "sh").splitlines():
+        command = [str(Path(sys.executable).with_name("foreword")), *shlex.split(line)[1:]]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        said = done.stdout if line.startswith("foreword prompts") else said
+    assert "tickets-prompt-tuning:1" in said
+    assert Path("report.html").stat().st_size > 10_000
+    assert (tmp_path / "runs" / "tickets" / "checkpoint.safetensors").is_file()
+
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(block("import foreword", "python"), {})
+    verdict, answer = printed.getvalue().strip().splitlines()
+    assert verdict.endswith(".")
+    assert answer == "billing"
+    assert "staging" in PromptTable.open().list("tickets-prompt-tuning")[0].aliases
