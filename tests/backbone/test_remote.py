@@ -63,12 +63,25 @@ def test_answers_come_back_in_order_with_usage_and_settings(remote: RemoteBackbo
 
 @pytest.mark.parametrize(
     ("said", "value"),
-    [("Positive.", "positive"), ("It is negative", "negative"), ("positive or negative", "positive"), ("hm", None),
-     ("neither negative nor positive", None)],
-)  # fmt: skip
+    [
+        ("Positive.", "positive"),
+        ("It is negative", "negative"),
+        ("positive or negative", "positive"),
+        ("A positively negative day", "negative"),
+        ("Negatives", None),
+        ("neither negative nor positive", None),
+        ("hm", None),
+    ],
+)
 def test_a_choice_is_read_out_of_the_text_or_not_at_all(remote: RemoteBackbone, said: str, value: str | None) -> None:
     prompt = Prompt("p", "say: {{ text }}", None, Output(choices=("negative", "positive")))
     assert remote.answer(prompt, [{"text": said}])[0].value == value
+
+
+def test_a_password_in_the_address_stays_out_of_the_name() -> None:
+    model = RemoteBackbone.parse("openai:http://me:secret@127.0.0.1:1/v1?key=secret#m")
+    assert model.name == "openai:http://127.0.0.1:1/v1#m"
+    model.close()
 
 
 def test_what_cannot_be_sent_or_is_refused_is_one_clear_line(remote: RemoteBackbone) -> None:

@@ -85,6 +85,13 @@ def test_baselines_learn_from_train_alone() -> None:
     assert tfidf(shuffled).predictions == words.predictions
 
 
+def test_a_baseline_that_cannot_be_had_is_left_out_and_said() -> None:
+    marks = task(train=tuple(replace(row, inputs={"text": "!?", "year": "--"}) for row in task().train))
+    result = compare(backbone(), marks, [PLAIN])
+    assert [s.name for s in result.strategies] == ["majority class", "plain"]
+    assert any("TF-IDF is left out" in note for note in result.notes)
+
+
 def test_a_comparison_holds_every_strategy_and_what_it_costs(tmp_path: Any) -> None:
     model, data = backbone(), task()
     run = tune(model, data, PLAIN, folder=tmp_path / "run", steps=4, eval_every=2, tokens=5)
@@ -118,6 +125,10 @@ def test_what_cannot_be_compared_is_said() -> None:
     model, data = backbone(), task()
     with pytest.raises(ForewordError, match="no test rows"):
         compare(model, task(test=()), [PLAIN])
+    with pytest.raises(ForewordError, match="no dev rows to choose the best of 2 hard prompts"):
+        compare(model, task(dev=()), [PLAIN, Prompt("other", "{{ text }} is")])
+    with pytest.raises(ForewordError, match="no vectors yet"):
+        compare(model, data, [PLAIN, Prompt("soft", "{{ virtual(3) }}{{ text }} is")])
     with pytest.raises(UsageError, match="two strategies are called 'plain'"):
         compare(model, data, [PLAIN, PLAIN])
     with pytest.raises(UsageError, match=r"dev:0: prompt 'p' needs the input 'title'"):

@@ -16,6 +16,7 @@ from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Prompt
 from foreword.tasks import Row, Task
 from foreword.tuning import Progress, Run, checkpoint, loop, tune
+from foreword.tuning.rows import encode_rows
 from tiny import backbone
 
 START = Prompt("start", "Review: {{ text }}\nSentiment:")
@@ -59,6 +60,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, m
     with pytest.raises(_StopError):
         run(tmp_path / "cut", method=method, on_step=stop_at(7))
     resumed = run(tmp_path / "cut", method=method, resume=True)
+    assert resumed.prompt.digest == whole.prompt.digest
     assert resumed.prompt.soft.embeddings.tobytes() == whole.prompt.soft.embeddings.tobytes()
     assert [(p.step, p.loss, p.dev) for p in resumed.curve] == [(p.step, p.loss, p.dev) for p in whole.curve]
     a, b = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("whole", "cut"))
@@ -97,9 +99,27 @@ def test_the_loss_falls_and_the_backbone_stays_as_it_was(tmp_path: Path, method:
     assert [line["step"] for line in lines] == [point.step for point in found.curve] == [0, 10, 20, 30]
 
 
+@pytest.mark.parametrize("choices", [True, False])
+def test_a_batch_in_pieces_has_the_gradient_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choices: bool
+) -> None:
+    """Long rows go through in pieces to bound memory; what is learned must not depend on it."""
+    vectors, losses = [], []
+    for tokens in (4_096, 40):
+        monkeypatch.setattr(loop, "STEP_TOKENS", tokens)
+        found = tune(
+            backbone(dtype=torch.float64), task(choices), START, folder=tmp_path / str(tokens), steps=3, batch=8,
+            eval_every=3,
+        )  # fmt: skip
+        vectors.append(checkpoint.read(found.folder / "checkpoint.safetensors").encoder["tokens"])
+        losses.append(found.curve[-1].loss)
+    assert torch.allclose(vectors[0], vectors[1], rtol=1e-4, atol=1e-6)
+    assert abs(losses[0] - losses[1]) < 1e-6 * losses[0]
+
+
 def test_text_answers_are_trained_to_end() -> None:
     model = backbone()
-    data = loop._encode(model, Prompt("p", "{{ text }}:"), task(choices=False), "choices")
+    data = encode_rows(model, Prompt("p", "{{ text }}:"), task(choices=False), "choices")
     end = model.tokenizer.eos_token_id
     assert [example.answers[0] for example in data.examples[:2]] == [
         (*model.tokenizer.encode(" bad"), end),
@@ -127,7 +147,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(
     exact = loop.mean_loss
     calls = iter(range(100))
     monkeypatch.setattr(loop, "mean_loss", lambda *a: exact(*a) * (float("nan") if next(calls) == 6 else 1))
-    with pytest.raises(ForewordError, match=r"loss is nan at step 6.*step 4.*is kept.*--lr 0\.0033"):
+    with pytest.raises(ForewordError, match=r"loss is nan .* at step 6.*step 4.*is kept.*--lr 0\.0033"):
         run(tmp_path / "run")
     saved = checkpoint.read(tmp_path / "run" / "checkpoint.safetensors")
     assert saved.step == 4
@@ -161,10 +181,14 @@ def test_a_folder_takes_one_run(tmp_path: Path) -> None:
     run(tmp_path / "run", on_step=intrude)
     with pytest.raises(ForewordError, match="holds a run already"):
         run(tmp_path / "run")
-    with pytest.raises(ForewordError, match=r"other settings: \['options'\]"):
+    with pytest.raises(ForewordError, match=r"other settings \(steps 12, now 13\)"):
         run(tmp_path / "run", steps=13, resume=True)
     with pytest.raises(ForewordError, match="no checkpoint"):
         run(tmp_path / "nothing", resume=True)
+    assert not (tmp_path / "nothing").exists()
+    other = START.replace(body="{{ text }}")
+    with pytest.raises(ForewordError, match=r"other settings \(start "):
+        tune(backbone(), task(), other, folder=tmp_path / "run", resume=True, steps=12, eval_every=4, batch=6)
     (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"\x00" * 50)
     with pytest.raises(ForewordError, match="is no checkpoint"):
         run(tmp_path / "run", resume=True)
@@ -178,7 +202,7 @@ def test_what_is_wrong_with_a_call_or_a_row_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"rows\.csv:0: .* needs the input 'title'; the row has"):
         tune(backbone(), task(), Prompt("start", "{{ title }}"), folder=tmp_path / "b")
     long = replace(task().train[0], inputs={"text": "film " * 300})
-    with pytest.raises(ForewordError, match=r"training row 'rows\.csv:0': the row .* 256 at most"):
+    with pytest.raises(ForewordError, match=r"row 'rows\.csv:0': the row .* 256 at most"):
         tune(backbone(), task(train=(long,)), START, folder=tmp_path / "c")
     with pytest.raises(UsageError, match="make them the same"):
         tune(backbone(), task(), START.answering(("yes", "no")), folder=tmp_path / "d")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from foreword.errors import UsageError
 from foreword.prompts import Prompt
 
 Inputs = Mapping[str, object]
@@ -21,6 +22,10 @@ class Sampling:
     top_p: float = 1.0
     stop: tuple[str, ...] = field(default=())
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1 or "" in self.stop:
+            raise UsageError(f"{self}: max_tokens is 1 or more, temperature 0 or more, top_p above 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,10 @@ class LanguageModel(Protocol):
     """A model that answers prompts."""
 
     name: str
+
+    def check(self, prompt: Prompt) -> None:
+        """Raise ForewordError when this model cannot run `prompt`."""
+        ...
 
     def answer(
         self, prompt: Prompt, rows: Sequence[Inputs], sampling: Sampling = ..., on_rows: OnRows | None = None

@@ -1,8 +1,10 @@
 """A local backbone that answers prompts: encodes them, computes their fronts once, scores choices, generates text."""
 
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,14 +16,14 @@ from foreword.backbone.batch import Example, batches
 from foreword.backbone.encode import Encoded, Ids, encode, encode_answer, shared_front
 from foreword.backbone.generate import generate_ids
 from foreword.backbone.model import Front, FrozenModel
-from foreword.errors import ForewordError
+from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Prompt
 
 BATCH_TOKENS = 1_024
 """Tokens in a scoring batch: enough to fill the machine's matrix units, little enough to stay in its caches."""
 
-FRONTS = 16
-"""Fronts that are kept computed; a hundred tokens of the default backbone take 5 MB in fp32."""
+FRONT_BYTES = 512 * 1024**2
+"""Of fronts that are kept computed; a hundred tokens of the default backbone take 5 MB in fp32."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Backbone(FrozenModel):
     def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
         super().__init__(model, tokenizer, name)
         self._fronts: OrderedDict[tuple[str, bytes], Front] = OrderedDict()
+        self._lock = threading.Lock()
+        self._answer_ids = lru_cache(4_096)(lambda answer, tail: encode_answer(answer, tail, tokenizer))
 
     @staticmethod
     def load(name: str, dtype: str = "auto") -> "Backbone":
@@ -80,7 +84,7 @@ class Backbone(FrozenModel):
 
     def encode(self, prompt: Prompt, inputs: Mapping[str, object]) -> Encoded:
         """The exact tokens of a row; refuses one that is longer than the model's context."""
-        encoded = encode(prompt.render(inputs), self.tokenizer)
+        encoded = encode(prompt.render(inputs), self.tokenizer, inputs)
         if len(encoded.ids) >= self.context:
             raise ForewordError(
                 f"the row {dict(inputs)!r:.100} has {len(encoded.ids):,} tokens; {self.name!r} reads "
@@ -91,33 +95,42 @@ class Backbone(FrozenModel):
     def example(self, prompt: Prompt, inputs: Inputs, answers: Sequence[str]) -> Example:
         """A row with its candidate answers, nothing taken off as a front yet."""
         encoded = self.encode(prompt, inputs)
-        return Example(encoded.ids, tuple(encode_answer(a, encoded.tail, self.tokenizer) for a in answers))
+        return Example(encoded.ids, tuple(self._answer_ids(answer, encoded.tail) for answer in answers))
 
     def front(self, prompt: Prompt, rows: Sequence[Ids]) -> Front:
         """The computed front that `rows` share; kept for the next calls with the same prompt.
 
         One row alone is compared with another that no input has in common with it.
         """
-        length = shared_front(rows if len(rows) > 1 else [rows[0], self._other(prompt)])
-        ids = rows[0][:length]
+        others = rows[1:] if len(rows) > 1 else self._other(prompt)
+        ids = rows[0][: shared_front([rows[0], *others]) if others else 0]
         key = (prompt.digest, ids.tobytes())
-        if key not in self._fronts:
-            self._fronts[key] = self.prefill(ids, self.virtual(prompt))
-        self._fronts.move_to_end(key)
-        if len(self._fronts) > FRONTS:
-            self._fronts.popitem(last=False)
-        return self._fronts[key]
+        with self._lock:
+            front = self._fronts.pop(key, None)
+        if front is None:
+            front = self.prefill(ids, self.virtual(prompt))
+        with self._lock:
+            self._fronts[key] = front  # the newest stands last
+            while len(self._fronts) > 1 and sum(kept.nbytes for kept in self._fronts.values()) > FRONT_BYTES:
+                self._fronts.popitem(last=False)
+        return front
 
-    def _other(self, prompt: Prompt) -> Ids:
+    def _other(self, prompt: Prompt) -> list[Ids]:
+        """A row that differs from any other in every input; none where the template cannot take it."""
         probe = {"string": "\u2043", "integer": 7, "number": 7.0, "boolean": True, "array": []}
         specs = prompt.inputs or {}
         row = {name: probe[specs[name].type if name in specs else "string"] for name in prompt.variables}
-        return encode(prompt.render(row), self.tokenizer).ids
+        try:
+            return [encode(prompt.render(row), self.tokenizer).ids]
+        except ForewordError:
+            return []
 
     def score(self, prompt: Prompt, rows: Sequence[Inputs], on_rows: OnRows | None = None) -> Scores:
         """Log-likelihood of every choice for every row; the front, and each question, are computed once."""
         self.check(prompt)
         choices = prompt.output.choices
+        if not rows:
+            raise UsageError(f"no rows to score for prompt {prompt.name!r}; give at least one")
         if choices is None:
             raise ForewordError(f"prompt {prompt.name!r} has no choices to score; add 'output: {{choices: […]}}'")
         whole = [self.example(prompt, row, choices) for row in rows]
@@ -166,6 +179,12 @@ class Backbone(FrozenModel):
     ) -> list[Answer]:
         self.check(prompt)
         encoded = [self.encode(prompt, row) for row in rows]
+        longest = max(len(e.ids) for e in encoded)
+        if longest + sampling.max_tokens > self.context:
+            raise ForewordError(
+                f"a prompt of {longest:,} tokens and {sampling.max_tokens:,} to write are more than the "
+                f"{self.context:,} that {self.name!r} can hold: ask for fewer tokens or shorten the input"
+            )
         virtual, answers = self.virtual(prompt), {}
         for batch in batches([Example(e.ids, ((0,),)) for e in encoded], BATCH_TOKENS):
             embedded = [self.embed(torch.from_numpy(encoded[i].ids).to(self.device), virtual) for i in batch]

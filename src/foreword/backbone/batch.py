@@ -14,6 +14,9 @@ from torch import Tensor
 from foreword.backbone.attention import Layout
 from foreword.backbone.encode import Ids
 
+ATTENTION = 2_000_000
+"""Pairs of tokens of the same row in a batch: what attention takes memory for, in every head and layer."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -107,11 +110,15 @@ def _visible(branches: list[np.ndarray], width: int) -> np.ndarray:
 
 
 def batches(examples: Sequence[Example], tokens: int) -> list[list[int]]:
-    """Cut into batches of like length, at most `tokens` tokens each when padded; returns indices, longest first."""
+    """Cut into batches of like length, at most `tokens` tokens each when padded; returns indices, longest first.
+
+    Long rows share a batch with fewer others still, because their attention grows with the square of the length.
+    """
     order = sorted(range(len(examples)), key=lambda i: -len(examples[i]))
     result: list[list[int]] = []
     for i in order:
-        if not result or (len(result[-1]) + 1) * len(examples[result[-1][0]]) > tokens:
+        rows, width = (len(result[-1]) + 1, len(examples[result[-1][0]])) if result else (1, 0)
+        if not result or rows * width > tokens or rows * width**2 > ATTENTION:
             result.append([])
         result[-1].append(i)
     return result

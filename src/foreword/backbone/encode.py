@@ -5,7 +5,7 @@ whole prompt, whatever stands where.
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,14 +30,18 @@ class Encoded:
     """The last characters before the answer, spaces at the very end taken off: they belong to the answer's tokens."""
 
 
-def encode(pieces: Sequence[Piece], tokenizer: Any) -> Encoded:
+def encode(pieces: Sequence[Piece], tokenizer: Any, inputs: Mapping[str, object] | None = None) -> Encoded:
     """Token ids of a rendered prompt.
+
+    Where one of `inputs` spells out a special token, such as the end of a chat turn, that text becomes ordinary tokens:
+    a row cannot open a turn of its own.
 
     Text between virtual tokens is tokenised in one run, as the tokenizer would see it in a plain prompt. With turns,
     the backbone's chat template writes the roles and opens the assistant's turn.
     """
     chat = any(isinstance(piece, Turn) for piece in pieces)
-    runs = _chat_runs(pieces, tokenizer) if chat else [p for p in pieces if not isinstance(p, Turn)]
+    hostile = any(token in str(value) for value in (inputs or {}).values() for token in tokenizer.all_special_tokens)
+    runs = _chat_runs(pieces, tokenizer, split=hostile) if chat else [p for p in pieces if not isinstance(p, Turn)]
     if runs and isinstance(runs[-1], Text):
         runs[-1] = Text(
             runs[-1].text.rstrip(" ")
@@ -45,8 +49,10 @@ def encode(pieces: Sequence[Piece], tokenizer: Any) -> Encoded:
     ids: list[int] = [] if chat else _start(tokenizer)
     for run in runs:
         match run:
+            case _Content(text):
+                ids += tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
             case Text(text):
-                ids += tokenizer.encode(text, add_special_tokens=False)
+                ids += tokenizer.encode(text, add_special_tokens=False, split_special_tokens=hostile and not chat)
             case Virtual(start, count):
                 ids += range(-1 - start, -1 - start - count, -1)
     if not ids:
@@ -94,27 +100,36 @@ def _start(tokenizer: Any) -> list[int]:
     return []
 
 
-def _chat_runs(pieces: Sequence[Piece], tokenizer: Any) -> list[Piece]:
-    """Text and virtual tokens as the chat template lays them out."""
+class _Content(Text):
+    """What somebody put into a turn, apart from what the chat template wrote around it."""
+
+
+def _chat_runs(pieces: Sequence[Piece], tokenizer: Any, *, split: bool) -> list[Piece]:
+    """Text and virtual tokens as the chat template lays them out; with `split`, contents in runs of their own."""
     if not tokenizer.chat_template:
         raise ForewordError(
             "the prompt has chat turns, but this backbone's tokenizer has no chat template; use plain text"
         )
     marker = f"\ue000{secrets.token_hex(8)}"
+    blank = [isinstance(piece, Text) and not piece.text.strip() for piece in pieces]
+    pieces = pieces[blank.index(False) :]
     if not isinstance(pieces[0], Turn):
-        lead = pieces[0].text.strip() if isinstance(pieces[0], Text) else "virtual"
-        if lead:
-            raise ForewordError("a chat prompt begins with a turn; put {{ system() }} or {{ user() }} first")
-        pieces = pieces[1:]
+        raise ForewordError("a chat prompt begins with a turn; put {{ system() }} or {{ user() }} first")
+    marks: list[Piece] = []
+
+    def mark(piece: Piece) -> str:
+        marks.append(piece)
+        return f"{marker}{len(marks) - 1}\ue001"
+
     messages: list[dict[str, str]] = []
     for piece in pieces:
         match piece:
             case Turn(role):
                 messages.append({"role": role, "content": ""})
             case Text(text):
-                messages[-1]["content"] += text
-            case Virtual(start, count):
-                messages[-1]["content"] += f"{marker}{start},{count}\ue001"
+                messages[-1]["content"] += mark(_Content(text)) if split else text
+            case Virtual():
+                messages[-1]["content"] += mark(piece)
     messages = [{**message, "content": message["content"].strip("\n")} for message in messages]
     open_turn = messages[-1]["role"] != "assistant"
     try:
@@ -126,9 +141,8 @@ def _chat_runs(pieces: Sequence[Piece], tokenizer: Any) -> list[Piece]:
     head, *rest = text.split(marker)
     runs: list[Piece] = [Text(head)] if head else []
     for part in rest:
-        place, tail = part.split("\ue001", 1)
-        start, count = map(int, place.split(","))
-        runs.append(Virtual(start, count))
+        index, tail = part.split("\ue001", 1)
+        runs.append(marks[int(index)])
         if tail:
             runs.append(Text(tail))
     return runs

@@ -47,7 +47,7 @@ def load(name: str, dtype: str = "auto", on_bytes: OnBytes | None = None) -> Bac
         return Backbone(model.to(device), tokenizer, path.stem)
     if path.is_absolute() or name.count("/") != 1:
         near = difflib.get_close_matches(name, list(BUILT_IN), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"built in: {', '.join(BUILT_IN)}"
+        hint = f"did you mean {near[0]!r}?" if near else f"built in: {', '.join(BUILT_IN)}."
         raise ForewordError(f"no backbone {name!r}; {hint} Or give a folder, a .gguf file or a hub id (owner/name)")
     return _from_folder(name, name, chosen, device)
 

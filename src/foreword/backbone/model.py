@@ -20,6 +20,13 @@ from foreword.backbone.encode import Ids
 from foreword.backbone.unpacked import log_probs_unpacked
 from foreword.errors import ForewordError
 
+PROBE_FRONT = np.array([5, 6, 7, 8], dtype=np.int64)
+PROBE = (
+    Example(np.array([9, 10, 11, 12, 13]), ((14, 15), (16, 17))),
+    Example(np.array([18, 19]), ((20, 21, 22), (23,))),
+)
+"""Rows that tell whether a model can be packed; any vocabulary holds them."""
+
 
 @dataclass(frozen=True)
 class Front:
@@ -28,6 +35,10 @@ class Front:
     ids: Ids
     cache: list[tuple[Tensor, Tensor]]
     """Per layer, keys and values [H, F, head_dim]."""
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for layer in self.cache for tensor in layer)
 
 
 class FrozenModel:
@@ -127,22 +138,53 @@ class FrozenModel:
         return logits
 
     def _supports_packing(self) -> bool:
-        """Whether every layer of this family takes its attention from us; asked of the model, not of a list."""
-        if not self.model._can_set_attn_implementation():
-            return False
-        before = self.model.config._attn_implementation
-        layers = self.model.config.get_text_config().num_hidden_layers
-        probe = pack([Example(np.zeros(2, np.int64), ((0,),))], np.zeros(1, np.int64), cached=False, device=self.device)
-        try:
+        """Whether rows can be packed: asked of the model, by numbers, and not of a list of families.
+
+        Every layer must take its attention from us, and packed rows must have the log-probabilities of plain ones.
+        Raises ForewordError where even padded rows behind a cached front do not have them.
+        """
+        config = self.model.config.get_text_config()
+        chunk = getattr(config, "attention_chunk_size", None)  # seen by no probe that is shorter than a chunk
+        if self.model._can_set_attn_implementation() and (chunk is None or chunk >= self.context):
+            before = self.model.config._attn_implementation
+            expected = self._plain_probe()
             self.model.set_attn_implementation(attention.NAME)
-            with torch.no_grad():
-                logits = self._logits(self.embed(probe.ids, None), probe.layout, probe.read)
-            if probe.layout.layers == layers and logits.shape[0] == 1:
+            if self._agrees(expected, packed=True):
                 return True
-        except (TypeError, ValueError, RuntimeError, IndexError, ForewordError):
-            pass  # a family that cannot: rows are padded behind the front's cache instead, exact but slower
-        self.model.set_attn_implementation(before)
+            self.model.set_attn_implementation(before)
+        if not self._agrees(self._plain_probe(), packed=False):
+            raise ForewordError(
+                f"{self.name!r} is of the family {config.model_type!r}, which reads a row differently behind a cached "
+                "front; Foreword cannot run it: choose a decoder-only model with attention in every layer"
+            )
         return False
+
+    def _plain_probe(self) -> Tensor:
+        """Log-probabilities of the probe's answers, one row at a time, as transformers computes them."""
+        found: list[Tensor] = []
+        with torch.no_grad():
+            for example in PROBE:
+                for answer in example.answers:
+                    ids = torch.tensor([*PROBE_FRONT, *example.question, *answer], device=self.device)
+                    logits = self.model(input_ids=ids[None], use_cache=False).logits[0, -len(answer) - 1 : -1]
+                    found += torch.log_softmax(logits.float(), -1)[range(len(answer)), answer]
+        return torch.stack(found)
+
+    def _agrees(self, expected: Tensor, *, packed: bool) -> bool:
+        layers = self.model.config.get_text_config().num_hidden_layers
+        try:
+            with torch.no_grad():
+                if packed:
+                    probe = pack(PROBE, PROBE_FRONT, cached=False, device=self.device)
+                    logits = self._logits(self.embed(probe.ids, None), probe.layout, probe.read)
+                    found = torch.log_softmax(logits.float(), -1)[probe.which, probe.target]
+                    if probe.layout.layers != layers:
+                        return False
+                else:
+                    found = log_probs_unpacked(self.model, self.embed, PROBE, PROBE_FRONT, None)
+        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, ForewordError):
+            return False  # each family has its own way of not being able to
+        return torch.allclose(found.float(), expected, rtol=0, atol=1e-3 if self.dtype.itemsize > 2 else 0.3)
 
     def _check_length(self, examples: Sequence[Example], front: int) -> None:
         longest = max(len(example.question) + max(map(len, example.answers)) for example in examples)

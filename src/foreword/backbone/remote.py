@@ -2,8 +2,10 @@
 
 import concurrent.futures
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from foreword.backbone.answer import Answer, Inputs, OnRows, Sampling
 from foreword.errors import ForewordError
@@ -23,7 +25,9 @@ class RemoteBackbone:
     def __init__(self, url: str, model: str) -> None:
         import openai
 
-        self.name = f"openai:{url}#{model}"
+        parts = urlsplit(url)
+        place = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+        self.name = f"openai:{place}#{model}"  # a password in the URL is not for reports
         self.model = model
         self._api = openai
         self._client = openai.OpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY") or "none")
@@ -34,6 +38,11 @@ class RemoteBackbone:
         if not url.startswith(("http://", "https://")) or not model:
             raise ForewordError(f"remote backbone {name!r}: write it as openai:https://host/v1#model")
         return cls(url, model)
+
+    def check(self, prompt: Prompt) -> None:
+        """A remote model has no place for vectors."""
+        if prompt.virtual_tokens:
+            raise ForewordError(f"prompt {prompt.name!r} has virtual tokens; a remote model takes hard prompts only")
 
     def close(self) -> None:
         """Give the connections back."""
@@ -47,6 +56,7 @@ class RemoteBackbone:
         on_rows: OnRows | None = None,
     ) -> list[Answer]:
         """One answer per row, in order; several requests under way at once."""
+        self.check(prompt)
         messages = [_messages(prompt, row) for row in rows]
         answers: list[Answer] = []
         with concurrent.futures.ThreadPoolExecutor(PARALLEL) as pool:
@@ -84,9 +94,7 @@ def _messages(prompt: Prompt, row: Inputs) -> list[dict[str, str]]:
     for piece in prompt.render(row):
         match piece:
             case Virtual():
-                raise ForewordError(
-                    f"prompt {prompt.name!r} has virtual tokens; a remote model takes hard prompts only"
-                )
+                pass  # refused by `check`
             case Turn(role):
                 messages.append({"role": role, "content": ""})
             case Text(text):
@@ -97,9 +105,9 @@ def _messages(prompt: Prompt, row: Inputs) -> list[dict[str, str]]:
 
 
 def _choice(text: str, choices: Sequence[str]) -> str | None:
-    said = text.casefold()
-    begins = [choice for choice in choices if said.startswith(choice.casefold())]
-    named = begins or [choice for choice in choices if choice.casefold() in said]
+    words = {choice: re.compile(rf"(?<!\w){re.escape(choice)}(?!\w)", re.IGNORECASE) for choice in choices}
+    begins = [choice for choice, word in words.items() if word.match(text)]
+    named = begins or [choice for choice, word in words.items() if word.search(text)]
     longest = max(named, key=len, default=None)
     if longest is None or any(name.casefold() not in longest.casefold() for name in named):
         return None

@@ -15,6 +15,9 @@ from transformers import DynamicCache
 from foreword.backbone.batch import Example
 from foreword.backbone.encode import Ids
 
+TOKENS = 4_096
+"""Tokens that go through the model at once, the front counted in every row."""
+
 
 def log_probs_unpacked(
     model: Any,
@@ -24,8 +27,21 @@ def log_probs_unpacked(
     virtual: Tensor | None,
 ) -> Tensor:
     """Log-probability [A] of every answer token, in order of example, answer, token; fp32 or better."""
-    device = model.get_input_embeddings().weight.device
     rows = [(example.question, answer) for example in examples for answer in example.answers]
+    longest = max(len(question) + len(answer) for question, answer in rows)
+    size = max(1, TOKENS // (len(front) + longest))  # every answer is a row here: many choices make many rows
+    pieces = [rows[i : i + size] for i in range(0, len(rows), size)]
+    return torch.cat([_piece(model, embed, piece, front, virtual) for piece in pieces])
+
+
+def _piece(
+    model: Any,
+    embed: Callable[[Tensor, Tensor | None], Tensor],
+    rows: Sequence[tuple[Ids, tuple[int, ...]]],
+    front: Ids,
+    virtual: Tensor | None,
+) -> Tensor:
+    device = model.get_input_embeddings().weight.device
     sequences = [np.concatenate([question, np.array(answer[:-1], np.int64)]) for question, answer in rows]
     R, n, F = len(rows), max(map(len, sequences)), len(front)
     ids = torch.zeros(R, n, dtype=torch.int64)

@@ -1,12 +1,26 @@
 """`foreword compare`: prompts side by side on a task's test rows, with baselines, intervals and a verdict."""
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from foreword.cli.console import Display, print_json, print_table
-from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, find_prompt, load_model
+from foreword.cli.shared import (
+    DEFAULT_BACKBONE,
+    BackboneName,
+    Dtype,
+    Json,
+    TableUrl,
+    find_prompt,
+    load_model,
+    make_folder,
+    short,
+)
+
+if TYPE_CHECKING:
+    from foreword.prompts import Prompt
 
 
 def compare(
@@ -23,6 +37,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Measure prompts against each other on one's own data."""
+    from foreword.backbone import Backbone
     from foreword.cli.tune import load_task
     from foreword.errors import UsageError
     from foreword.evals import compare as measure
@@ -32,7 +47,8 @@ def compare(
 
     with Display() as display:
         store = PromptTable.open(table)
-        chosen = [find_prompt(ref, store) for ref in prompts]
+        chosen = _named_apart([(ref, find_prompt(ref, store)) for ref in prompts])
+        make_folder(out)
         data = load_task(task, display, seed)
         model = load_model(backbone, dtype, display)
         weighed = {}
@@ -43,10 +59,21 @@ def compare(
             weighed = {c.plain.name: c for c in weigh(model, data, hard, display.stage)}
             best = max(weighed.values(), key=lambda candidate: candidate.score)
             chosen.append(few_shot(best.plain, data, examples))
-        result = measure(model, data, chosen, weighed=weighed, on_stage=display.stage)
+        settings = {"dtype": short(model.dtype)} if isinstance(model, Backbone) else {}
+        result = measure(model, data, chosen, weighed=weighed, on_stage=display.stage, settings=settings)
         page, document = save(result, out)
     if as_json:
         print_json(result.to_json())
     else:
         print_table(result.table())
         print(f"\n{page} shows it; {document} has the numbers.")
+
+
+def _named_apart(prompts: "list[tuple[str, Prompt]]") -> "list[Prompt]":
+    """Two versions of one prompt are told apart by what the user called them: `tickets:1` becomes `tickets.1`."""
+    names = [prompt.name for _, prompt in prompts]
+    renamed = []
+    for ref, prompt in prompts:
+        told = re.sub(r"[^a-z0-9._-]+", ".", ref.lower().removesuffix(".prompt")).strip("._-")[-100:].strip("._-")
+        renamed.append(prompt.replace(name=told or prompt.name) if names.count(prompt.name) > 1 else prompt)
+    return renamed

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from foreword.cli.console import Display, print_json, print_table
-from foreword.cli.shared import DEFAULT_BACKBONE, Dtype, Json, TableUrl, load_backbone, short
+from foreword.cli.shared import DEFAULT_BACKBONE, Dtype, Json, TableUrl, load_backbone, make_folder, short
 
 if TYPE_CHECKING:
     from foreword.backbone import Backbone
@@ -42,6 +42,7 @@ def demo(
     began = time.perf_counter()
     with Display() as display:
         store = PromptTable.open(table)
+        make_folder(out)
         display.say("", heading="1. A frozen model and real data")
         task = _task(seed, display)
         backbone = load_backbone(DEFAULT_BACKBONE, dtype, display)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from foreword.cli.console import Display, print_json, print_table
-from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, find_prompt
+from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, find_prompt, read_inputs
 
 app = typer.Typer(no_args_is_help=True, help="Stored prompts: names, versions, aliases.")
 Ref = Annotated[str, typer.Argument(help="name, name@alias or name:version; or a .prompt file.")]
@@ -91,12 +91,11 @@ def render(
     as_json: Json = False,
 ) -> None:
     """The exact tokens that the model would read."""
-    from foreword.cli.run import _pair
     from foreword.cli.shared import load_backbone
     from foreword.table import PromptTable
 
     prompt = find_prompt(ref, PromptTable.open(table))
-    row = dict(_pair(item) for item in inputs)
+    row = read_inputs(inputs)
     prompt.render(row)  # a wrong input is told before a model is loaded
     with Display() as display:
         model = load_backbone(backbone, dtype, display)

@@ -5,8 +5,7 @@ from typing import Annotated
 import typer
 
 from foreword.cli.console import Display, print_json
-from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, TableUrl, find_prompt, load_model
-from foreword.errors import UsageError
+from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, TableUrl, find_prompt, load_model, read_inputs
 
 
 def run(
@@ -25,7 +24,7 @@ def run(
     from foreword.backbone import Sampling
     from foreword.table import PromptTable
 
-    row = dict(_pair(item) for item in inputs)
+    row = read_inputs(inputs)
     chosen = find_prompt(prompt, PromptTable.open(table))
     chosen.render(row)  # a wrong input is told before a model is loaded
     with Display() as display:
@@ -33,14 +32,3 @@ def run(
         answer = model.answer(chosen, [row], Sampling(max_tokens, temperature, top_p, tuple(stop), seed))[0]
     usage = {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.answer_tokens}
     print_json({"text": answer.text, "value": answer.value, "usage": usage})
-
-
-def _pair(item: str) -> tuple[str, str]:
-    name, equals, value = item.partition("=")
-    if not equals:
-        raise UsageError(f"--input {item!r}: write it as name=value")
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # Python hands bytes that are no text on as halves of characters
-        raise UsageError(f"--input {name!r}: {value!r:.80} is not UTF-8") from None
-    return name, value

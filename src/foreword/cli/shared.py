@@ -1,11 +1,12 @@
 """What several verbs do alike: load a backbone and say which dtype, find a prompt by name or file."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from foreword.cli.console import Display
-from foreword.errors import UsageError
+from foreword.errors import ForewordError, UsageError
 
 if TYPE_CHECKING:
     from foreword.backbone import Backbone, LanguageModel
@@ -64,3 +65,27 @@ def find_prompt(ref: str, table: "PromptTable") -> "Prompt":
 
 def short(dtype: object) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of a result, so that one that cannot be is told before the work and not after it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ForewordError(f"cannot use the folder {str(folder)!r}: {error.strerror}; choose another --out") from error
+
+
+def read_inputs(items: list[str]) -> dict[str, str]:
+    """The row that `--input name=value` spells out, once per variable."""
+    return dict(_pair(item) for item in items)
+
+
+def _pair(item: str) -> tuple[str, str]:
+    name, equals, value = item.partition("=")
+    if not equals:
+        raise UsageError(f"--input {item!r}: write it as name=value")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # Python hands bytes that are no text on as halves of characters
+        raise UsageError(f"--input {name!r}: {value!r:.80} is not UTF-8") from None
+    return name, value

@@ -32,7 +32,10 @@ def tfidf(task: Task) -> StrategyResult:
     def predict(model: object, rows: tuple[Row, ...]) -> list[str]:
         return [str(answer) for answer in model.predict([_text(row) for row in rows])]  # type: ignore[attr-defined]
 
-    models = [(strength, fit(strength)) for strength in (1.0, 10.0)]
+    try:
+        models = [(strength, fit(strength)) for strength in (1.0, 10.0)]
+    except ValueError as error:  # no word in any row
+        raise ForewordError(f"task {task.name!r}: {error}") from error
     strength, model = max(
         models, key=lambda pair: sum(task.score(predict(pair[1], task.dev), task.dev)) if task.dev else -pair[0]
     )

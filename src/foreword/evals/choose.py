@@ -7,7 +7,7 @@ from foreword.backbone import Backbone, LanguageModel
 from foreword.errors import ForewordError
 from foreword.evals.calibration import calibrate
 from foreword.prompts import Prompt
-from foreword.tasks import Row, Task
+from foreword.tasks import Task
 
 OnStage = Callable[[str, int, int], None]
 """Called with (what is being done, rows done, rows in all)."""
@@ -47,20 +47,15 @@ def _weigh(model: LanguageModel, task: Task, prompt: Prompt, on_stage: OnStage |
     def tell(what: str) -> Callable[[int, int], None]:
         return lambda done, total: on_stage(f"{prompt.name}: {what}", done, total) if on_stage else None
 
-    def score(form: Prompt, what: str) -> float:
-        inputs = [form.take(row.inputs, row.id) for row in task.dev]
-        answers = model.answer(form, inputs, on_rows=tell(what))
-        return mean_score(task, [answer.text for answer in answers], task.dev)
+    def mean(predictions: Sequence[str]) -> float:
+        return sum(task.score(predictions, task.dev)) / len(task.dev)
 
-    plain = score(prompt, "dev, as it is")
-    fits = isinstance(model, Backbone) and prompt.output.choices is not None and prompt.output.log_prior is None
-    if not fits or not isinstance(model, Backbone):
-        return Candidate(prompt, None, plain, None)
+    inputs = [prompt.take(row.inputs, row.id) for row in task.dev]
+    choices = prompt.output.choices
+    if not isinstance(model, Backbone) or choices is None or prompt.output.log_prior is not None:
+        answers = model.answer(prompt, inputs, on_rows=tell("dev"))
+        return Candidate(prompt, None, mean([answer.text for answer in answers]), None)
+    scores = model.score(prompt, inputs, tell("dev"))  # read once: the two forms differ in the choice alone
     calibrated = calibrate(model, prompt, task.train, tell("unlabelled rows"))
-    return Candidate(prompt, calibrated, plain, score(calibrated, "dev, calibrated"))
-
-
-def mean_score(task: Task, predictions: Sequence[str], rows: tuple[Row, ...]) -> float:
-    """The task's metric over `rows`."""
-    scores = task.score(predictions, rows)
-    return sum(scores) / len(scores)
+    plain, fair = ([choices[k] for k in scores.choose(form.output.log_prior)] for form in (prompt, calibrated))
+    return Candidate(prompt, calibrated, mean(plain), mean(fair))

@@ -10,7 +10,7 @@ from foreword.errors import ForewordError, UsageError
 from foreword.evals.baselines import majority, tfidf
 from foreword.evals.choose import Candidate, OnStage, weigh
 from foreword.evals.result import Result, StrategyResult, build_result
-from foreword.evals.statistics import smallest_difference
+from foreword.evals.statistics import is_right_or_wrong, smallest_difference
 from foreword.prompts import Prompt
 from foreword.tasks import Task
 from foreword.tuning import CurvePoint, Run
@@ -38,13 +38,20 @@ def compare(
         raise ForewordError(f"task {task.name!r} has no test rows; give it some: 'split: {{test: 500}}'")
     prompts = [item.prompt if isinstance(item, Run) else item.answering(task.choices) for item in strategies]
     _check_names([prompt.name for prompt in prompts])
+    for prompt in prompts:
+        model.check(prompt)  # before anything is measured
     hard = [prompt for prompt in prompts if prompt.soft is None]
+    if len(hard) > 1 and not task.dev:
+        raise ForewordError(
+            f"task {task.name!r} has no dev rows to choose the best of {len(hard)} hard prompts on; give it some: "
+            "'split: {dev: 200}', or compare one hard prompt"
+        )
     known = dict(weighed or {})
     if task.dev:
         new = [prompt for prompt in hard if prompt.name not in known]
         known |= {candidate.plain.name: candidate for candidate in weigh(model, task, new, on_stage)}
     chosen = [known[prompt.name].best if prompt.name in known else prompt for prompt in prompts]
-    baselines = [majority(task), *([tfidf(task)] if task.choices else [])]
+    baselines, left_out = _baselines(task)
     answered = [_answer(model, task, prompt, on_stage) for prompt in chosen]
     latency = _latencies(model, task, chosen)
     results = [
@@ -60,9 +67,19 @@ def compare(
         rows=task.test,
         strategies=[*baselines, *results],
         reference=reference or baselines[0].name,
-        notes=[*task.notes, _power_note(task, results), *notes],
+        notes=[*task.notes, *_power_note(task, results), *left_out, *notes],
         settings=settings,
     )
+
+
+def _baselines(task: Task) -> tuple[list[StrategyResult], list[str]]:
+    """The baselines, and a note where one of them cannot be had."""
+    if task.choices is None:
+        return [majority(task)], []
+    try:
+        return [majority(task), tfidf(task)], []
+    except ForewordError as error:
+        return [majority(task)], [f"TF-IDF is left out: {error}"]
 
 
 def _check_names(names: list[str]) -> None:
@@ -126,10 +143,13 @@ def _detail(prompt: Prompt, candidate: Candidate | None) -> str:
     return f"{form}; on dev {candidate.plain_score:.3f} as it is, {candidate.calibrated_score:.3f} calibrated"
 
 
-def _power_note(task: Task, results: Sequence[StrategyResult]) -> str:
-    typical = statistics.mean(result.mean for result in results) if results else 0.5
+def _power_note(task: Task, results: Sequence[StrategyResult]) -> list[str]:
+    """What the test rows can show, where answers are right or wrong."""
+    if not results or not all(is_right_or_wrong(result.scores) for result in results):
+        return []
+    typical = statistics.mean(result.mean for result in results)
     shown = smallest_difference(len(task.test), min(max(typical, 0.05), 0.95))
-    return f"{len(task.test):,} test rows can show a difference of about {100 * shown:.1f} points (80 % power)."
+    return [f"{len(task.test):,} test rows can show a difference of about {100 * shown:.1f} points (80 % power)."]
 
 
 def save(result: Result, folder: Path) -> tuple[Path, Path]:

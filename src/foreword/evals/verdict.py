@@ -35,7 +35,8 @@ def verdict(result: "Result") -> str:
     if len(softs) > 1:
         p = f"Holm-adjusted {p}"
     other = f"{_role(result)}, {base.name}"
-    evidence = f"95 % interval {scale.span(found.low, found.high)}, {p}"
+    level = "95 % interval" if len(softs) == 1 else "unadjusted 95 % interval"
+    evidence = f"{level} {scale.span(found.low, found.high)}, {p}"
     if better:
         text = f"{lead.name} {scale.claim(lead.mean, n)}, {scale.gap(found.difference)} more than {other} ({evidence})."
     elif lead in shown:

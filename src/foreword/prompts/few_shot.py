@@ -7,7 +7,7 @@ from foreword.prompts.pieces import Text, Turn
 from foreword.prompts.prompt import Prompt
 
 
-def few_shot(prompt: Prompt, examples: Sequence[tuple[Mapping[str, str], str]]) -> Prompt:
+def few_shot(prompt: Prompt, examples: Sequence[tuple[Mapping[str, object], str]]) -> Prompt:
     """`prompt` with solved `examples` (inputs, answer) before the row; the instruction stands once, at the top.
 
     The instruction is what stands before the last blank line above the first variable. In a chat prompt every

@@ -91,10 +91,15 @@ def restore_optimiser(
     """The inverse of `optimiser_tensors`."""
     for parameter, name in names.items():
         optimiser.state[parameter] = {
-            key.removeprefix(f"{name}."): value.clone()
+            key.removeprefix(f"{name}."): _placed(value, parameter, key)
             for key, value in saved.items()
             if key.rpartition(".")[0] == name
         }
+
+
+def _placed(value: Tensor, parameter: Tensor, key: str) -> Tensor:
+    """A copy beside its parameter; AdamW keeps its step count on the CPU."""
+    return value.clone() if key.endswith(".step") else value.to(parameter.device, copy=True)
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -36,13 +36,12 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(nn.Linear(D, D), nn.ReLU(), nn.Linear(D, D), nn.ReLU(), nn.Linear(D, D))
         nn.init.zeros_(self.layers[-1].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.layers[-1].bias)  # type: ignore[arg-type]
-        self.scale = float(start.std())
+        self.register_buffer("scale", start.std())
 
     def forward(self) -> Tensor:
         """Virtual tokens [P, D] fp32."""
-        start: Tensor = self.start  # type: ignore[assignment]
-        moved: Tensor = self.layers(self.inputs)
-        return start + self.scale * moved
+        moved: Tensor = self.start + self.scale * self.layers(self.inputs)
+        return moved
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,14 @@ encoder's parameters. The backbone never changes.
 """
 
 import contextlib
+import hashlib
 import json
 import math
-import random
 import signal
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from foreword.backbone import Backbone, Example
-from foreword.backbone.encode import Ids, shared_front
+from foreword.backbone.batch import batches
 from foreword.errors import ForewordError
 from foreword.files import write_atomic
 from foreword.prompts import Output, Prompt, SoftTokens
@@ -31,9 +29,13 @@ from foreword.tuning import checkpoint
 from foreword.tuning.curves import CurvePoint
 from foreword.tuning.encoders import METHODS, count, virtual_tokens
 from foreword.tuning.lock import locked
-from foreword.tuning.objective import mean_loss
+from foreword.tuning.objective import mean_loss, weight
 from foreword.tuning.options import TuneOptions
+from foreword.tuning.rows import TrainingRows, encode_rows
 from foreword.tuning.start import soften, start_vectors
+
+STEP_TOKENS = 4_096
+"""Tokens of padded rows that go through the backbone at once; larger batches are added up in pieces."""
 
 
 @dataclass(frozen=True)
@@ -63,28 +65,6 @@ class Run:
     trained_parameters: int
 
 
-@dataclass(frozen=True)
-class _Data:
-    """Training rows, encoded once."""
-
-    front: Ids
-    examples: list[Example]
-    right: list[int]
-    """Which of an example's answers is the target."""
-
-    def batch(self, step: int, size: int, seed: int) -> tuple[list[Example], list[int]]:
-        """The rows of a step: a new order every epoch, known from the seed alone, as resuming needs."""
-        n = len(self.examples)
-        places = range(step * size, (step + 1) * size)
-        rows = [_order(n, seed, place // n)[place % n] for place in places]
-        return [self.examples[row] for row in rows], [self.right[row] for row in rows]
-
-
-@lru_cache(maxsize=2)
-def _order(n: int, seed: int, epoch: int) -> list[int]:
-    return random.Random(f"{seed}-{epoch}").sample(range(n), n)
-
-
 def tune(
     backbone: Backbone,
     task: Task,
@@ -104,29 +84,28 @@ def tune(
     """
     began = time.perf_counter()
     options = TuneOptions.of(settings)
-    run_id = uuid.uuid4().hex[:12]
-    place = Path(folder) if folder is not None else Path("runs") / f"{task.name}-{options.method}-{run_id}"
-    fitting = start.answering(task.choices).replace(
-        output=Output(choices=task.choices)
-    )  # a matched prior is the start's
-    prompt = soften(fitting, options.tokens, f"{task.name}-{options.method}"[:100])
-    identity = _identity(backbone, task, prompt, options)
+    plain = start.answering(task.choices).replace(output=Output(choices=task.choices))  # a prior fits one prompt only
+    prompt = soften(plain, options.tokens, soft_name(task.name, options.method))
+    options = replace(options, tokens=prompt.virtual_tokens, init=options.init or ("prompt" if start.soft else "text"))
+    identity = _identity(backbone, task, start, options)
+    run_id = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
+    place = Path(folder) if folder is not None else Path("runs") / f"{prompt.name}-{run_id}"
+    path = place / "checkpoint.safetensors"
+    if resume and not path.is_file():
+        raise ForewordError(f"no checkpoint {str(path)!r} to resume from; start without --resume")
     with locked(place):
-        saved = checkpoint.read(place / "checkpoint.safetensors") if resume else None
-        if saved is None and (place / "checkpoint.safetensors").exists():
+        saved = checkpoint.read(path) if resume else None
+        if saved is None and path.exists():
             raise ForewordError(f"{str(place)!r} holds a run already; add --resume to go on, or choose another folder")
-        if saved is not None and saved.settings != identity:
-            changed = [name for name in identity if identity[name] != saved.settings.get(name)]
-            raise ForewordError(
-                f"{str(place)!r} was started with other settings: {changed}; give the same, or a new folder"
-            )
+        if saved is not None:
+            _check_same(saved.settings, identity, place)
         write_atomic(place / "run.json", json.dumps({"id": run_id, **identity}, indent=2).encode())
-        data = _encode(backbone, prompt, task, options.objective)
-        vectors = start_vectors(backbone, prompt, options.init, start, options.init_text, options.seed)
+        rows = encode_rows(backbone, prompt, task, options.objective)
+        vectors = start_vectors(backbone, prompt, options.init or "text", start, options.init_text, options.seed)
         with torch.random.fork_rng():
             torch.manual_seed(options.seed)
             encoder = METHODS[options.method].encoder(vectors).to(backbone.device)
-        loop = _Loop(backbone, task, prompt, options, identity, data, encoder, place, began)
+        loop = _Loop(backbone, task, prompt, options, identity, rows, encoder, place, began)
         if saved is not None:
             loop.restore(saved)
         loop.run(on_step)
@@ -141,15 +120,31 @@ def tune(
     )
 
 
+def soft_name(task: str, method: str) -> str:
+    """What the prompt of a run is called in the table: the task's name as far as prompt names allow, and the method."""
+    return f"{task.lower()[: 98 - len(method)].strip('._-')}-{method}"
+
+
+def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], place: Path) -> None:
+    """A run goes on only with what it was started with."""
+    old, new = ({**settings, **settings["options"]} for settings in (before, now))
+    changed = [f"{name} {old.get(name)!r}, now {new[name]!r}" for name in new if new[name] != old.get(name)]
+    changed = [text for text in changed if not text.startswith("options ")]
+    if changed:
+        raise ForewordError(
+            f"{str(place)!r} was started with other settings ({'; '.join(changed)}); give the same, or a new folder"
+        )
+
+
 class _Loop:
     """The state of a run between two steps, and what a step does to it."""
 
     def __init__(
         self, backbone: Backbone, task: Task, prompt: Prompt, options: TuneOptions, settings: dict[str, Any],
-        data: _Data, encoder: nn.Module, folder: Path, began: float,
+        rows: TrainingRows, encoder: nn.Module, folder: Path, began: float,
     ) -> None:  # fmt: skip
         self.backbone, self.prompt, self.options, self.settings = backbone, prompt, options, settings
-        self.data, self.encoder, self.folder, self.began = data, encoder, folder, began
+        self.rows, self.encoder, self.folder, self.began = rows, encoder, folder, began
         self.task, self.dev = task, task.dev[: options.dev_rows]
         self.optimiser = torch.optim.AdamW(
             encoder.parameters(), lr=options.rate, weight_decay=options.weight_decay, fused=False
@@ -192,22 +187,35 @@ class _Loop:
                     raise KeyboardInterrupt
 
     def _step(self) -> float:
-        examples, right = self.data.batch(self.step, self.options.batch, self.options.seed)
+        examples, right = self.rows.batch(self.step, self.options.batch, self.options.seed)
         for group in self.optimiser.param_groups:
             group["lr"] = self.options.rate * schedule(self.step, self.options.steps, self.options.warmup)
-        virtual = self.encoder()
-        loss = mean_loss(self.backbone.log_probs(examples, self.data.front, virtual), examples, right)
-        if not math.isfinite(loss.item()):
-            raise ForewordError(
-                f"the loss is {loss.item()} at step {self.step}; the checkpoint of step {self.saved_step} in "
-                f"{str(self.folder)!r} is kept. Lower the learning rate: --lr {self.options.rate / 3:.2g}"
-            )
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.encoder.parameters(), self.options.clip)
+        virtual = self.encoder()
+        leaf = virtual.detach().requires_grad_()
+        loss = self._accumulate(leaf, examples, right)
+        virtual.backward(leaf.grad)
+        norm = torch.nn.utils.clip_grad_norm_(self.encoder.parameters(), self.options.clip)
+        if not math.isfinite(loss) or not math.isfinite(norm.item()):
+            raise ForewordError(
+                f"the loss is {loss} and the gradient's norm {norm.item()} at step {self.step}; the checkpoint of step "
+                f"{self.saved_step} in {str(self.folder)!r} is kept. Lower the learning rate: --lr "
+                f"{self.options.rate / 3:.2g}"
+            )
         self.optimiser.step()
         self.step += 1
-        return loss.item()
+        return loss
+
+    def _accumulate(self, virtual: Tensor, examples: list[Example], right: list[int]) -> float:
+        """The batch's mean loss, its gradient added up in `virtual`; in pieces where rows are long, to bound memory."""
+        whole, loss = weight(examples), 0.0
+        for piece in batches(examples, STEP_TOKENS):
+            rows = [examples[i] for i in piece]
+            log_probs = self.backbone.log_probs(rows, self.rows.front, virtual)
+            part = mean_loss(log_probs, rows, [right[i] for i in piece]) * (weight(rows) / whole)
+            part.backward()
+            loss += part.item()
+        return loss
 
     @property
     def saved_step(self) -> int:
@@ -271,31 +279,12 @@ def dev_score(backbone: Backbone, task: Task, prompt: Prompt, rows: tuple[Row, .
     return sum(scores) / len(scores)
 
 
-def _encode(backbone: Backbone, prompt: Prompt, task: Task, objective: str) -> _Data:
-    """Every training row as tokens, the front that all of them share taken off."""
-    end = (backbone.tokenizer.eos_token_id,) if task.choices is None else ()
-    whole: list[Example] = []
-    right: list[int] = []
-    for row in task.train:
-        answers = task.choices if objective == "choices" and task.choices else (row.target,)
-        inputs = prompt.take(row.inputs, row.id)
-        try:
-            example = backbone.example(prompt, inputs, answers)
-        except ForewordError as error:
-            raise ForewordError(f"training row {row.id!r}: {error}") from error
-        whole.append(replace(example, answers=tuple((*answer, *end) for answer in example.answers)))
-        right.append(answers.index(row.target))
-    F = shared_front([example.question for example in whole])
-    examples = [replace(example, question=example.question[F:]) for example in whole]
-    return _Data(whole[0].question[:F], examples, right)
-
-
-def _identity(backbone: Backbone, task: Task, prompt: Prompt, options: TuneOptions) -> dict[str, Any]:
+def _identity(backbone: Backbone, task: Task, start: Prompt, options: TuneOptions) -> dict[str, Any]:
     return {
         "options": asdict(options),
         "task": task.name,
         "data": task.data_hash,
-        "prompt": prompt.digest,
+        "start": start.digest,
         "backbone": backbone.name,
         "fingerprint": backbone.fingerprint,
         "dtype": str(backbone.dtype).removeprefix("torch."),

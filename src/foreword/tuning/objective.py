@@ -8,6 +8,13 @@ from torch import Tensor
 from foreword.backbone import Example
 
 
+def weight(examples: Sequence[Example]) -> int:
+    """What the mean of `mean_loss` is taken over: answer tokens, or rows where answers compete."""
+    if all(len(example.answers) == 1 for example in examples):
+        return sum(len(example.answers[0]) for example in examples)
+    return len(examples)
+
+
 def mean_loss(log_probs: Tensor, examples: Sequence[Example], right: Sequence[int]) -> Tensor:
     """Loss over a batch, nats; `log_probs` [A] are those of `Backbone.log_probs`, `right` [B] the targets' places.
 

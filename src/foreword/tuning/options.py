@@ -1,4 +1,4 @@
-"""What can be set in a run, with its defaults. The command line reads them from here."""
+"""What can be set in a run, with its defaults."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -16,8 +16,8 @@ class TuneOptions:
     method: str = "prompt-tuning"
     tokens: int = 16
     """P, virtual tokens, where the start prompt has none yet."""
-    init: str = "text"
-    """Where they begin: text, labels, vocabulary, random or prompt."""
+    init: str | None = None
+    """Where they begin: text, labels, vocabulary, random or prompt; None: the start's own vectors, else its text."""
     init_text: str | None = None
     """The text to begin from; the start prompt's own words where it is None."""
     objective: str = "choices"
@@ -43,15 +43,18 @@ class TuneOptions:
     def __post_init__(self) -> None:
         _choice("method", self.method, tuple(METHODS))
         _choice("objective", self.objective, ("choices", "answer"))
-        _choice("init", self.init, STARTS)
+        if self.init is not None:
+            _choice("init", self.init, STARTS)
         for name in ("tokens", "steps", "batch", "eval_every", "dev_rows", "patience"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not 0 < self.rate < 100 or not 0 <= self.warmup < 1 or self.weight_decay < 0 or self.clip <= 0:
-            raise UsageError(
-                f"learning_rate {self.rate}, warmup {self.warmup}, weight_decay {self.weight_decay} and clip "
-                f"{self.clip} must be positive, and warmup below 1"
-            )
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise UsageError(f"{name} must be a whole number of at least 1, not {value!r}")
+        for name, low, high in (("rate", 0, 100), ("warmup", -1, 1), ("weight_decay", -1, 1e3), ("clip", 0, 1e6)):
+            value = getattr(self, name)
+            if not low < value < high:
+                raise UsageError(f"{name.replace('rate', 'learning_rate')} {value!r} is out of range")
+        if self.warmup < 0 or self.weight_decay < 0:
+            raise UsageError("warmup and weight_decay cannot be below 0")
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "TuneOptions":

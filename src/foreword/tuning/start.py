@@ -20,9 +20,7 @@ def soften(prompt: Prompt, tokens: int, name: str) -> Prompt:
     """
     if prompt.virtual_tokens:
         return prompt.replace(name=name, soft=None)
-    if tokens < 1:
-        raise UsageError(f"tokens must be at least 1, not {tokens}")
-    turn = re.match(r"\s*\{\{\s*(?:system|user)\(\)\s*\}\}", prompt.body)
+    turn = re.match(r"(?:\s|\{#.*?#\})*\{\{[-+]?\s*(?:system|user)\s*\(\s*\)\s*[-+]?\}\}", prompt.body, re.DOTALL)
     at = turn.end() if turn else 0
     body = f"{prompt.body[:at]}{{{{ virtual({tokens}) }}}}{prompt.body[at:]}"
     return prompt.replace(name=name, body=body, soft=None)
