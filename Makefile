@@ -28,6 +28,7 @@ clean:
 	rm -rf .venv
 
 .venv/pip:
+	@echo "Installing into .venv: a minute or two, and about 1.5 GB."
 	$(PYTHON) -m venv .venv
 	touch $@
 

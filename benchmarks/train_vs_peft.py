@@ -11,10 +11,9 @@ import argparse
 import copy
 import gc
 import json
-import os
+import multiprocessing
 import platform
 import statistics
-import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -49,8 +48,11 @@ def main() -> None:
 
 
 def case(dtype: str, P: int, rounds: int, talk: bool) -> dict[str, Any]:
+    memory = {kind: fresh_peak(kind, dtype, P) for kind in ("ours", "peft")}
     backbone = Backbone.load("smollm2-135m", dtype)
-    ours, theirs, tokens, error = steps(backbone, P)
+    ours, theirs, tokens = steps(backbone, P)
+    gradient, expected = ours(), theirs()  # the first of each warms the machine's kernels up
+    error = ((gradient - expected).norm() / expected.norm()).item()
     times: dict[str, list[float]] = {"ours": [], "peft": [], "ceiling": []}
     for _ in range(rounds):
         for name, step in (("ours", ours), ("peft", theirs)):
@@ -68,20 +70,20 @@ def case(dtype: str, P: int, rounds: int, talk: bool) -> dict[str, Any]:
         "seconds_ours": round(seconds, 3),
         "seconds_peft": round(peft, 3),
         "ratio": round(statistics.median(b / a for a, b in zip(times["ours"], times["peft"], strict=True)), 2),
-        "memory_mb_ours": round(peak(ours)),
-        "memory_mb_peft": round(peak(theirs)),
+        "memory_mb_ours": round(memory["ours"]),
+        "memory_mb_peft": round(memory["peft"]),
+        "memory_ratio": round(memory["ours"] / memory["peft"], 2),
         "ceiling_gflops": round(top / 1e9),
         "ceiling_share": round(4 * weights * tokens / seconds / top, 2),
         "gradient_difference": float(f"{error:.2g}"),
     }
-    found["memory_ratio"] = round(found["memory_mb_ours"] / max(1, found["memory_mb_peft"]), 2)
     if talk:
         print("  ".join(f"{name} {value}" for name, value in found.items()), flush=True)
     return found
 
 
-def steps(backbone: Backbone, P: int) -> tuple[Callable[[], None], Callable[[], None], int, float]:
-    """One training step of each kind, the unique tokens in it, and how far the two gradients are apart."""
+def steps(backbone: Backbone, P: int) -> tuple[Callable[[], torch.Tensor], Callable[[], torch.Tensor], int]:
+    """One training step of each kind, which returns its gradient, and the unique tokens in it."""
     examples, answers = rows(backbone)
     with warnings.catch_warnings():  # PEFT uses names that transformers is about to drop
         warnings.simplefilter("ignore")
@@ -106,25 +108,24 @@ def steps(backbone: Backbone, P: int) -> tuple[Callable[[], None], Callable[[], 
         ids[i, : len(row)], mask[i, : len(row)] = row, 1
         labels[i, len(row) - len(answer) : len(row)] = row[len(row) - len(answer) :]
 
-    def ours() -> None:
+    def ours() -> torch.Tensor:
         loss = mean_loss(backbone.log_probs(whole, front, virtual), whole, [0] * len(whole))
-        finish(loss, virtual, optimisers[0])
+        return finish(loss, virtual, optimisers[0])
 
-    def theirs() -> None:
+    def theirs() -> torch.Tensor:
         loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
-        finish(loss, weight, optimisers[1])
+        return finish(loss, weight, optimisers[1])
 
-    ours()
-    theirs()  # the first of each warms the machine's kernels up
-    error = ((virtual.grad - weight.grad).norm() / weight.grad.norm()).item()
-    return ours, theirs, P + sum(map(len, whole)), error
+    return ours, theirs, P + sum(map(len, whole))
 
 
-def finish(loss: torch.Tensor, parameter: torch.nn.Parameter, optimiser: torch.optim.Optimizer) -> None:
+def finish(loss: torch.Tensor, parameter: torch.nn.Parameter, optimiser: torch.optim.Optimizer) -> torch.Tensor:
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
+    gradient = parameter.grad.clone()
     torch.nn.utils.clip_grad_norm_([parameter], 1.0)
     optimiser.step()
+    return gradient
 
 
 def rows(backbone: Backbone) -> tuple[list[Example], list[tuple[int, ...]]]:
@@ -147,27 +148,25 @@ def ceiling(dtype: torch.dtype, seconds: float = 0.3) -> float:
     return 2 * 512 * 576 * 1536 * done / (time.perf_counter() - began)
 
 
-def peak(step: Callable[[], None]) -> float:
-    """MB that a step takes beyond what is there before it, from the system's own count."""
+def fresh_peak(kind: str, dtype: str, P: int) -> float:
+    """MB that a step takes beyond what is there before it, in a process of its own: allocators keep what they had."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(peak, (kind, dtype, P))
+
+
+def peak(kind: str, dtype: str, P: int) -> float:
+    ours, theirs, _ = steps(Backbone.load("smollm2-135m", dtype), P)
     gc.collect()
-    page, before = os.sysconf("SC_PAGE_SIZE"), resident()
-    highest, done = before, threading.Event()
-
-    def watch() -> None:
-        nonlocal highest
-        while not done.wait(0.002):
-            highest = max(highest, resident())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    step()
-    done.set()
-    watcher.join()
-    return (highest - before) * page / 1e6
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the highest resident size starts again from here
+    before = status("VmRSS")
+    (ours if kind == "ours" else theirs)()
+    return (status("VmHWM") - before) / 1e3
 
 
-def resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1])
+def status(name: str) -> int:
+    """A figure of this process, kB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def processor() -> str:

@@ -37,11 +37,15 @@ def load(name: str, dtype: str = "auto", on_bytes: OnBytes | None = None) -> Bac
     chosen = DTYPES.get(dtype, best_dtype(device))
     path = Path(name).expanduser()
     if name in BUILT_IN:
-        return _from_folder(built_in_folder(name, on_bytes), name, chosen, device)
-    if path.is_dir():
+        folder = built_in_folder(name, on_bytes)
+        try:
+            return _from_folder(folder, name, chosen, device)
+        except ForewordError as error:
+            raise ForewordError(f"{error}. Delete {str(folder)!r} and run again: it will be fetched anew") from error
+    if os.path.isdir(path):  # unlike Path.is_dir, at peace with names that no file can have
         return _from_folder(path, path.name, chosen, device)
     if path.suffix == ".gguf":
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise ForewordError(f"no file {str(path)!r}")
         model, tokenizer = _from_gguf(path, chosen)
         return Backbone(model.to(device), tokenizer, path.stem)

@@ -184,7 +184,10 @@ class FrozenModel:
                     found = log_probs_unpacked(self.model, self.embed, PROBE, PROBE_FRONT, None)
         except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, ForewordError):
             return False  # each family has its own way of not being able to
-        return torch.allclose(found.float(), expected, rtol=0, atol=1e-3 if self.dtype.itemsize > 2 else 0.3)
+        apart = (found.float() - expected).abs()
+        if self.dtype.itemsize > 2:
+            return bool((apart < 1e-3).all())
+        return bool(apart.mean() < 0.2 + 0.05 * expected.abs().mean())  # bf16 rounds too coarsely to tell more
 
     def _check_length(self, examples: Sequence[Example], front: int) -> None:
         longest = max(len(example.question) + max(map(len, example.answers)) for example in examples)

@@ -75,11 +75,13 @@ def tune(
         run = learn(
             model, data, prompt, folder=folder, resume=resume, on_step=lambda p: display.step("tuning", p), **settings
         )
+        if run.steps < options.steps:
+            display.say(f"Stopped after {run.steps} of {options.steps} steps: dev had not become better for a while.")
         learned = run.prompt.replace(name=name) if name else run.prompt
         stored = store.put(learned, alias=alias, message=f"tuned on {data.name}, run {run.folder}")
         dev = measure(model, data, learned, data.dev, "dev", display)
         test = measure(model, data, learned, data.test, "test", display)
-        for split, measured in (("dev", dev), ("test", test)):
+        for split, measured in (("dev (which the version was chosen on)", dev), ("test", test)):
             for metric, found in measured.items():
                 display.say(
                     f"{split} {metric}: {found['value']:.3f} (95 % interval {found['low']:.3f} to {found['high']:.3f})"

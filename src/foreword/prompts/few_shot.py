@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from foreword.prompts.pieces import Text, Turn
-from foreword.prompts.prompt import Prompt
+from foreword.prompts.prompt import Output, Prompt
 
 
 def few_shot(prompt: Prompt, examples: Sequence[tuple[Mapping[str, object], str]]) -> Prompt:
@@ -26,10 +26,16 @@ def few_shot(prompt: Prompt, examples: Sequence[tuple[Mapping[str, object], str]
                     written.append(_escape(text))
                 case Turn(role):
                     written.append(f"{{{{ {role}() }}}}")
+        written[-1] = written[-1].rstrip(" ")  # the space before an answer comes with the answer
         turn = "{{ assistant() }}" if roles and roles[-1] != "assistant" else ""
         written.append(f"{turn}{_escape(answer)}\n" if roles else f" {_escape(answer)}\n\n")
     body = "".join(written) + pattern
-    return prompt.replace(name=f"{prompt.name[:80]}-{len(examples)}-shot", body=body, labelled_rows=len(examples))
+    return prompt.replace(
+        name=f"{prompt.name[:80]}-{len(examples)}-shot",
+        body=body,
+        output=Output(choices=prompt.output.choices),  # a matched prior fits one prompt only
+        labelled_rows=prompt.labelled_rows + len(examples),
+    )
 
 
 def _instruction(body: str) -> tuple[str, str]:

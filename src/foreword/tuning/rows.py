@@ -10,6 +10,8 @@ from foreword.errors import ForewordError
 from foreword.prompts import Prompt
 from foreword.tasks import Row, Task
 
+POOL = 8
+
 
 @dataclass(frozen=True)
 class TrainingRows:
@@ -23,20 +25,31 @@ class TrainingRows:
     """Which of an example's answers is the target."""
 
     def batch(self, step: int, size: int, seed: int) -> tuple[list[Example], list[int]]:
-        """The rows of a step: a new order every epoch, known from the seed alone, as resuming needs."""
-        n = len(self.examples)
-        places = range(step * size, (step + 1) * size)
-        rows = [_order(n, seed, place // n)[place % n] for place in places]
+        """The rows of a step, known from the seed alone, as resuming needs."""
+        lengths = tuple(map(len, self.examples))
+        per_epoch = -(-len(lengths) // size)
+        rows = _epoch(lengths, size, seed, step // per_epoch)[step % per_epoch]
         return [self.examples[row] for row in rows], [self.right[row] for row in rows]
 
 
 @lru_cache(maxsize=2)
-def _order(n: int, seed: int, epoch: int) -> list[int]:
-    return random.Random(f"{seed}-{epoch}").sample(range(n), n)
+def _epoch(lengths: tuple[int, ...], size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Batches in a new order every epoch, each row once; rows of like length share a batch, so that little is padded.
+
+    Likeness is looked for within pools of `POOL` batches only: a batch stays a sample of all rows.
+    """
+    rng = random.Random(f"{seed}-{epoch}")
+    rows = rng.sample(range(len(lengths)), len(lengths))
+    pools = [sorted(rows[i : i + POOL * size], key=lambda row: lengths[row]) for i in range(0, len(rows), POOL * size)]
+    batches = [pool[i : i + size] for pool in pools for i in range(0, len(pool), size)]
+    rng.shuffle(batches)
+    return batches
 
 
 def encode_rows(backbone: Backbone, prompt: Prompt, task: Task, objective: str) -> TrainingRows:
     """Encode the training rows; look at dev and test rows too, so that a bad one is told before hours of work."""
+    if not task.train:
+        raise ForewordError(f"task {task.name!r} has no training rows; give it some")
     end = (backbone.tokenizer.eos_token_id,) if task.choices is None else ()
     whole: list[Example] = []
     right: list[int] = []
