@@ -37,7 +37,7 @@ def nothing(_: Path) -> None:
             edit("rows.csv", " 16,", f" {LONG},"),
             TUNE,
             1,
-            r"training row 'rows\.csv:\d+': .* 3\d\d tokens; .* 256 at most",
+            r"row 'rows\.csv:\d+': .* 3\d\d tokens; .* 256 at most",
         ),
         (edit("rows.csv", "text,", "my text,"), TUNE, 1, r"task 'toy\.yaml': .* no column 'text'"),
         (nothing, (*TUNE, "--backbone", "smollm2-135"), 1, r"no backbone 'smollm2-135'; did you mean 'smollm2-135m'"),

@@ -54,7 +54,10 @@ def test_what_is_wrong_with_the_call_is_told(call: Any, project: Path) -> None:
     for given, said in (
         (("closed.yaml", "plain.prompt"), "task 'toy' has no test rows"),
         (("toy.yaml", "plain.prompt", "plain.prompt"), "two strategies are called 'plain'"),
-        (("toy.yaml", "plain.prompt", "--out", "rows.csv"), "cannot write 'rows.csv/report.html'"),
+        (
+            ("toy.yaml", "plain.prompt", "--out", "rows.csv"),
+            "cannot use the folder 'rows.csv': File exists; choose another --out",
+        ),
     ):
         ended = call("compare", *given, *TINY)
         assert ended.exit_code in (1, 2)

@@ -91,7 +91,7 @@ def test_ctrl_c_ends_with_one_line_and_keeps_the_run(start: Start, project: Path
     ("given", "said"),
     [
         (["--method", "lora"], r"method 'lora': choose one of prompt-tuning, p-tuning"),
-        (["--steps", "0"], r"steps must be at least 1, not 0"),
+        (["--steps", "0"], r"steps must be a whole number of at least 1, not 0"),
         (["--resume"], r"--resume needs --out"),
         (["--alias", "latest"], r"'latest' always means the newest"),
         (["--name", "My prompt"], r"prompt name 'My prompt'"),
@@ -112,7 +112,7 @@ def test_the_defaults_that_help_states_are_the_real_ones() -> None:
     }
     real = {field.name: field.default for field in fields(TuneOptions) if field.default is not None}
     checked = {name: text for name, text in stated.items() if name in real}
-    assert checked == {name: str(real[name]) for name in ("method", "tokens", "init", "steps", "batch", "seed")}
+    assert checked == {name: str(real[name]) for name in ("method", "tokens", "steps", "batch", "seed")}
     for name in ("lr", "init_text"):
         assert name in stated
     assert TuneOptions().init_text is TuneOptions().learning_rate is None

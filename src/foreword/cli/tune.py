@@ -26,7 +26,8 @@ def tune(
     method: Annotated[str | None, typer.Option(help="prompt-tuning or p-tuning. [default: prompt-tuning]")] = None,
     tokens: Annotated[int | None, typer.Option(help="Virtual tokens. [default: 16]")] = None,
     init: Annotated[
-        str | None, typer.Option(help="Where they begin: text, labels, vocabulary, random, prompt. [default: text]")
+        str | None,
+        typer.Option(help="text, labels, vocabulary, random or prompt. [default: its vectors, else its text]"),
     ] = None,
     init_text: Annotated[
         str | None, typer.Option(help="The text to begin from. [default: the start prompt's words]")
