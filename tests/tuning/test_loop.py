@@ -68,6 +68,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, m
     assert all(a[name].tobytes() == b[name].tobytes() for name in a)
 
 
+def test_a_finished_run_can_be_given_more_steps(tmp_path: Path) -> None:
+    first = run(tmp_path / "run", patience=9)
+    more = run(tmp_path / "run", steps=20, patience=9, resume=True)
+    assert (first.steps, more.steps) == (12, 20)
+    assert more.curve[: len(first.curve)] == first.curve
+    again = run(tmp_path / "run", steps=20, patience=9, resume=True)
+    assert again.prompt.digest == more.prompt.digest
+
+
 def test_ctrl_c_saves_between_two_steps(tmp_path: Path) -> None:
     def on_step(progress: Progress) -> None:
         if progress.step == 6:
@@ -181,8 +190,8 @@ def test_a_folder_takes_one_run(tmp_path: Path) -> None:
     run(tmp_path / "run", on_step=intrude)
     with pytest.raises(ForewordError, match="holds a run already"):
         run(tmp_path / "run")
-    with pytest.raises(ForewordError, match=r"other settings \(steps 12, now 13\)"):
-        run(tmp_path / "run", steps=13, resume=True)
+    with pytest.raises(ForewordError, match=r"other settings \(batch 6, now 7\)"):
+        run(tmp_path / "run", batch=7, resume=True)
     with pytest.raises(ForewordError, match="no checkpoint"):
         run(tmp_path / "nothing", resume=True)
     assert not (tmp_path / "nothing").exists()

@@ -79,7 +79,7 @@ def tune(
 
     `settings` are the fields of `TuneOptions`: method, tokens, steps and so on. The run lives in `folder` (`runs/ID` by
     default): `checkpoint.safetensors`, `curves.jsonl`, `run.json`. With `resume` it goes on from its checkpoint exactly
-    as if it had not stopped. Ctrl-C saves before it ends.
+    as if it had not stopped, or, given more steps, beyond its end. Ctrl-C saves before it ends.
     Raises ForewordError when the loss is not finite any more; the last good checkpoint stays.
     """
     began = time.perf_counter()
@@ -126,10 +126,11 @@ def soft_name(task: str, method: str) -> str:
 
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], place: Path) -> None:
-    """A run goes on only with what it was started with."""
-    old, new = ({**settings, **settings["options"]} for settings in (before, now))
+    """A run goes on only with what it was started with, or with more steps."""
+    old, new = ({**settings, **settings["options"], "options": None} for settings in (before, now))
+    if new["steps"] > old.get("steps", 0):
+        old["steps"] = new["steps"]
     changed = [f"{name} {old.get(name)!r}, now {new[name]!r}" for name in new if new[name] != old.get(name)]
-    changed = [text for text in changed if not text.startswith("options ")]
     if changed:
         raise ForewordError(
             f"{str(place)!r} was started with other settings ({'; '.join(changed)}); give the same, or a new folder"
