@@ -28,7 +28,7 @@ clean:
 	rm -rf .venv
 
 .venv/pip:
-	@echo "Installing into .venv: a minute or two, and about 1.5 GB."
+	@echo "Installing into .venv: a minute or two, and about 2 GB."
 	$(PYTHON) -m venv .venv
 	touch $@
 

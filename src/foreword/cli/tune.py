@@ -49,6 +49,7 @@ def tune(
 
     Kill it whenever you like: --resume with the same --out goes on as if nothing had happened.
     """
+    from foreword.evals import weigh
     from foreword.table import PromptTable
     from foreword.table.refs import check_alias
     from foreword.tuning import TuneOptions
@@ -79,6 +80,9 @@ def tune(
         if run.steps < options.steps:
             display.say(f"Stopped after {run.steps} of {options.steps} steps: dev had not become better for a while.")
         learned = run.prompt.replace(name=name) if name else run.prompt
+        if data.dev:
+            [candidate] = weigh(model, data, [learned], display.stage)
+            learned = candidate.best  # calibrated, where that does better on dev
         stored = store.put(learned, alias=alias, message=f"tuned on {data.name}, run {run.folder}")
         dev = measure(model, data, learned, data.dev, "dev", display)
         test = measure(model, data, learned, data.test, "test", display)

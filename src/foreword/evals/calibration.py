@@ -12,12 +12,12 @@ from foreword.backbone.answer import OnRows
 from foreword.prompts import Output, Prompt
 from foreword.tasks import Row
 
-ROWS = 300
+ROWS = 200
 """Unlabelled rows that a leaning is measured on."""
 
 
 def calibrate(backbone: Backbone, prompt: Prompt, rows: Sequence[Row], on_rows: OnRows | None = None) -> Prompt:
-    """`prompt` with `log_prior` set: the log of each choice's mean probability over the first 300 `rows`.
+    """`prompt` with `log_prior` set: the log of each choice's mean probability over the first 200 `rows`.
 
     Labels are not looked at. The prior is part of the prompt, so it is stored, served and read with it.
     """

@@ -1,4 +1,4 @@
-"""Which hard prompt to report: every candidate as it is and calibrated, the best on dev. Never looks at test."""
+"""Which form of which prompt to report: each as it is and calibrated, the best on dev. Never looks at test."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ OnStage = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A hard prompt and how it does on dev, in both forms."""
+    """A prompt and how it does on dev, in both forms."""
 
     plain: Prompt
     calibrated: Prompt | None
@@ -37,7 +37,7 @@ class Candidate:
 def weigh(
     model: LanguageModel, task: Task, prompts: Sequence[Prompt], on_stage: OnStage | None = None
 ) -> list[Candidate]:
-    """Measure hard `prompts` on dev, in the order given; `max(…, key=lambda c: c.score)` is the one to report."""
+    """Measure `prompts` on dev, in the order given. Soft prompts lean to a label too, if less than hard ones."""
     if not task.dev:
         raise ForewordError(f"task {task.name!r} has no dev rows to choose on; give it some: 'split: {{dev: 200}}'")
     return [_weigh(model, task, prompt.answering(task.choices), on_stage) for prompt in prompts]

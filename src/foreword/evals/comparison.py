@@ -31,8 +31,8 @@ def compare(
 ) -> Result:
     """Measure prompts and finished runs on the test rows, with the baselines beside them.
 
-    Hard prompts are reported as they are or calibrated, whichever did better on dev (those in `weighed` have been
-    through that already); the best of them on dev is the reference that all others are compared with.
+    Prompts are reported as they are or calibrated, whichever did better on dev (those in `weighed` have been through
+    that already); the hard prompt that is best on dev is the reference that all others are compared with.
     """
     if not task.test:
         raise ForewordError(f"task {task.name!r} has no test rows; give it some: 'split: {{test: 500}}'")
@@ -48,7 +48,7 @@ def compare(
         )
     known = dict(weighed or {})
     if task.dev:
-        new = [prompt for prompt in hard if prompt.name not in known]
+        new = [prompt for prompt in prompts if prompt.name not in known]
         known |= {candidate.plain.name: candidate for candidate in weigh(model, task, new, on_stage)}
     chosen = [known[prompt.name].best if prompt.name in known else prompt for prompt in prompts]
     baselines, left_out = _baselines(task)
@@ -135,11 +135,11 @@ def _result(
 
 
 def _detail(prompt: Prompt, candidate: Candidate | None) -> str:
-    if prompt.soft is not None:
-        return f"{prompt.soft.method}, {prompt.virtual_tokens} virtual tokens"
-    if candidate is None or candidate.calibrated_score is None:
-        return "calibrated" if prompt.output.log_prior else "as it is"
     form = "calibrated" if prompt.output.log_prior else "as it is"
+    if prompt.soft is not None:
+        form = f"{prompt.soft.method}, {prompt.virtual_tokens} virtual tokens; {form}"
+    if candidate is None or candidate.calibrated_score is None:
+        return form
     return f"{form}; on dev {candidate.plain_score:.3f} as it is, {candidate.calibrated_score:.3f} calibrated"
 
 
