@@ -105,7 +105,8 @@ def test_a_comparison_holds_every_strategy_and_what_it_costs(tmp_path: Any) -> N
     assert (by_name["plain-2-shot"].rows, plain.rows) == (2, 0)
     assert soft.curve == run.curve
     assert soft.ms_per_request > 0
-    answers = model.answer(run.prompt, [{"text": row.inputs["text"]} for row in data.test])
+    [candidate] = weigh(model, data, [run.prompt])
+    answers = model.answer(candidate.best, [{"text": row.inputs["text"]} for row in data.test])
     assert soft.predictions == tuple(answer.value for answer in answers)
     on_dev = {c.plain.name: c.score for c in weigh(model, data, [PLAIN, other, few_shot(PLAIN, data, 2)])}
     assert result.reference == max(on_dev, key=lambda name: on_dev[name])

@@ -26,7 +26,7 @@ EXAMPLES = 8
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for report.html, result.json and the runs.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Seed of the split, the examples and the tuning.")] = 7,
-    steps: Annotated[int, typer.Option(min=1, help="Tuning steps of 16 rows.")] = 150,
+    steps: Annotated[int, typer.Option(min=1, help="Tuning steps of 16 rows.")] = 100,
     dtype: Dtype = "auto",
     table: TableUrl = None,
     as_json: Json = False,
@@ -119,7 +119,7 @@ def _tune(
     display.say(f"  {method}: {METHODS[method].summary}.")
     folder = out / "runs" / f"{method}-{time.strftime('%Y%m%d-%H%M%S')}"
     run = tune(
-        backbone, task, start, method=method, steps=steps, eval_every=30, dev_rows=200, seed=seed, folder=folder,
+        backbone, task, start, method=method, steps=steps, eval_every=20, dev_rows=200, seed=seed, folder=folder,
         on_step=lambda progress: display.step(method, progress),
     )  # fmt: skip
     best = max(point.dev or 0.0 for point in run.curve)
