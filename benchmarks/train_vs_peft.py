@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from foreword.backbone import Backbone, Example
+from foreword.backbone import Backbone, Example, Vectors
 from foreword.backbone.encode import shared_front
 from foreword.prompts import Prompt
 from foreword.tasks import Task
@@ -109,7 +109,7 @@ def steps(backbone: Backbone, P: int) -> tuple[Callable[[], torch.Tensor], Calla
         labels[i, len(row) - len(answer) : len(row)] = row[len(row) - len(answer) :]
 
     def ours() -> torch.Tensor:
-        loss = mean_loss(backbone.log_probs(whole, front, virtual), whole, [0] * len(whole))
+        loss = mean_loss(backbone.log_probs(whole, front, Vectors(virtual)), whole, [0] * len(whole))
         return finish(loss, virtual, optimisers[0])
 
     def theirs() -> torch.Tensor:

@@ -64,13 +64,14 @@ def test_help_answers_at_once() -> None:
 def test_the_file_tree_in_the_readme_is_the_one_on_disk() -> None:
     tree = re.search(r"```\nsrc/foreword/\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert tree, "the README has no annotated file tree"
-    named, folder = set(), ""
-    for line in tree[1].splitlines():
-        entry = line.split()[0] if line.strip() else ""
-        depth = len(line) - len(line.lstrip())
+    named: set[str] = set()
+    folders: list[str] = []
+    for line in filter(str.strip, tree[1].splitlines()):
+        entry, depth = line.split()[0], (len(line) - len(line.lstrip())) // 2 - 1
+        folders = folders[:depth]
         if entry.endswith("/"):
-            folder = entry
-        elif entry:
-            named.add(f"{folder if depth > 2 else ''}{entry}")
+            folders.append(entry)
+        else:
+            named.add("".join([*folders, entry]))
     files = {str(p.relative_to(SOURCE)) for p in SOURCE.rglob("*.py") if p.name != "__init__.py"}
     assert named == {name for name in files if "migrations" not in name}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from foreword.backbone import Example
+from foreword.backbone import Example, Vectors
 from tiny import backbone
 
 
@@ -40,7 +40,7 @@ def test_loss_and_gradient_are_those_of_peft(family: str) -> None:
     virtual = weight.detach().clone().requires_grad_()
     front = np.arange(-1, -1 - P, -1, dtype=np.int64)
     examples = [Example(np.array(row), (answer,)) for row, answer in zip(rows, answers, strict=True)]
-    loss = -ours.log_probs(examples, front, virtual).mean()
+    loss = -ours.log_probs(examples, front, Vectors(virtual)).mean()
     loss.backward()
     assert abs(loss.item() - expected.item()) / expected.item() < 1e-5
     assert ((virtual.grad - weight.grad).norm() / weight.grad.norm()).item() < 1e-4

@@ -20,7 +20,9 @@ ROWS = [{"text": text} for text in ("a quiet film", "silly", "what is this revie
 def soft(model: Backbone, body: str, count: int, **changes: object) -> Prompt:
     vectors = np.random.default_rng(0).normal(size=(count, model.dimension)).astype(np.float32)
     fields = {"fingerprint": model.fingerprint, **changes}
-    tokens = SoftTokens(vectors, model.name, method="prompt-tuning", run="r", trained_parameters=1, **fields)
+    tokens = SoftTokens(
+        {"embeddings": vectors}, model.name, method="prompt-tuning", run="r", trained_parameters=1, **fields
+    )
     return Prompt("p", body, None, CHOICES, tokens)
 
 

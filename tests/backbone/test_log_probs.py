@@ -5,8 +5,9 @@ import random
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 
-from foreword.backbone import Backbone, Example
+from foreword.backbone import Backbone, Example, Vectors
 from foreword.backbone.encode import Ids
 from tiny import FAMILIES, backbone
 
@@ -33,16 +34,30 @@ def rows(rest: list[int], count: int = 6, seed: int = 0) -> list[Example]:
     ]
 
 
-def naive(model: Backbone, examples: list[Example], front: Ids, virtual: torch.Tensor) -> torch.Tensor:
-    """Every answer of every row alone, unpadded, uncached, through the model as transformers runs it."""
+def naive(model: Backbone, examples: list[Example], front: Ids, vectors: Vectors) -> torch.Tensor:
+    """Every answer of every row alone, unpadded, through the model as transformers runs it.
+
+    Learned keys and values go in as a cache, as PEFT hands them over; offsets are added token by token.
+    """
     found = []
     plain = model.model
     for example in examples:
         for answer in example.answers:
-            ids = torch.tensor([*front, *example.question, *answer])
+            ids = torch.tensor([*front, *example.question, *answer])[vectors.prefix :]
             embedded = plain.get_input_embeddings()(ids.clamp_min(0))
-            embedded = torch.stack([virtual[-1 - i] if i < 0 else e for i, e in zip(ids, embedded, strict=True)])
-            logits = plain(inputs_embeds=embedded[None].to(plain.dtype), use_cache=False).logits[0]
+            embedded = torch.stack(
+                [vectors.embeddings[-1 - i] if i < 0 else e for i, e in zip(ids, embedded, strict=True)]
+            )
+            if vectors.offsets is not None:
+                text = [i for i, token in enumerate(ids) if token >= 0][: len(vectors.offsets)]
+                embedded = torch.stack(
+                    [e + vectors.offsets[text.index(i)] if i in text else e for i, e in enumerate(embedded)]
+                )
+            cache = hf.DynamicCache()
+            for layer in range(len(vectors.keys) if vectors.keys is not None else 0):
+                cache.update(vectors.keys[layer][None], vectors.values[layer][None], layer)
+            arguments = {model.takes_cache: cache if vectors.prefix else None, "use_cache": bool(vectors.prefix)}
+            logits = plain(inputs_embeds=embedded[None].to(plain.dtype), **arguments).logits[0]
             start = len(ids) - len(answer)
             for place in range(start, len(ids)):
                 found.append(torch.log_softmax(logits[place - 1], -1)[ids[place]])
@@ -68,7 +83,7 @@ def test_equals_one_row_at_a_time(model: Backbone, where: str, dtype: torch.dtyp
     results = []
     for function in (model.log_probs, lambda *a: naive(model, *a)):
         virtual = start.clone().requires_grad_()
-        loss = -function(examples, ids, virtual).mean()
+        loss = -function(examples, ids, Vectors(virtual)).mean()
         loss.backward()
         results.append((loss.detach(), virtual.grad))
     (loss, gradient), (expected, expected_gradient) = results
@@ -77,9 +92,60 @@ def test_equals_one_row_at_a_time(model: Backbone, where: str, dtype: torch.dtyp
     assert all(p.grad is None and not p.requires_grad for p in model.model.parameters())
 
 
+def learned(model: Backbone, kind: str, dtype: torch.dtype, P: int = 3) -> Vectors:
+    """Vectors of every kind, leaves of the graph."""
+    torch.manual_seed(1)
+    L, H, size = model.cache_shape
+    shapes = {"embeddings": (P, model.dimension)}
+    if kind == "prefix":
+        shapes = {"keys": (L, H, P, size), "values": (L, H, P, size)}
+    if kind == "offsets":
+        shapes["offsets"] = (5, model.dimension)
+    return Vectors(**{name: torch.randn(*shape, dtype=dtype, requires_grad=True) for name, shape in shapes.items()})
+
+
+@pytest.mark.parametrize("text", [[], [5, 6]])
+@pytest.mark.parametrize("kind", ["prefix", "offsets"])
+def test_prefixes_and_offsets_equal_one_row_at_a_time(model: Backbone, kind: str, text: list[int]) -> None:
+    """As above, for what stands in every layer's cache and for what is added to the words."""
+    ids, examples = np.array([-1, -2, -3, *text], dtype=np.int64), rows([12])
+    results = []
+    for function in (model.log_probs, lambda *a: naive(model, *a)):
+        vectors = learned(model, kind, torch.float64)
+        loss = -function(examples, ids, vectors).mean()
+        loss.backward()
+        results.append((loss.detach(), [t.grad for t in vars(vectors).values() if t is not None]))
+    (loss, gradients), (expected, expected_gradients) = results
+    assert relative(loss, expected) < 1e-8
+    for gradient, other in zip(gradients, expected_gradients, strict=True):
+        assert relative(gradient, other) < 1e-6
+        assert gradient.abs().sum() > 0
+    with torch.no_grad():
+        vectors = learned(model, kind, torch.float64)
+        cached = model.log_probs(examples, model.prefill(ids, vectors), vectors)
+        assert relative(cached, naive(model, examples, ids, vectors)) < 1e-8
+
+
+def test_prompts_of_every_kind_share_a_batch(model: Backbone) -> None:
+    """Fronts of several lengths, one of them computed before, each kind of vectors, and other numbers of rows."""
+    hard = np.array([5, 6, 7, 8, 9, 10, 11], dtype=np.int64)
+    kinds = {
+        kind: learned(model, kind, torch.float64, P) for kind, P in (("embeddings", 2), ("prefix", 3), ("offsets", 1))
+    }
+    fronts = {"embeddings": [-1, 5, 6, -2], "prefix": [-1, -2, -3, 7], "offsets": [-1]}
+    parts = [model.part(rows([12], 3, 1), model.prefill(hard)), model.part(rows([13], 1, 2), hard[:0])]
+    parts += [model.part(rows([14], i + 2, i), np.array(fronts[kind]), kinds[kind]) for i, kind in enumerate(kinds)]
+    found = model.log_probs_mixed(parts)
+    alone = torch.cat([naive(model, part.examples, part.front, part.vectors) for part in parts])
+    assert relative(found.detach(), alone.detach()) < 1e-8
+    leaves = [t for vectors in kinds.values() for t in vars(vectors).values() if t is not None]
+    for a, b in zip(*(torch.autograd.grad(x.mean(), leaves) for x in (found, alone)), strict=True):
+        assert relative(a, b) < 1e-6
+
+
 def test_a_cached_front_changes_nothing(model: Backbone) -> None:
     ids, examples = np.array([-1, -2, 5, 6, 7, 8, 9, 10, 11], dtype=np.int64), rows([12, 13])
-    virtual = torch.randn(2, model.dimension, dtype=torch.float64)
+    virtual = Vectors(torch.randn(2, model.dimension, dtype=torch.float64))
     with torch.no_grad():
         inline = model.log_probs(examples, ids, virtual)
         cached = model.log_probs(examples, model.prefill(ids, virtual), virtual)
@@ -88,7 +154,7 @@ def test_a_cached_front_changes_nothing(model: Backbone) -> None:
 
 def test_order_and_padding_change_nothing(model: Backbone) -> None:
     ids, examples = np.array([-1, 5], dtype=np.int64), rows([12], count=8)
-    virtual = torch.randn(1, model.dimension, dtype=torch.float64)
+    virtual = Vectors(torch.randn(1, model.dimension, dtype=torch.float64))
     alone = [model.log_probs([example], ids, virtual) for example in examples]
     order = random.Random(1).sample(range(8), 8)
     together = model.log_probs([examples[i] for i in order], ids, virtual)

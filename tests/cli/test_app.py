@@ -42,7 +42,12 @@ def nothing(_: Path) -> None:
         (edit("rows.csv", "text,", "my text,"), TUNE, 1, r"task 'toy\.yaml': .* no column 'text'"),
         (nothing, (*TUNE, "--backbone", "smollm2-135"), 1, r"no backbone 'smollm2-135'; did you mean 'smollm2-135m'"),
         (nothing, (*TUNE, "--backbone", "openai:http://x/v1#m"), 2, r"'openai:http://x/v1#m' is a remote model"),
-        (nothing, (*TUNE, "--method", "lora"), 2, r"method 'lora': choose one of prompt-tuning, p-tuning"),
+        (
+            nothing,
+            (*TUNE, "--method", "lora"),
+            2,
+            r"method 'lora': choose one of prompt-tuning, residual-prompt-tuning, p-tuning",
+        ),
         (nothing, ("tune", "toy.yaml", "--resume"), 2, r"--resume needs --out"),
         (nothing, (*TUNE, "--resume"), 1, r"no checkpoint 'run/checkpoint\.safetensors'"),
         (nothing, (*TUNE, "--init", "prompt", "--start", "plain.prompt"), 2, r"the start 'prompt' needs .* 'plain' is"),

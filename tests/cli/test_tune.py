@@ -17,6 +17,7 @@ from foreword.cli.app import app
 from foreword.prompts import Prompt
 from foreword.table import PromptTable
 from foreword.tuning import TuneOptions, checkpoint
+from foreword.tuning.methods import METHODS
 
 Start = Callable[..., "subprocess.Popen[str]"]
 TINY = ("--backbone", "tiny", "--dtype", "float32", "--tokens", 4)
@@ -42,7 +43,8 @@ def test_the_document_has_the_stated_shape_and_the_prompt_is_stored(call: Any, p
     assert stored.body == "{{ virtual(4) }}" + Prompt.load("plain.prompt").body
     assert stored.soft is not None
     assert (
-        stored.soft.embeddings.tobytes() == checkpoint.read(Path("run/checkpoint.safetensors")).best.numpy().tobytes()
+        stored.soft.embeddings.tobytes()
+        == checkpoint.read(Path("run/checkpoint.safetensors")).best["embeddings"].numpy().tobytes()
     )
     assert not (project.parent / "home").exists(), "--table takes the place of the user's own table"
 
@@ -90,7 +92,7 @@ def test_ctrl_c_ends_with_one_line_and_keeps_the_run(start: Start, project: Path
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["--method", "lora"], r"method 'lora': choose one of prompt-tuning, p-tuning"),
+        (["--method", "lora"], r"method 'lora': choose one of prompt-tuning, residual-prompt-tuning, p-tuning"),
         (["--steps", "0"], r"steps must be a whole number of at least 1, not 0"),
         (["--resume"], r"--resume needs --out"),
         (["--alias", "latest"], r"'latest' always means the newest"),
@@ -103,6 +105,13 @@ def test_what_is_wrong_with_the_call_is_told_before_a_model_is_loaded(call: Any,
     assert ended.exit_code in (1, 2)
     assert re.match(f"foreword: {said}", ended.stderr.splitlines()[-1])
     assert not Path("runs").exists()
+
+
+def test_method_without_a_name_lists_them_all(call: Any) -> None:
+    for arguments in (["tune", "--method"], ["tune", "toy.yaml", "--method", "--steps", "3"]):
+        lines = call(*arguments).stdout.splitlines()
+        assert [line.split()[0] for line in lines[: len(METHODS)]] == list(METHODS)
+        assert "P · D numbers; choose it when you begin" in lines[0]
 
 
 def test_the_defaults_that_help_states_are_the_real_ones() -> None:

@@ -48,7 +48,7 @@ def test_a_template_that_opens_the_answers_turn_itself_gets_no_second_one() -> N
 
 @pytest.mark.parametrize("body", ["{{ virtual(2) }}Classify.\n\n{{ text }}", "Classify.\n\n{{ virtual(2) }}{{ text }}"])
 def test_virtual_tokens_stand_once_however_many_examples_there_are(body: str) -> None:
-    soft = SoftTokens(np.ones((2, 4), np.float32), "tiny", "f", "m", "r", 8)
+    soft = SoftTokens({"embeddings": np.ones((2, 4), np.float32)}, "tiny", "f", "m", "r", 8)
     prompt = few_shot(Prompt("p", body, soft=soft), [({"text": "a"}, "b"), ({"text": "c"}, "d")])
     found = [piece for piece in prompt.render({"text": "e"}) if isinstance(piece, Virtual)]
     assert found == [Virtual(0, 2)]

@@ -59,9 +59,8 @@ def test_a_prompt_survives_being_written_and_read(prompt: Prompt) -> None:
 
 def test_a_soft_prompt_survives_on_disk_and_turns_hard_without_a_trace(tmp_path: Path) -> None:
     path = tmp_path / "p.prompt"
-    soft = SoftTokens(
-        np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32), "tiny", "f", "prompt-tuning", "r", 16
-    )
+    vectors = np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
+    soft = SoftTokens({"embeddings": vectors}, "tiny", "f", "prompt-tuning", "r", 16)
     prompt = Prompt("p", "line\r\n\r{{ virtual(2) }}\u2028\n", soft=soft)
     prompt.save(path)
     again = Prompt.load(path)
@@ -78,7 +77,9 @@ def test_weights_of_a_model_beside_the_file_are_not_touched(tmp_path: Path, body
     weights = tmp_path / "model.safetensors"
     save_file({"layer": np.ones((2, 2), np.float32)}, weights)
     before = weights.read_bytes()
-    soft = SoftTokens(np.ones((2, 8), np.float32), "tiny", "f", "m", "r", 8) if "virtual" in body else None
+    soft = (
+        SoftTokens({"embeddings": np.ones((2, 8), np.float32)}, "tiny", "f", "m", "r", 8) if "virtual" in body else None
+    )
     with pytest.raises(ForewordError, match=r"model\.safetensors.*choose another name"):
         Prompt("model", body, soft=soft).save(tmp_path / "model.prompt")
     assert weights.read_bytes() == before

@@ -10,7 +10,9 @@ from foreword.prompts import Input, Output, Prompt, SoftTokens, Text, Virtual
 
 
 def vectors(count: int, value: float = 0.5) -> SoftTokens:
-    return SoftTokens(np.full((count, 4), value, np.float32), "tiny", "f" * 64, "prompt-tuning", "run-1", 8)
+    return SoftTokens(
+        {"embeddings": np.full((count, 4), value, np.float32)}, "tiny", "f" * 64, "prompt-tuning", "run-1", 8
+    )
 
 
 def test_a_soft_prompt_renders_its_virtual_tokens_where_the_body_has_them() -> None:

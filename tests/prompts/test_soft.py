@@ -25,7 +25,9 @@ MATRICES = arrays(np.float32, array_shapes(min_dims=2, max_dims=2), elements=FIN
 
 
 def small() -> SoftTokens:
-    return SoftTokens(np.arange(6, dtype=np.float32).reshape(2, 3), "tiny", "f" * 64, "prompt-tuning", "r1", 6)
+    return SoftTokens(
+        {"embeddings": np.arange(6, dtype=np.float32).reshape(2, 3)}, "tiny", "f" * 64, "prompt-tuning", "r1", 6
+    )
 
 
 def header(text: bytes, data: bytes = b"") -> bytes:
@@ -35,12 +37,29 @@ def header(text: bytes, data: bytes = b"") -> bytes:
 @settings(deadline=None)
 @given(MATRICES, UNICODE, UNICODE, st.integers(0))
 def test_vectors_survive_bit_by_bit(embeddings: np.ndarray, backbone: str, method: str, trained: int) -> None:
-    soft = SoftTokens(embeddings, backbone, "f", method, "r", trained)
+    soft = SoftTokens({"embeddings": embeddings}, backbone, "f", method, "r", trained)
     again = SoftTokens.from_bytes(soft.to_bytes(), "file")
     assert again.embeddings.tobytes() == embeddings.tobytes()
     assert again.embeddings.shape == embeddings.shape
     assert [getattr(again, field) for field in FIELDS] == [backbone, "f", method, "r", trained]
     assert again.digest == soft.digest
+
+
+CACHES = arrays(np.float32, array_shapes(min_dims=4, max_dims=4, max_side=3), elements=FINITE)
+
+
+@settings(deadline=None)
+@given(CACHES)
+def test_keys_and_values_survive_bit_by_bit(keys: np.ndarray) -> None:
+    soft = SoftTokens({"values": -keys, "keys": keys}, "tiny", "f", "prefix-tuning", "r", keys.size * 2)
+    again = SoftTokens.from_bytes(soft.to_bytes(), "file")
+    assert {name: tensor.tobytes() for name, tensor in again.tensors.items()} == {
+        "keys": keys.tobytes(), "values": (-keys).tobytes(),
+    }  # fmt: skip
+    assert len(again) == keys.shape[2]
+    assert again.digest == soft.digest
+    with pytest.raises(ForewordError, match="prefix of keys and values"):
+        _ = again.embeddings
 
 
 def test_the_safetensors_library_reads_what_is_written(tmp_path: Path) -> None:
@@ -59,7 +78,7 @@ def test_what_the_safetensors_library_writes_is_read() -> None:
 def test_equal_vectors_have_equal_bytes_however_they_lie_in_memory() -> None:
     embeddings = small().embeddings
     layouts = [embeddings, np.asfortranarray(embeddings), np.repeat(embeddings, 2, axis=0)[::2]]
-    soft = [replace(small(), embeddings=layout) for layout in layouts for _ in range(10)]
+    soft = [replace(small(), tensors={"embeddings": layout}) for layout in layouts for _ in range(10)]
     assert {tokens.to_bytes() for tokens in soft} == {small().to_bytes()}
     assert small().digest == hashlib.sha256(small().to_bytes()).hexdigest()
 
@@ -97,9 +116,13 @@ def tensor(metadata: dict[str, object], **changes: object) -> bytes:
         (save({"embeddings": ONES[0]}, META), r"\[3\] float32"),
         (save({"embeddings": ONES[None]}, META), r"\[1, 2, 3\] float32"),
         (save({"embeddings": ONES[:0]}, META), r"\[0, 3\] float32"),
-        (save({"prompt_embeddings": ONES}, META), "only 'embeddings'"),
-        (save({"embeddings": ONES, "more": ONES}, META), "only 'embeddings'"),
-        (save({}, META), "only 'embeddings'"),
+        (save({"prompt_embeddings": ONES}, META), "where 'embeddings'"),
+        (save({"embeddings": ONES, "more": ONES}, META), "where 'embeddings'"),
+        (save({}, META), "where 'embeddings'"),
+        (save({"keys": ONES[None, None]}, META), "where 'embeddings'"),
+        (save({"keys": ONES[None, None], "values": ONES[None, None, :1]}, META), "same shape"),
+        (save({"keys": ONES, "values": ONES}, META), r"\[L, H, P, head_dim\] float32, not \[2, 3\]"),
+        (save({"embeddings": ONES, "offsets": ONES[:, :2].copy()}, META), "as wide as"),
         (save({"embeddings": ONES * np.nan}, META), "NaN"),
         (save({"embeddings": ONES * np.inf}, META), "infinity"),
         (save({"embeddings": ONES}), "metadata"),

@@ -21,7 +21,7 @@ for writer in range(writers):
         for number in range(puts):
             if writer % 2:
                 vectors = np.full((2, 500), writer * 1000 + number, np.float32)
-                soft = SoftTokens(vectors, "tiny", "f", "m", "r", 8)
+                soft = SoftTokens({"embeddings": vectors}, "tiny", "f", "m", "r", 8)
                 prompt = Prompt("shared", "{{ virtual(2) }}", soft=soft)
             else:
                 prompt = Prompt("shared", f"writer {writer}, put {number}")
@@ -80,7 +80,8 @@ for life in range(12):
         table = PromptTable.open(sys.argv[1])
         for number in range(1000):
             vectors = np.full((64, 512), life * 1000 + number, np.float32)
-            prompt = Prompt("killed", "{{{{ virtual(64) }}}}", soft=SoftTokens(vectors, "tiny", "f", "m", "r", 8))
+            soft = SoftTokens({{"embeddings": vectors}}, "tiny", "f", "m", "r", 8)
+            prompt = Prompt("killed", "{{{{ virtual(64) }}}}", soft=soft)
             stored = table.put(prompt)
             os.write(1, f"{{stored.version}} {{stored.digest}}\\n".encode())
     time.sleep(rng.uniform(0.05, 0.35))

@@ -20,7 +20,9 @@ from foreword.table import PromptTable
 
 
 def soft_prompt(name: str = "soft", value: float = 0.5) -> Prompt:
-    vectors = SoftTokens(np.full((2, 4), value, np.float32), "tiny", "f" * 64, "prompt-tuning", "run-1", 8)
+    vectors = SoftTokens(
+        {"embeddings": np.full((2, 4), value, np.float32)}, "tiny", "f" * 64, "prompt-tuning", "run-1", 8
+    )
     return Prompt(name, "{{ virtual(2) }}{{ text }}", soft=vectors)
 
 
@@ -211,7 +213,7 @@ def small_disk() -> Iterator[None]:
 def test_a_full_disk_loses_nothing_that_was_stored(path: Path, kind: str, request: pytest.FixtureRequest) -> None:
     table = PromptTable.open(path)
     table.put(Prompt("x", "a"))
-    vectors = SoftTokens(np.ones((100, 500), np.float32), "tiny", "f", "m", "r", 8)
+    vectors = SoftTokens({"embeddings": np.ones((100, 500), np.float32)}, "tiny", "f", "m", "r", 8)
     large = Prompt("x", "{{ virtual(100) }}", soft=vectors) if kind == "soft" else Prompt("x", "a" * 190_000)
     request.getfixturevalue("small_disk")
     with pytest.raises(ForewordError, match=r"(?i)cannot (use|write).*free (some )?space"):

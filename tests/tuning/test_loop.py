@@ -16,6 +16,7 @@ from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Prompt
 from foreword.tasks import Row, Task
 from foreword.tuning import Progress, Run, checkpoint, loop, tune
+from foreword.tuning.methods import METHODS
 from foreword.tuning.rows import encode_rows
 from tiny import backbone
 
@@ -54,14 +55,13 @@ def stop_at(step: int) -> Any:
     return on_step
 
 
-@pytest.mark.parametrize("method", ["prompt-tuning", "p-tuning"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, method: str) -> None:
     whole = run(tmp_path / "whole", method=method)
     with pytest.raises(_StopError):
         run(tmp_path / "cut", method=method, on_step=stop_at(7))
     resumed = run(tmp_path / "cut", method=method, resume=True)
     assert resumed.prompt.digest == whole.prompt.digest
-    assert resumed.prompt.soft.embeddings.tobytes() == whole.prompt.soft.embeddings.tobytes()
     assert [(p.step, p.loss, p.dev) for p in resumed.curve] == [(p.step, p.loss, p.dev) for p in whole.curve]
     a, b = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("whole", "cut"))
     assert a.keys() == b.keys()
@@ -156,11 +156,11 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(
     exact = loop.mean_loss
     calls = iter(range(100))
     monkeypatch.setattr(loop, "mean_loss", lambda *a: exact(*a) * (float("nan") if next(calls) == 6 else 1))
-    with pytest.raises(ForewordError, match=r"loss is nan .* at step 6.*step 4.*is kept.*--lr 0\.0033"):
+    with pytest.raises(ForewordError, match=r"loss is nan .* at step 6.*step 4.*is kept.*--lr 0\.0067"):
         run(tmp_path / "run")
     saved = checkpoint.read(tmp_path / "run" / "checkpoint.safetensors")
     assert saved.step == 4
-    assert torch.isfinite(saved.best).all()
+    assert torch.isfinite(saved.best["embeddings"]).all()
 
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:

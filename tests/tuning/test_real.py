@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from foreword.backbone import Backbone
+from foreword.backbone import Backbone, Vectors
 from foreword.prompts import Prompt
 from foreword.tasks import Task
 from foreword.tuning import tune
@@ -28,7 +28,7 @@ def test_loss_and_gradient_are_those_of_one_row_at_a_time(task: Task) -> None:
     start = model.model.get_input_embeddings().weight[1000:1020].clone()
     front = np.arange(-1, -21, -1)
     virtual = start.clone().requires_grad_()
-    loss = -model.log_probs(whole, front, virtual).mean()
+    loss = -model.log_probs(whole, front, Vectors(virtual)).mean()
     loss.backward()
     naive = start.clone().requires_grad_()
     found = []

@@ -1,4 +1,4 @@
-"""Where virtual tokens begin, and that every encoder begins exactly there."""
+"""Where soft prompts begin."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,6 @@ import torch
 
 from foreword.errors import UsageError
 from foreword.prompts import Output, Prompt, SoftTokens
-from foreword.tuning.encoders import METHODS, count, virtual_tokens
 from foreword.tuning.start import fixed_words, soften, start_vectors
 from tiny import backbone
 
@@ -47,7 +46,7 @@ def test_vocabulary_and_random_look_like_the_vocabulary() -> None:
 def test_a_prompt_hands_its_vectors_on() -> None:
     model = backbone()
     own = np.ones((4, model.dimension), np.float32)
-    source = soften(HARD, 4, "s").replace(soft=SoftTokens(own, "b", model.fingerprint, "m", "r", 1))
+    source = soften(HARD, 4, "s").replace(soft=SoftTokens({"embeddings": own}, "b", model.fingerprint, "m", "r", 1))
     assert np.array_equal(vectors("prompt", 4, source), own)
     with pytest.raises(UsageError, match="needs a soft prompt with 5 tokens"):
         vectors("prompt", 5, source)
@@ -59,13 +58,3 @@ def test_virtual_tokens_go_in_front_unless_they_have_places() -> None:
     assert soften(chat, 3, "s").body == "{{ system() }}{{ virtual(3) }}Judge.{{ user() }}{{ text }}"
     placed = Prompt("c", "{{ text }}{{ virtual(2) }}{{ virtual(1) }}")
     assert soften(placed, 9, "s").body == placed.body
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_every_encoder_begins_at_its_start_and_can_move_from_it(method: str) -> None:
-    start = torch.randn(3, 8)
-    encoder = METHODS[method].encoder(start)
-    assert torch.allclose(virtual_tokens(encoder), start)
-    encoder().square().sum().backward()
-    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())
-    assert count(encoder) == {"prompt-tuning": 24, "p-tuning": 24 + 3 * (64 + 8)}[method]

@@ -5,5 +5,16 @@ from foreword.backbone.backbone import Backbone, Scores
 from foreword.backbone.batch import Example
 from foreword.backbone.load import load
 from foreword.backbone.remote import RemoteBackbone
+from foreword.backbone.vectors import Vectors
 
-__all__ = ["Answer", "Backbone", "Example", "LanguageModel", "RemoteBackbone", "Sampling", "Scores", "load"]
+__all__ = [
+    "Answer",
+    "Backbone",
+    "Example",
+    "LanguageModel",
+    "RemoteBackbone",
+    "Sampling",
+    "Scores",
+    "Vectors",
+    "load",
+]

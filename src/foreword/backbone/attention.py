@@ -1,10 +1,12 @@
 """Attention over rows laid in one sequence behind one shared front. Knows tensors; knows no prompts and no tasks.
 
 Under causal attention the states of the front do not depend on the rows behind it, so they are computed once:
-`[front F | row 1 | row 2 | …]` without padding, where every row token attends to the front and to its own row. It is
-registered with transformers' `AttentionInterface`, so the model's own code is left alone.
+`[front | row 1 | row 2 | …]` without padding, where every row token attends to the front and to its own row; several
+prompts may stand in one sequence, each with a front of its own. It is registered with transformers'
+`AttentionInterface`, so the model's own code is left alone.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,50 +25,58 @@ NEVER = -1e9
 
 @dataclass
 class Layout:
-    """Where the tokens of a packed sequence of T = F + N tokens stand. `front` holds F = 0 tokens when it is cached."""
+    """Where the tokens of a packed sequence of T = G · F + N tokens stand: G fronts of F tokens, then all rows.
 
+    G prompts may share a batch, each with a front of its own and R rows behind it (B = G · R). What a front begins
+    with may come from a cache of C keys and values; a front that is cached as a whole leaves F = 0. Fronts shorter
+    than others, and prompts with fewer rows, are filled up, and what fills them is never seen.
+    """
+
+    fronts: int
+    """G"""
     front: int
-    """F: tokens of the front that are part of the sequence."""
+    """F: tokens of every front that are part of the sequence."""
     positions: Tensor
     """[T] position of every token in its own row's context, the front counted."""
+    ahead: Tensor
+    """[G or 1, C + F] positions of what stands in front of the rows, cached keys first; -1 where there is nothing."""
     slots: Tensor
-    """[B * n] for every slot of the padded rows, the token (0 … T-1) that fills it; padding repeats a row's first."""
+    """[B, n] for every place of the padded rows, the token (0 … T-1) that fills it; padding repeats a row's first."""
     unpad: Tensor
-    """[N] for every row token, its slot."""
-    rows: int
-    """B"""
-    width: int
-    """n: the longest row."""
+    """[N] for every row token, its place in the flattened `slots`."""
     visible: Tensor
     """[B or 1, n, n] bool: query i of a row may see key j of the same row."""
-    cache: list[tuple[Tensor, Tensor]] | None = None
-    """Keys and values of a front computed before: per layer two [H, F, head_dim]."""
+    cache: Sequence[tuple[Tensor, Tensor]] = ()
+    """Keys and values computed before: per layer two [H, G, C, head_dim]."""
     layers: int = 0
     """How many layers have used this layout; a model that ignores it is found out by this."""
     _masks: dict[tuple[int | None, torch.dtype], tuple[Tensor | None, Tensor, Tensor | None]] = field(
         default_factory=dict
     )
 
-    def masks(self, window: int | None, front: int, dtype: torch.dtype) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        """What to add to the scores: front to front [F, F], row to row [B or 1, 1, n, n], row to front [B, 1, n, F].
+    def masks(self, window: int | None, dtype: torch.dtype) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        """What to add to the scores: front to front [G or 1, 1, F, C + F], row to row [B or 1, 1, n, n], row to front.
 
-        The last is None when every row token sees the whole front, as it does without a sliding `window`. The first
-        is None when the front is cached.
+        The first is None where no front is part of the sequence. The last, [B, 1, n or 1, C + F], is None where every
+        row token sees the whole front, as it does without a sliding `window` and without fronts of several lengths.
         """
         key = (window, dtype)
         if key not in self._masks:
-            device = self.positions.device
-            ahead = torch.arange(front, device=device)
-            at = self.positions[self.slots].view(self.rows, self.width)
+            at = self.positions[self.slots]
+            ahead = self.ahead[:, None]
+            here = self.ahead[:, self.ahead.shape[1] - self.front :, None]
+            inside = (ahead >= 0) & (ahead <= here)
             own = self.visible
-            inside = ahead <= ahead[:, None]
-            behind: Tensor | None = None
+            behind = (ahead >= 0).repeat_interleave(len(at) // len(self.ahead), 0)  # [B, 1, C + F]
             if window is not None and int(at.max()) >= window:
                 own = own & (at[:, :, None] - at[:, None, :] < window)
-                inside = inside & (ahead[:, None] - ahead < window)
-                behind = _bias(at[:, :, None] - ahead < window, dtype)[:, None]
-            within = _bias(inside, dtype) if self.front else None
-            self._masks[key] = (within, _bias(own, dtype)[:, None], behind)
+                inside = inside & (here - ahead < window)
+                behind = behind & (at[:, :, None] - ahead.repeat_interleave(len(at) // len(self.ahead), 0) < window)
+            self._masks[key] = (
+                _bias(inside, dtype)[:, None] if self.front else None,
+                _bias(own, dtype)[:, None],
+                None if behind.all() else _bias(behind, dtype)[:, None],
+            )
         return self._masks[key]
 
 
@@ -82,43 +92,43 @@ def _scores(products: Tensor, scaling: float, softcap: float | None, bias: Tenso
     return scores if bias is None else scores + bias
 
 
-def _front(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scaling: float, softcap: float | None) -> Tensor:
-    """q [F, H, d], k and v [KV, F, d] → [F, H, d]; the queries that share a KV head go into one product."""
-    assert bias is not None
-    F, H, d = q.shape
-    KV = k.shape[0]
-    G = H // KV
-    grouped = q.reshape(F, KV, G, d).permute(1, 2, 0, 3).reshape(KV, G * F, d)
-    scores = _scores((grouped @ k.transpose(1, 2)).view(KV, G, F, F), scaling, softcap, bias, bias.dtype)
-    weights = torch.softmax(scores, -1).to(v.dtype).view(KV, G * F, F)
-    return (weights @ v).view(KV, G, F, -1).permute(2, 0, 1, 3).reshape(F, H, -1)
+def _front(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scaling: float, softcap: float | None) -> Tensor:
+    """q [G, F, H, d], k and v [KV, G, C + F, d] → [G · F, H, d]; queries that share a KV head share a product."""
+    G, F, H, d = q.shape
+    KV, _, ahead, _ = k.shape
+    q = q.reshape(G, F, KV, H // KV, d).permute(2, 0, 3, 1, 4).reshape(KV * G, -1, d)
+    products = (q @ k.flatten(0, 1).transpose(1, 2)).view(KV, G, H // KV, F, ahead)
+    weights = torch.softmax(_scores(products, scaling, softcap, bias, bias.dtype), -1).to(v.dtype)
+    out = weights.view(KV * G, -1, ahead) @ v.flatten(0, 1)
+    return out.view(KV, G, H // KV, F, -1).permute(1, 3, 0, 2, 4).reshape(G * F, H, -1)
 
 
 def _rows(
     q: Tensor, k: Tensor, v: Tensor, kf: Tensor, vf: Tensor, layout: Layout,
     own: Tensor, behind: Tensor | None, scaling: float, softcap: float | None,
 ) -> Tensor:  # fmt: skip
-    """q [T, H, d], k and v [T, KV, d], kf and vf [KV, F, d] → [N, H, d].
+    """q [T, H, d], k and v [T, KV, d], kf and vf [KV, G, C + F, d] → [N, H, d].
 
-    Scores against the front are one product per KV head for all rows; each row's scores against itself are a
+    Scores against a front are one product per KV head for all rows behind it; each row's scores against itself are a
     batched product over padded rows, the only place where padding exists.
     """
-    B, n, F = layout.rows, layout.width, kf.shape[1]
-    H, d = q.shape[1:]
-    KV = k.shape[1]
-    G = H // KV
-    q = q.index_select(0, layout.slots).view(B, n, KV, G, d).permute(2, 0, 3, 1, 4).reshape(KV, B * G * n, d)
-    k = k.index_select(0, layout.slots).view(B, n, KV, d).permute(2, 0, 1, 3).reshape(KV * B, n, d)
-    v = v.index_select(0, layout.slots).view(B, n, KV, -1).permute(2, 0, 1, 3).reshape(KV * B, n, v.shape[-1])
-    to_self = (q.reshape(KV * B, G * n, d) @ k.transpose(1, 2)).view(KV, B, G, n, n)
-    to_front = (q @ kf.transpose(1, 2)).view(KV, B, G, n, F)
+    (B, n), (KV, G, ahead, d) = layout.slots.shape, kf.shape
+    shared = q.shape[1] // KV
+    M = B // G * shared * n  # queries of a KV head behind one front
+    slots = layout.slots.flatten()
+    q = q.index_select(0, slots).view(B, n, KV, shared, d).permute(2, 0, 3, 1, 4).reshape(KV * B, shared * n, d)
+    k = k.index_select(0, slots).view(B, n, KV, d).permute(2, 0, 1, 3).reshape(KV * B, n, d)
+    v = v.index_select(0, slots).view(B, n, KV, -1).permute(2, 0, 1, 3).flatten(0, 1)
+    to_self = (q @ k.transpose(1, 2)).view(KV, B, shared, n, n)
+    to_front = (q.view(KV * G, M, d) @ kf.flatten(0, 1).transpose(1, 2)).view(KV, B, shared, n, ahead)
     to_self = _scores(to_self, scaling, softcap, own, own.dtype)
     to_front = _scores(to_front, scaling, softcap, behind, own.dtype)
     weights = torch.softmax(torch.cat([to_front, to_self], -1), -1).to(v.dtype)
-    on_front, on_self = weights.split([F, n], -1)
-    out: Tensor = on_self.reshape(KV * B, G * n, n) @ v
-    out = out + (on_front.reshape(KV, B * G * n, F) @ vf).view(KV * B, G * n, v.shape[-1])
-    return out.view(KV, B, G, n, -1).permute(1, 3, 0, 2, 4).reshape(B * n, H, -1).index_select(0, layout.unpad)
+    on_front, on_self = weights.split([ahead, n], -1)
+    out: Tensor = on_self.reshape(KV * B, shared * n, n) @ v
+    out = out + (on_front.reshape(KV * G, M, ahead) @ vf.flatten(0, 1)).view(out.shape)
+    out = out.view(KV, B, shared, n, -1).permute(1, 3, 0, 2, 4).reshape(B * n, KV * shared, -1)
+    return out.index_select(0, layout.unpad)
 
 
 def shared_front_attention(
@@ -146,19 +156,18 @@ def shared_front_attention(
     if layout is None:
         out: Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **other)[0]
         return out, None
-    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    F = layout.front
-    if layout.cache is None:
-        kf, vf = k[:F].transpose(0, 1), v[:F].transpose(0, 1)
-    else:
-        kf, vf = layout.cache[layout.layers]
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [T, heads, d]
+    G, F = layout.fronts, layout.front
+    kf, vf = (x[: G * F].reshape(G, F, *x.shape[1:]).permute(2, 0, 1, 3) for x in (k, v))  # [KV, G, F, d]
+    if layout.cache:
+        before = layout.cache[layout.layers]
+        kf, vf = torch.cat([before[0], kf], 2), torch.cat([before[1], vf], 2)
     layout.layers += 1
-    dtype = torch.promote_types(query.dtype, torch.float32)
-    within, own, behind = layout.masks(sliding_window, kf.shape[1], dtype)
-    rows = _rows(q, k, v, kf, vf, layout, own, behind, scaling, softcap)
-    if F:
-        rows = torch.cat([_front(q[:F], kf, vf, within, scaling, softcap), rows])
-    return rows[None], None
+    within, own, behind = layout.masks(sliding_window, torch.promote_types(query.dtype, torch.float32))
+    out = _rows(q, k, v, kf, vf, layout, own, behind, scaling, softcap)
+    if within is not None:
+        out = torch.cat([_front(q[: G * F].reshape(G, F, *q.shape[1:]), kf, vf, within, scaling, softcap), out])
+    return out[None], None
 
 
 def _capped(

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from foreword.backbone.answer import Answer, Inputs, OnRows, Sampling
 from foreword.backbone.batch import Example, batches
 from foreword.backbone.encode import Encoded, Ids, encode, encode_answer, shared_front
 from foreword.backbone.generate import generate_ids
 from foreword.backbone.model import Front, FrozenModel
+from foreword.backbone.vectors import NONE, Vectors
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Prompt
 
@@ -71,16 +71,18 @@ class Backbone(FrozenModel):
             if prompt.virtual_tokens:
                 raise ForewordError(f"prompt {prompt.name!r} has virtual tokens but no vectors yet; tune it first")
             return
-        if prompt.soft.embeddings.shape[1] != self.dimension or prompt.soft.fingerprint != self.fingerprint:
+        if prompt.soft.fingerprint != self.fingerprint or not prompt.soft.fits(self.dimension, self.cache_shape):
             raise ForewordError(
                 f"prompt {prompt.name!r} was tuned on {prompt.soft.backbone!r} "
                 f"({prompt.soft.fingerprint[:12]}), this is {self.name!r} ({self.fingerprint[:12]}): vectors mean "
                 "nothing to another model. Load the backbone it was tuned on, or tune it here"
             )
 
-    def virtual(self, prompt: Prompt) -> Tensor | None:
-        """The prompt's vectors [P, D] fp32 on this device; None for a hard prompt."""
-        return None if prompt.soft is None else torch.from_numpy(prompt.soft.embeddings).to(self.device)
+    def vectors(self, prompt: Prompt) -> Vectors:
+        """The prompt's learned part, fp32, on this device; nothing for a hard prompt."""
+        if prompt.soft is None:
+            return NONE
+        return Vectors(**{name: torch.from_numpy(array).to(self.device) for name, array in prompt.soft.tensors.items()})
 
     def encode(self, prompt: Prompt, inputs: Mapping[str, object]) -> Encoded:
         """The exact tokens of a row; refuses one that is longer than the model's context."""
@@ -108,7 +110,7 @@ class Backbone(FrozenModel):
         with self._lock:
             front = self._fronts.pop(key, None)
         if front is None:
-            front = self.prefill(ids, self.virtual(prompt))
+            front = self.prefill(ids, self.vectors(prompt))
         with self._lock:
             self._fronts[key] = front  # the newest stands last
             while len(self._fronts) > 1 and sum(kept.nbytes for kept in self._fronts.values()) > FRONT_BYTES:
@@ -138,11 +140,11 @@ class Backbone(FrozenModel):
         F = len(front.ids)
         examples = [Example(example.question[F:], example.answers) for example in whole]
         log_likelihoods = np.zeros((len(rows), len(choices)))
-        virtual, done = self.virtual(prompt), 0
+        vectors, done = self.vectors(prompt), 0
         with torch.no_grad():
             for batch in batches(examples, BATCH_TOKENS):
                 part = [examples[i] for i in batch]
-                flat = self.log_probs(part, front, virtual).double().cpu().numpy()
+                flat = self.log_probs(part, front, vectors).double().cpu().numpy()
                 starts = np.cumsum([0, *(len(answer) for example in part for answer in example.answers)])[:-1]
                 log_likelihoods[batch] = np.add.reduceat(flat, starts).reshape(len(batch), len(choices))
                 done += len(batch)
@@ -185,10 +187,11 @@ class Backbone(FrozenModel):
                 f"a prompt of {longest:,} tokens and {sampling.max_tokens:,} to write are more than the "
                 f"{self.context:,} that {self.name!r} can hold: ask for fewer tokens or shorten the input"
             )
-        virtual, answers = self.virtual(prompt), {}
+        vectors, answers = self.vectors(prompt), {}
         for batch in batches([Example(e.ids, ((0,),)) for e in encoded], BATCH_TOKENS):
-            embedded = [self.embed(torch.from_numpy(encoded[i].ids).to(self.device), virtual) for i in batch]
-            for i, ids in zip(batch, generate_ids(self.model, self.tokenizer, embedded, sampling), strict=True):
+            for i, ids in zip(
+                batch, generate_ids(self, [encoded[i].ids for i in batch], vectors, sampling), strict=True
+            ):
                 text = self.tokenizer.decode(ids, skip_special_tokens=True)
                 text = _cut(text, sampling.stop).strip()
                 answers[i] = Answer(text, text, None, len(encoded[i].ids), len(ids))

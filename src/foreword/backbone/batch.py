@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from foreword.backbone.attention import Layout
-from foreword.backbone.encode import Ids
+from foreword.backbone.encode import Ids, text_places
+from foreword.backbone.vectors import NONE, LayerCache, Vectors
 
 ATTENTION = 2_000_000
 """Pairs of tokens of the same row in a batch: what attention takes memory for, in every head and layer."""
@@ -33,76 +34,150 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Rows of one prompt. Several parts can share a batch."""
+
+    examples: Sequence[Example]
+    front: Ids
+    """[F] what all of its rows begin with."""
+    vectors: Vectors = NONE
+    cache: LayerCache = ()
+    """Keys and values of the front's first tokens, computed before or learned."""
+
+    @property
+    def cached(self) -> int:
+        """How many of the front's tokens are in the cache."""
+        return self.cache[0][0].shape[1] if self.cache else 0
+
+
+@dataclass(frozen=True)
 class Packed:
-    """Examples laid behind a front in one sequence of T = F + N tokens (F = 0 when the front is cached)."""
+    """Parts in one sequence of T tokens: all fronts, as far as they are not cached, then all rows."""
 
     ids: Tensor
-    """[T] int64; virtual tokens below zero."""
+    """[T] int64; below zero, a row of all parts' virtual tokens, one part's behind another's."""
+    offsets: Tensor | None
+    """[T] the row of all parts' offsets that is added to a token, or -1; None where no part has offsets."""
     layout: Layout
     read: Tensor
     """[M] the places whose next token is asked for."""
     which: Tensor
-    """[A] for every answer token, in order of example, answer, token: the one of `read` that predicts it."""
+    """[A] for every answer token, in order of part, example, answer, token: the one of `read` that predicts it."""
     target: Tensor
     """[A] its id."""
 
 
-def pack(examples: Sequence[Example], front: Ids, *, cached: bool, device: torch.device) -> Packed:
-    """Lay out `examples` behind `front` [F]; `cached` leaves the front itself out of the sequence."""
-    lead = 0 if cached else len(front)
-    ids, positions, branches = [front[:lead]], [np.arange(lead)], []
+def pack(parts: Sequence[Part], device: torch.device) -> Packed:
+    """Lay out `parts`, the shorter fronts filled up to the longest with tokens that nothing sees."""
+    C, F = (max(lengths) for lengths in zip(*((p.cached, len(p.front) - p.cached) for p in parts), strict=True))
+    R = max(len(part.examples) for part in parts)
+    sequence, ahead = _Sequence(), np.full((len(parts), C + F), -1)
+    for i, part in enumerate(parts):
+        rest = np.arange(part.cached, len(part.front))
+        ahead[i, : part.cached] = np.arange(part.cached)
+        ahead[i, C : C + len(rest)] = rest
+        sequence.open(parts[:i], part, behind=0)
+        sequence.add(part.front, skip=part.cached)
+        sequence.fill(F - len(rest))
+    starts: list[int] = []
+    branches: list[np.ndarray] = []
     read: list[int] = []
     which: list[int] = []
     target: list[int] = []
-    start = lead
-    for example in examples:
-        asked = len(example.question)
-        steps = [np.arange(len(answer) - 1) for answer in example.answers]
-        ids += [example.question, *(np.array(answer[:-1], dtype=np.int64) for answer in example.answers)]
-        positions += [len(front) + np.arange(asked), *(len(front) + asked + step for step in steps)]
-        branches.append(np.repeat(np.arange(len(steps) + 1), [asked, *map(len, steps)]))
-        last = len(read)
-        read.append(start + asked - 1)
-        at = start + asked
-        for answer in example.answers:
-            which += [last, *range(len(read), len(read) + len(answer) - 1)]
-            read += range(at, at + len(answer) - 1)
-            target += answer
-            at += len(answer) - 1
-        start = at
-    lengths = np.array([len(branch) for branch in branches])
-    slots, unpad = _padding(lengths, lead)
+    for i, part in enumerate(parts):
+        for example in part.examples:
+            starts.append(sequence.count)
+            sequence.open(parts[:i], part, behind=len(part.front))
+            sequence.add(example.question)
+            last = len(read)
+            read.append(sequence.count - 1)
+            for answer in example.answers:
+                steps = len(answer) - 1
+                which += [last, *range(len(read), len(read) + steps)]
+                read += range(sequence.count, sequence.count + steps)
+                target += answer
+                sequence.add(np.array(answer[:-1], dtype=np.int64), branch=True)
+            lengths = [len(example.question), *(len(answer) - 1 for answer in example.answers)]
+            branches.append(np.repeat(np.arange(len(lengths)), lengths))
+        missing = R - len(part.examples)
+        starts += [starts[-1]] * missing
+        branches += [branches[-1][:0]] * missing
+    slots, unpad = _padding(np.array(starts), np.array([len(branch) for branch in branches]))
     layout = Layout(
-        front=lead,
-        positions=_tensor(np.concatenate(positions), device),
+        fronts=len(parts),
+        front=F,
+        positions=_tensor(np.concatenate(sequence.positions), device),
+        ahead=_tensor(ahead, device),
         slots=_tensor(slots, device),
         unpad=_tensor(unpad, device),
-        rows=len(examples),
-        width=int(lengths.max()),
-        visible=_tensor(_visible(branches, int(lengths.max())), device),
+        visible=_tensor(_visible(branches, slots.shape[1]), device),
+        cache=_join(parts, C) if C else (),
     )
-    return Packed(
-        _tensor(np.concatenate(ids), device), layout, *(_tensor(np.array(x), device) for x in (read, which, target))
-    )
+    offsets = _tensor(np.concatenate(sequence.offsets), device) if any(p.vectors.length for p in parts) else None
+    ids = _tensor(np.concatenate(sequence.ids), device)
+    return Packed(ids, offsets, layout, *(_tensor(np.array(x), device) for x in (read, which, target)))
+
+
+class _Sequence:
+    """A packed sequence as it grows: ids, positions, and which offset each token takes."""
+
+    def __init__(self) -> None:
+        self.ids: list[np.ndarray] = []
+        self.positions: list[np.ndarray] = []
+        self.offsets: list[np.ndarray] = []
+        self.count = 0
+
+    def open(self, before: Sequence[Part], part: Part, behind: int) -> None:
+        """Begin a front or a row of `part` that stands `behind` tokens of its front."""
+        self._virtual, self._offset = sum(p.vectors.count for p in before), sum(p.vectors.length for p in before)
+        self._length = part.vectors.length
+        self._position, self._texts = behind, int((part.front[:behind] >= 0).sum())
+
+    def add(self, ids: Ids, skip: int = 0, branch: bool = False) -> None:
+        """Go on with `ids`, the first `skip` of which are in the cache; a `branch` leaves the place where it began."""
+        places = text_places(ids, self._texts, self._length)
+        self.ids.append(np.where(ids < 0, ids - self._virtual, ids)[skip:])
+        self.positions.append(np.arange(self._position, self._position + len(ids))[skip:])
+        self.offsets.append(np.where(places < 0, -1, self._offset + places)[skip:])
+        self.count += len(ids) - skip
+        if not branch:
+            self._position, self._texts = self._position + len(ids), self._texts + int((ids >= 0).sum())
+
+    def fill(self, count: int) -> None:
+        nothing = np.zeros(count, dtype=np.int64)
+        for list_, value in ((self.ids, nothing), (self.positions, nothing), (self.offsets, nothing - 1)):
+            list_.append(value)
+        self.count += count
+
+
+def _join(parts: Sequence[Part], C: int) -> LayerCache:
+    """The parts' caches side by side: per layer two [H, G, C, head_dim]."""
+    layers = max(len(part.cache) for part in parts)
+    like = next(part.cache[0][0] for part in parts if part.cache)
+    nothing = like.new_zeros(like.shape[0], 0, like.shape[2])
+
+    def side_by_side(layer: int, kind: int) -> Tensor:
+        given = [part.cache[layer][kind] if part.cache else nothing for part in parts]
+        return torch.stack([torch.nn.functional.pad(x, (0, 0, 0, C - x.shape[1])) for x in given], 1)
+
+    return [(side_by_side(layer, 0), side_by_side(layer, 1)) for layer in range(layers)]
+
+
+def _padding(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Slots [B, n] and unpad [N] of rows of these lengths that begin at these tokens."""
+    column = np.arange(lengths.max())
+    filled = column < lengths[:, None]
+    return starts[:, None] + np.where(filled, column, 0), np.flatnonzero(filled.ravel())
 
 
 def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(array).to(device)
 
 
-def _padding(lengths: np.ndarray, lead: int) -> tuple[np.ndarray, np.ndarray]:
-    """Slots [B * n] and unpad [N] of rows of these lengths that begin at token `lead`."""
-    starts = lead + np.cumsum(lengths) - lengths
-    column = np.arange(lengths.max())
-    filled = column < lengths[:, None]
-    slots = starts[:, None] + np.where(filled, column, 0)
-    return slots.ravel(), np.flatnonzero(filled.ravel())
-
-
 def _visible(branches: list[np.ndarray], width: int) -> np.ndarray:
     """[B or 1, n, n] bool: causal, and across answers closed. One mask for all rows where no row has branches."""
     causal = np.tri(width, dtype=bool)
-    if not any(branch[-1] for branch in branches):
+    if not any(branch.any() for branch in branches):
         return causal[None]
     padded = np.stack([np.pad(branch, (0, width - len(branch))) for branch in branches])
     visible: np.ndarray = causal & ((padded[:, None, :] == 0) | (padded[:, None, :] == padded[:, :, None]))

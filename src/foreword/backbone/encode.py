@@ -37,8 +37,12 @@ def encode(pieces: Sequence[Piece], tokenizer: Any, inputs: Mapping[str, object]
     a row cannot open a turn of its own.
 
     Text between virtual tokens is tokenised in one run, as the tokenizer would see it in a plain prompt. With turns,
-    the backbone's chat template writes the roles and opens the assistant's turn.
+    the backbone's chat template writes the roles and opens the assistant's turn. Virtual tokens that open the template
+    stand before everything, a beginning-of-sequence token and the first turn's role included, as they do in PEFT.
     """
+    lead = next((i for i, piece in enumerate(pieces) if not isinstance(piece, Virtual)), len(pieces))
+    ids = [i for piece in pieces[:lead] for i in _virtual(piece)]
+    pieces = pieces[lead:]
     chat = any(isinstance(piece, Turn) for piece in pieces)
     hostile = any(token in str(value) for value in (inputs or {}).values() for token in tokenizer.all_special_tokens)
     runs = _chat_runs(pieces, tokenizer, split=hostile) if chat else [p for p in pieces if not isinstance(p, Turn)]
@@ -46,15 +50,15 @@ def encode(pieces: Sequence[Piece], tokenizer: Any, inputs: Mapping[str, object]
         runs[-1] = Text(
             runs[-1].text.rstrip(" ")
         )  # "Answer: " and " yes" are cut differently from "Answer:" and " yes"
-    ids: list[int] = [] if chat else _start(tokenizer)
+    ids += [] if chat else _start(tokenizer)
     for run in runs:
         match run:
             case _Content(text):
                 ids += tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
             case Text(text):
                 ids += tokenizer.encode(text, add_special_tokens=False, split_special_tokens=hostile and not chat)
-            case Virtual(start, count):
-                ids += range(-1 - start, -1 - start - count, -1)
+            case Virtual():
+                ids += _virtual(run)
     if not ids:
         raise ForewordError("the prompt renders to nothing; give its template some text")
     tail = runs[-1].text[-CONTEXT:] if runs and isinstance(runs[-1], Text) else ""
@@ -88,6 +92,17 @@ def shared_front(rows: Sequence[Ids]) -> int:
     for row in rows[1:]:
         same &= row[:shortest] == first
     return shortest if same.all() else int(same.argmin())
+
+
+def _virtual(piece: Piece) -> range:
+    assert isinstance(piece, Virtual)
+    return range(-1 - piece.start, -1 - piece.start - piece.count, -1)
+
+
+def text_places(ids: Ids, before: int, limit: int) -> np.ndarray:
+    """[T] for every token how many text tokens stand before it, `before` counted; -1 for virtual ones and past `limit`."""
+    places = before + np.cumsum(ids >= 0) - 1
+    return np.where((ids >= 0) & (places < limit), places, -1)
 
 
 def _start(tokenizer: Any) -> list[int]:

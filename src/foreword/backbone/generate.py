@@ -1,23 +1,30 @@
-"""Text from embedded prompts, through transformers' own `generate`. Knows tensors; knows no prompts."""
+"""Text behind token ids, through transformers' own `generate`. Knows ids and vectors; knows no prompts."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from foreword.backbone.answer import Sampling
+from foreword.backbone.encode import Ids
+from foreword.backbone.model import FrozenModel
+from foreword.backbone.vectors import Vectors
 
 
-def generate_ids(model: Any, tokenizer: Any, prompts: Sequence[Tensor], sampling: Sampling) -> list[list[int]]:
-    """New token ids behind each embedded prompt [T, D], end-of-text and padding taken off.
+def generate_ids(model: FrozenModel, prompts: Sequence[Ids], vectors: Vectors, sampling: Sampling) -> list[list[int]]:
+    """New token ids behind each prompt [T], end-of-text and padding taken off.
 
     Rows are padded on the left, where transformers expects it; positions follow the mask.
     """
-    embedded = pad_sequence(list(prompts), batch_first=True, padding_side="left")
-    mask = pad_sequence([torch.ones(len(p), dtype=torch.int64) for p in prompts], batch_first=True, padding_side="left")
-    ends = model.generation_config.eos_token_id
+    learned = model.learned(prompts[0], vectors)
+    P = vectors.prefix
+    rows = [model.embed_row(ids[P:], vectors) for ids in prompts]
+    embedded = pad_sequence(rows, batch_first=True, padding_side="left")
+    mask = pad_sequence([torch.ones(len(p), dtype=torch.int64) for p in rows], batch_first=True, padding_side="left")
+    mask = torch.cat([torch.ones(len(rows), P, dtype=torch.int64), mask], 1)
+    tokenizer = model.tokenizer
+    ends = model.model.generation_config.eos_token_id
     ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ends:
         ends.append(tokenizer.eos_token_id)
@@ -28,7 +35,9 @@ def generate_ids(model: Any, tokenizer: Any, prompts: Sequence[Tensor], sampling
         options |= {"stop_strings": list(sampling.stop), "tokenizer": tokenizer}
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(sampling.seed)
-        new = model.generate(
+        if learned:
+            options[model.takes_cache] = model.new_cache(learned, len(rows))
+        new = model.model.generate(
             inputs_embeds=embedded,
             attention_mask=mask.to(embedded.device),
             max_new_tokens=sampling.max_tokens,

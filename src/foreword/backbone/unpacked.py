@@ -4,60 +4,53 @@ The front is computed once into a KV cache, the cache is repeated for every answ
 the same numbers as the packed way, with more copying.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
-from foreword.backbone.batch import Example
+from foreword.backbone.batch import Part
 from foreword.backbone.encode import Ids
+
+if TYPE_CHECKING:
+    from foreword.backbone.model import FrozenModel
 
 TOKENS = 4_096
 """Tokens that go through the model at once, the front counted in every row."""
 
 
-def log_probs_unpacked(
-    model: Any,
-    embed: Callable[[Tensor, Tensor | None], Tensor],
-    examples: Sequence[Example],
-    front: Ids,
-    virtual: Tensor | None,
-) -> Tensor:
+def log_probs_unpacked(model: "FrozenModel", part: Part) -> Tensor:
     """Log-probability [A] of every answer token, in order of example, answer, token; fp32 or better."""
-    rows = [(example.question, answer) for example in examples for answer in example.answers]
+    rows = [(example.question, answer) for example in part.examples for answer in example.answers]
     longest = max(len(question) + len(answer) for question, answer in rows)
-    size = max(1, TOKENS // (len(front) + longest))  # every answer is a row here: many choices make many rows
-    pieces = [rows[i : i + size] for i in range(0, len(rows), size)]
-    return torch.cat([_piece(model, embed, piece, front, virtual) for piece in pieces])
+    size = max(1, TOKENS // (len(part.front) + longest))  # every answer is a row here: many choices make many rows
+    return torch.cat([_piece(model, part, rows[i : i + size]) for i in range(0, len(rows), size)])
 
 
-def _piece(
-    model: Any,
-    embed: Callable[[Tensor, Tensor | None], Tensor],
-    rows: Sequence[tuple[Ids, tuple[int, ...]]],
-    front: Ids,
-    virtual: Tensor | None,
-) -> Tensor:
-    device = model.get_input_embeddings().weight.device
+def _piece(model: "FrozenModel", part: Part, rows: Sequence[tuple[Ids, tuple[int, ...]]]) -> Tensor:
     sequences = [np.concatenate([question, np.array(answer[:-1], np.int64)]) for question, answer in rows]
-    R, n, F = len(rows), max(map(len, sequences)), len(front)
-    ids = torch.zeros(R, n, dtype=torch.int64)
+    R, n, F = len(rows), max(map(len, sequences)), len(part.front)
+    before = int((part.front >= 0).sum())
     mask = torch.zeros(R, F + n, dtype=torch.int64)
     mask[:, :F] = 1
+    embedded = []
     for i, sequence in enumerate(sequences):
-        ids[i, : len(sequence)] = torch.from_numpy(sequence)
         mask[i, F : F + len(sequence)] = 1
-    cache = DynamicCache()
+        padded = np.pad(sequence, (0, n - len(sequence)))
+        embedded.append(model.embed_row(padded, part.vectors, before))
+    cache = model.new_cache(part.cache)
+    if part.cached < F:
+        front = model.embed_row(part.front[part.cached :], part.vectors)[None]
+        model.model(inputs_embeds=front, use_cache=True, **{model.takes_cache: cache})
     if F:
-        embedded = embed(torch.from_numpy(front).to(device), virtual)[None]
-        model(inputs_embeds=embedded, past_key_values=cache, use_cache=True)
         cache.batch_repeat_interleave(R)
-    embedded = embed(ids.flatten().to(device), virtual).view(R, n, -1)
-    logits = model(
-        inputs_embeds=embedded, attention_mask=mask.to(device), past_key_values=cache, use_cache=True
+    logits = model.model(
+        inputs_embeds=torch.stack(embedded),
+        attention_mask=mask.to(model.device),
+        use_cache=True,
+        **{model.takes_cache: cache},
     ).logits  # [R, n, V]
     row = torch.tensor([i for i, (_, answer) in enumerate(rows) for _ in answer])
     place = torch.tensor([len(question) - 1 + t for question, answer in rows for t in range(len(answer))])

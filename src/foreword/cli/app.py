@@ -38,7 +38,7 @@ def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceb
 
 
 app.command("demo")(demo.demo)
-app.command("tune")(tune.tune)
+app.command("tune", cls=tune.Tune)(tune.tune)
 app.command("compare")(compare.compare)
 app.command("run")(run.run)
 app.add_typer(prompts.app, name="prompts")

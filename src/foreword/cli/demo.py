@@ -114,9 +114,9 @@ def _tune(
     backbone: "Backbone", task: "Task", start: "Prompt", method: str, steps: int, seed: int, out: Path, display: Display
 ) -> "Run":
     from foreword.tuning import tune
-    from foreword.tuning.encoders import METHODS
+    from foreword.tuning.methods import METHODS
 
-    display.say(f"  {method}: {METHODS[method].summary}.")
+    display.say(f"  {method}: {METHODS[method].trains}.")
     folder = out / "runs" / f"{method}-{time.strftime('%Y%m%d-%H%M%S')}"
     run = tune(
         backbone, task, start, method=method, steps=steps, eval_every=20, dev_rows=200, seed=seed, folder=folder,

@@ -1,10 +1,12 @@
 """`foreword tune`: learn a soft prompt for a task, store it, and report it on the test rows once."""
 
 import uuid
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from foreword.cli.console import Display, print_json
 from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, find_prompt, load_backbone
@@ -17,17 +19,42 @@ if TYPE_CHECKING:
     from foreword.tuning import Run
 
 
+class Tune(TyperCommand):
+    """The verb as a command line knows it: `--method` without a name lists the methods."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if any(a == "--method" and (b is None or b.startswith("-")) for a, b in zip_longest(args, args[1:])):
+            list_methods()
+            ctx.exit()
+        return super().parse_args(ctx, args)
+
+
+def list_methods() -> None:
+    """A line for each method: what it trains, how many numbers that are, when to choose it."""
+    from foreword.tuning.methods import METHODS
+
+    width = max(map(len, METHODS))
+    for name, method in METHODS.items():
+        print(f"{name:{width}}  {method.trains}; choose it when {method.when}")
+    print("\nP virtual tokens, D the model's width, L layers, H KV heads, S tokens of the longest row.")
+
+
 def tune(
     task: Annotated[Path, typer.Argument(help="The task file (YAML): data, inputs, target, metric, splits.")],
     start: Annotated[
         str | None,
         typer.Option(help="Prompt to begin from: a .prompt file or a name in the table. [default: inputs, one a line]"),
     ] = None,
-    method: Annotated[str | None, typer.Option(help="prompt-tuning or p-tuning. [default: prompt-tuning]")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="How to learn; without a name, lists the methods. [default: prompt-tuning]")
+    ] = None,
     tokens: Annotated[int | None, typer.Option(help="Virtual tokens. [default: 16]")] = None,
     init: Annotated[
         str | None,
-        typer.Option(help="text, labels, vocabulary, random or prompt. [default: its vectors, else its text]"),
+        typer.Option(
+            help="text, labels, demonstrations, vocabulary, random, zero (a prefix only) or prompt. "
+            "[default: its vectors, else its text]"
+        ),
     ] = None,
     init_text: Annotated[
         str | None, typer.Option(help="The text to begin from. [default: the start prompt's words]")

@@ -74,10 +74,10 @@ class Prompt:
                     near = difflib.get_close_matches(variable, list(self.inputs), n=1)
                     hint = f"did you mean {near[0]!r}?" if near else f"add it to 'inputs': {list(self.inputs)}"
                     raise ForewordError(f"prompt {self.name!r}: variable {variable!r} is not declared; {hint}")
-        if self.soft is not None and len(self.soft.embeddings) != self.virtual_tokens:
+        if self.soft is not None and len(self.soft) != self.virtual_tokens:
             raise ForewordError(
                 f"prompt {self.name!r} has {self.virtual_tokens} virtual tokens in its body and "
-                f"{len(self.soft.embeddings)} vectors; they must be as many"
+                f"{len(self.soft)} vectors; they must be as many"
             )
 
     @cached_property

@@ -1,11 +1,13 @@
-"""The vectors of a soft prompt and their file. Knows safetensors; knows no templates and no models.
+"""The learned part of a soft prompt and its file. Knows safetensors; knows no templates and no models.
 
-Format: safetensors (huggingface/safetensors), one tensor `embeddings` [P, D] in fp32; the metadata says which
-backbone the vectors belong to. Files come from strangers: sizes, shapes, dtypes and values are checked first.
+Format: safetensors (huggingface/safetensors), fp32: `embeddings` [P, D]; for prefix tuning `keys` and `values`
+[L, H, P, head_dim] instead; for decomposed prompt tuning `offsets` [S, D] beside the embeddings. The metadata says which
+backbone they belong to. Files come from strangers: sizes, shapes, dtypes and values are checked first.
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,12 +22,17 @@ MAX_BYTES = 512 * 1024**2
 FIELDS = ("backbone", "fingerprint", "method", "run", "trained_parameters")
 
 
+SHAPES = {"embeddings": 2, "keys": 4, "values": 4, "offsets": 2}
+KINDS = ({"embeddings"}, {"keys", "values"}, {"embeddings", "offsets"})
+
+
 @dataclass(frozen=True, eq=False)
 class SoftTokens:
-    """`P` learned vectors, bound to the backbone that they were learned on."""
+    """`P` learned virtual tokens, bound to the backbone that they were learned on."""
 
-    embeddings: np.ndarray
-    """[P, D] float32, finite; on the scale of the backbone's own input embeddings."""
+    tensors: Mapping[str, np.ndarray]
+    """float32, finite: `embeddings` [P, D], on the scale of the backbone's own; or `keys` and `values`
+    [L, H, P, head_dim]; `offsets` [S, D] may stand beside embeddings."""
     backbone: str
     """Name of the backbone, for people."""
     fingerprint: str
@@ -38,19 +45,55 @@ class SoftTokens:
     """How many numbers were trained to make them: P · D, or the prompt encoder's."""
 
     def __post_init__(self) -> None:
-        shape, dtype = self.embeddings.shape, self.embeddings.dtype
-        if len(shape) != 2 or 0 in shape or dtype != np.float32:
-            raise ForewordError(f"'embeddings' must be [P, D] float32, not {list(shape)} {dtype}; tune it again")
-        if not np.isfinite(self.embeddings).all():
-            raise ForewordError("'embeddings' holds NaN or infinity; nothing can be run with it: tune the prompt again")
+        if set(self.tensors) not in KINDS:
+            raise ForewordError(
+                f"tensors {sorted(self.tensors)} where 'embeddings', or 'keys' and 'values', are expected"
+            )
+        for name, tensor in self.tensors.items():
+            if tensor.ndim != SHAPES[name] or 0 in tensor.shape or tensor.dtype != np.float32:
+                shape = "[P, D]" if name == "embeddings" else "[S, D]" if name == "offsets" else "[L, H, P, head_dim]"
+                raise ForewordError(
+                    f"{name!r} must be {shape} float32, not {list(tensor.shape)} {tensor.dtype}; tune it again"
+                )
+            if not np.isfinite(tensor).all():
+                raise ForewordError(
+                    f"{name!r} holds NaN or infinity; nothing can be run with it: tune the prompt again"
+                )
+        if "keys" in self.tensors and self.tensors["keys"].shape != self.tensors["values"].shape:
+            raise ForewordError("'keys' and 'values' must have the same shape; tune the prompt again")
+        if "offsets" in self.tensors and self.tensors["offsets"].shape[1] != self.tensors["embeddings"].shape[1]:
+            raise ForewordError("'offsets' must be as wide as 'embeddings'; tune the prompt again")
+
+    def __len__(self) -> int:
+        """P"""
+        return self.tensors["keys"].shape[2] if "keys" in self.tensors else len(self.tensors["embeddings"])
+
+    @property
+    def embeddings(self) -> np.ndarray:
+        """[P, D] float32. Raises ForewordError for a prefix, which has keys and values instead."""
+        if "embeddings" not in self.tensors:
+            raise ForewordError("this soft prompt is a prefix of keys and values; it has no embeddings")
+        return self.tensors["embeddings"]
+
+    def fits(self, dimension: int, cache: tuple[int, int, int]) -> bool:
+        """Whether a backbone of this D, and of these L, H and head_dim, can take them."""
+        if "keys" not in self.tensors:
+            return bool(self.embeddings.shape[1] == dimension)
+        layers, heads, _, size = self.tensors["keys"].shape
+        return (layers, heads, size) == cache
 
     def to_bytes(self) -> bytes:
         """The safetensors file; the same vectors and fields always give the same bytes."""
-        data = self.embeddings.astype("<f4").tobytes()
-        tensor = {"dtype": "F32", "shape": self.embeddings.shape, "data_offsets": (0, len(data))}
+        tensors, data = {}, b""
+        for name in sorted(self.tensors):
+            array = self.tensors[name].astype("<f4")
+            tensors[name] = {
+                "dtype": "F32", "shape": array.shape, "data_offsets": (len(data), len(data) + array.nbytes),
+            }  # fmt: skip
+            data += array.tobytes()
         metadata = {field: str(getattr(self, field)) for field in FIELDS}
         # Written here, because the library puts metadata in a random order and equal vectors need equal digests.
-        header = json.dumps({"__metadata__": metadata, "embeddings": tensor}).encode()
+        header = json.dumps({"__metadata__": metadata, **tensors}).encode()
         header += b" " * (-len(header) % 8)
         return len(header).to_bytes(8, "little") + header + data
 
@@ -61,10 +104,7 @@ class SoftTokens:
             if len(data) > MAX_BYTES:
                 raise ForewordError(f"{len(data):,} bytes are more than {MAX_BYTES:,}")
             metadata = _metadata(data)
-            tensors = load(data)
-            if set(tensors) != {"embeddings"}:
-                raise ForewordError(f"tensors {sorted(tensors)} where only 'embeddings' is expected")
-            return cls(tensors["embeddings"], **metadata)
+            return cls(load(data), **metadata)
         except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ForewordError(f"{source!r} is not a soft prompt: {error}; fetch or tune it again") from error
         except ForewordError as error:

@@ -23,8 +23,10 @@ class State:
     encoder: Mapping[str, Tensor]
     optimiser: Mapping[str, Tensor]
     """AdamW's moments, named `PARAMETER.exp_avg` and so on."""
-    best: Tensor
-    """[P, D] fp32, the virtual tokens that did best on dev so far."""
+    average: Mapping[str, Tensor]
+    """fp32, the running average of the vectors."""
+    best: Mapping[str, Tensor]
+    """fp32, the average that did best on dev so far."""
     step: int
     best_step: int
     curve: tuple[CurvePoint, ...]
@@ -36,9 +38,8 @@ class State:
 
 def write(path: Path, state: State) -> None:
     """Replace the checkpoint at `path`; a crash or a full disk leaves the one before."""
-    tensors = {f"encoder.{name}": tensor for name, tensor in state.encoder.items()}
-    tensors |= {f"optimiser.{name}": tensor for name, tensor in state.optimiser.items()}
-    tensors["best"] = state.best
+    parts = {"encoder": state.encoder, "optimiser": state.optimiser, "average": state.average, "best": state.best}
+    tensors = {f"{part}.{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
     plain = {
         "step": state.step,
         "best_step": state.best_step,
@@ -47,7 +48,8 @@ def write(path: Path, state: State) -> None:
         "settings": dict(state.settings),
     }
     data = save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"state": json.dumps(plain)}
+        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
+        {"state": json.dumps(plain)},
     )
     write_atomic(path, data)
 
@@ -63,7 +65,8 @@ def read(path: Path) -> State:
         return State(
             encoder=_part(tensors, "encoder."),
             optimiser=_part(tensors, "optimiser."),
-            best=tensors["best"],
+            average=_part(tensors, "average."),
+            best=_part(tensors, "best."),
             step=plain["step"],
             best_step=plain["best_step"],
             curve=tuple(CurvePoint(**point) for point in plain["curve"]),

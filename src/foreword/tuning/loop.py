@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from foreword.backbone import Backbone, Example
+from foreword.backbone import Backbone, Example, Vectors
 from foreword.backbone.batch import batches
 from foreword.errors import ForewordError
 from foreword.files import write_atomic
@@ -27,12 +27,16 @@ from foreword.prompts import Output, Prompt, SoftTokens
 from foreword.tasks import Row, Task
 from foreword.tuning import checkpoint
 from foreword.tuning.curves import CurvePoint
-from foreword.tuning.encoders import METHODS, count, virtual_tokens
 from foreword.tuning.lock import locked
+from foreword.tuning.methods import METHODS, Encoder, count, flat, made
 from foreword.tuning.objective import mean_loss, weight
 from foreword.tuning.options import TuneOptions
 from foreword.tuning.rows import TrainingRows, encode_rows
-from foreword.tuning.start import soften, start_vectors
+from foreword.tuning.start import begin, soften
+
+AVERAGE = 0.95
+"""Of the running average of the vectors over the steps, which is what is measured, kept and served: it does better than
+the last step's, most of all early on (Polyak and Juditsky 1992)."""
 
 STEP_TOKENS = 4_096
 """Tokens of padded rows that go through the backbone at once; larger batches are added up in pieces."""
@@ -85,7 +89,8 @@ def tune(
     began = time.perf_counter()
     options = TuneOptions.of(settings)
     plain = start.answering(task.choices).replace(output=Output(choices=task.choices))  # a prior fits one prompt only
-    prompt = soften(plain, options.tokens, soft_name(task.name, options.method))
+    method = METHODS[options.method]
+    prompt = soften(plain, options.tokens, soft_name(task.name, options.method), method.learns)
     options = replace(options, tokens=prompt.virtual_tokens, init=options.init or ("prompt" if start.soft else "text"))
     identity = _identity(backbone, task, start, options)
     run_id = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
@@ -101,10 +106,10 @@ def tune(
             _check_same(saved.settings, identity, place)
         write_atomic(place / "run.json", json.dumps({"id": run_id, **identity}, indent=2).encode())
         rows = encode_rows(backbone, prompt, task, options.objective)
-        vectors = start_vectors(backbone, prompt, options.init or "text", start, options.init_text, options.seed)
+        origin = begin(backbone, prompt, method.learns, options, start, task.train, rows.longest)
         with torch.random.fork_rng():
             torch.manual_seed(options.seed)
-            encoder = METHODS[options.method].encoder(vectors).to(backbone.device)
+            encoder = method.encoder(origin).to(backbone.device)
         loop = _Loop(backbone, task, prompt, options, identity, rows, encoder, place, began)
         if saved is not None:
             loop.restore(saved)
@@ -142,7 +147,7 @@ class _Loop:
 
     def __init__(
         self, backbone: Backbone, task: Task, prompt: Prompt, options: TuneOptions, settings: dict[str, Any],
-        rows: TrainingRows, encoder: nn.Module, folder: Path, began: float,
+        rows: TrainingRows, encoder: Encoder, folder: Path, began: float,
     ) -> None:  # fmt: skip
         self.backbone, self.prompt, self.options, self.settings = backbone, prompt, options, settings
         self.rows, self.encoder, self.folder, self.began = rows, encoder, folder, began
@@ -152,7 +157,7 @@ class _Loop:
         )
         self.names: dict[Tensor, str] = {parameter: name for name, parameter in encoder.named_parameters()}
         self.step = self.best_step = 0
-        self.best = virtual_tokens(encoder)
+        self.average = self.best = made(encoder)
         self.curve: list[CurvePoint] = []
         self.losses: list[float] = []  # since the last measurement
         self.before = 0.0  # seconds of the parts of this run that were interrupted
@@ -164,7 +169,8 @@ class _Loop:
     def restore(self, saved: checkpoint.State) -> None:
         self.encoder.load_state_dict(dict(saved.encoder))
         checkpoint.restore_optimiser(self.optimiser, self.names, saved.optimiser)
-        self.step, self.best_step, self.best = saved.step, saved.best_step, saved.best
+        self.step, self.best_step = saved.step, saved.best_step
+        self.average, self.best = dict(saved.average), dict(saved.best)
         self.curve, self.losses = list(saved.curve), list(saved.losses)
         self.before = self.curve[-1].seconds if self.curve else 0.0
 
@@ -192,10 +198,10 @@ class _Loop:
         for group in self.optimiser.param_groups:
             group["lr"] = self.options.rate * schedule(self.step, self.options.steps, self.options.warmup)
         self.optimiser.zero_grad(set_to_none=True)
-        virtual = self.encoder()
-        leaf = virtual.detach().requires_grad_()
-        loss = self._accumulate(leaf, examples, right)
-        virtual.backward(leaf.grad)
+        tensors = flat(self.encoder())
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
+        loss = self._accumulate(Vectors(**leaves), examples, right)
+        torch.autograd.backward(list(tensors.values()), [leaf.grad for leaf in leaves.values()])
         norm = torch.nn.utils.clip_grad_norm_(self.encoder.parameters(), self.options.clip)
         if not math.isfinite(loss) or not math.isfinite(norm.item()):
             raise ForewordError(
@@ -205,14 +211,16 @@ class _Loop:
             )
         self.optimiser.step()
         self.step += 1
+        share = max(1 - AVERAGE, 1 / (0.3 * self.step + 1))  # a short run forgets its start sooner
+        self.average = {name: self.average[name].lerp(now, share) for name, now in made(self.encoder).items()}
         return loss
 
-    def _accumulate(self, virtual: Tensor, examples: list[Example], right: list[int]) -> float:
-        """The batch's mean loss, its gradient added up in `virtual`; in pieces where rows are long, to bound memory."""
+    def _accumulate(self, vectors: Vectors, examples: list[Example], right: list[int]) -> float:
+        """The batch's mean loss, its gradient added up in `vectors`; in pieces where rows are long, to bound memory."""
         whole, loss = weight(examples), 0.0
         for piece in batches(examples, STEP_TOKENS):
             rows = [examples[i] for i in piece]
-            log_probs = self.backbone.log_probs(rows, self.rows.front, virtual)
+            log_probs = self.backbone.log_probs(rows, self.rows.front, vectors)
             part = mean_loss(log_probs, rows, [right[i] for i in piece]) * (weight(rows) / whole)
             part.backward()
             loss += part.item()
@@ -223,25 +231,25 @@ class _Loop:
         return self.curve[-1].step if self.curve else 0
 
     def _measure(self) -> None:
-        """Measure dev, keep the best, write a checkpoint."""
-        virtual = virtual_tokens(self.encoder)
-        if not torch.isfinite(virtual).all():
+        """Measure dev, keep the best, write a checkpoint. What is measured is the running average."""
+        if not all(torch.isfinite(tensor).all() for tensor in self.average.values()):
             raise ForewordError(
                 f"the virtual tokens are not finite at step {self.step}; lower the learning rate with --lr"
             )
-        dev = dev_score(self.backbone, self.task, self.with_vectors(virtual), self.dev) if self.dev else None
+        dev = dev_score(self.backbone, self.task, self.with_vectors(self.average), self.dev) if self.dev else None
         loss = sum(self.losses) / len(self.losses) if self.losses else None
         self.losses = []
         best = max((p.dev for p in self.curve if p.dev is not None), default=-math.inf)
         if dev is None or dev > best:
-            self.best, self.best_step = virtual, self.step
+            self.best, self.best_step = self.average, self.step
         self.curve.append(CurvePoint(self.step, self.step * self.options.batch, loss, dev, self.seconds))
         self._save()
 
-    def with_vectors(self, virtual: Tensor, run_id: str = "") -> Prompt:
-        """The prompt as it would be served with these virtual tokens."""
+    def with_vectors(self, tensors: Mapping[str, Tensor], run_id: str = "") -> Prompt:
+        """The prompt as it would be served with these vectors."""
         name, fingerprint = self.backbone.name, self.backbone.fingerprint
-        soft = SoftTokens(virtual.numpy(), name, fingerprint, self.options.method, run_id, count(self.encoder))
+        arrays = {key: tensor.numpy() for key, tensor in tensors.items()}
+        soft = SoftTokens(arrays, name, fingerprint, self.options.method, run_id, count(self.encoder))
         return self.prompt.replace(soft=soft)
 
     def _stuck(self) -> bool:
@@ -252,6 +260,7 @@ class _Loop:
         state = checkpoint.State(
             encoder=self.encoder.state_dict(),
             optimiser=checkpoint.optimiser_tensors(self.optimiser, self.names),
+            average=self.average,
             best=self.best,
             step=self.step,
             best_step=self.best_step,

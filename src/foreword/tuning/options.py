@@ -5,8 +5,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from foreword.errors import UsageError
-from foreword.tuning.encoders import METHODS
-from foreword.tuning.start import STARTS
+from foreword.tuning.methods import METHODS
+
+STARTS = ("text", "labels", "demonstrations", "vocabulary", "random", "prompt", "zero")
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class TuneOptions:
     tokens: int = 16
     """P, virtual tokens, where the start prompt has none yet."""
     init: str | None = None
-    """Where they begin: text, labels, vocabulary, random or prompt; None: the start's own vectors, else its text."""
+    """Where they begin, one of `STARTS`; None: the start's own vectors, else its text."""
     init_text: str | None = None
     """The text to begin from; the start prompt's own words where it is None."""
     objective: str = "choices"

@@ -23,6 +23,8 @@ class TrainingRows:
     """The rest of each."""
     right: list[int]
     """Which of an example's answers is the target."""
+    longest: int
+    """Text tokens of the longest row, its answer counted."""
 
     def batch(self, step: int, size: int, seed: int) -> tuple[list[Example], list[int]]:
         """The rows of a step, known from the seed alone, as resuming needs."""
@@ -62,7 +64,8 @@ def encode_rows(backbone: Backbone, prompt: Prompt, task: Task, objective: str) 
         _example(backbone, prompt, row, task.choices or (row.target,))
     F = shared_front([example.question for example in whole])
     examples = [replace(example, question=example.question[F:]) for example in whole]
-    return TrainingRows(whole[0].question[:F], examples, right)
+    longest = max(int((e.question >= 0).sum()) + max(map(len, e.answers)) for e in whole)
+    return TrainingRows(whole[0].question[:F], examples, right, longest)
 
 
 def _example(backbone: Backbone, prompt: Prompt, row: Row, answers: tuple[str, ...]) -> Example:

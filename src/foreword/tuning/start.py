@@ -1,39 +1,69 @@
-"""Where the virtual tokens begin: from text, labels, the vocabulary, another prompt, or chance. Knows no training."""
+"""Where a soft prompt begins: from text, labels, rows, the vocabulary, another prompt, or chance. Knows no training."""
 
+import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from foreword.backbone import Backbone
+from foreword.backbone import Backbone, Vectors
 from foreword.errors import ForewordError, UsageError
-from foreword.prompts import Prompt
+from foreword.prompts import Prompt, Text
+from foreword.tasks import Row
+from foreword.tuning.methods import Start
+from foreword.tuning.options import STARTS, TuneOptions
 
-STARTS = ("text", "labels", "vocabulary", "random", "prompt")
 
-
-def soften(prompt: Prompt, tokens: int, name: str) -> Prompt:
+def soften(prompt: Prompt, tokens: int, name: str, learns: str = "tokens") -> Prompt:
     """`prompt` with `tokens` virtual tokens in front; one that has places for them already keeps those.
 
-    In a chat prompt they open the first turn.
+    In a chat prompt they open the first turn, or, where keys and values are learned, stand before it.
     """
     if prompt.virtual_tokens:
         return prompt.replace(name=name, soft=None)
     turn = re.match(r"(?:\s|\{#.*?#\})*\{\{[-+]?\s*(?:system|user)\s*\(\s*\)\s*[-+]?\}\}", prompt.body, re.DOTALL)
-    at = turn.end() if turn else 0
+    at = turn.end() if turn and learns == "tokens" else 0
     body = f"{prompt.body[:at]}{{{{ virtual({tokens}) }}}}{prompt.body[at:]}"
     return prompt.replace(name=name, body=body, soft=None)
 
 
+def begin(
+    backbone: Backbone, prompt: Prompt, learns: str, options: TuneOptions, source: Prompt, rows: Sequence[Row],
+    longest: int,
+) -> Start:  # fmt: skip
+    """Where the encoder of `prompt` begins, by `options.init`. Keys and values begin at those of the same tokens."""
+    zero = options.init == "zero"
+    if zero and learns != "prefix":
+        raise UsageError("the start 'zero' is for prefix tuning; virtual tokens cannot begin at zero: use 'text'")
+    if options.init == "prompt" and source.soft is not None and "keys" in source.soft.tensors:
+        if learns != "prefix":
+            raise UsageError(f"{source.name!r} holds keys and values; only prefix tuning can begin from them")
+        backbone.check(source)
+        tokens = start_vectors(backbone, prompt, "text", source, options.init_text, options.seed, rows)
+        keys, values = (torch.from_numpy(source.soft.tensors[name]) for name in ("keys", "values"))
+        return Start(tokens, (keys, values), longest)
+    init = "text" if zero else options.init or "text"
+    tokens = start_vectors(backbone, prompt, init, source, options.init_text, options.seed, rows)
+    if learns != "prefix":
+        return Start(tokens, None, longest)
+    ids = np.arange(-1, -1 - len(tokens), -1)
+    layers = backbone.keys_and_values(ids, Vectors(embeddings=tokens.to(backbone.device)))
+    keys, values = (torch.stack([layer[kind] for layer in layers]).float().cpu() for kind in (0, 1))
+    return Start(tokens, (keys * (not zero), values * (not zero)), longest)
+
+
 def start_vectors(
-    backbone: Backbone, prompt: Prompt, start: str, source: Prompt, text: str | None, seed: int
-) -> Tensor:
+    backbone: Backbone, prompt: Prompt, start: str, source: Prompt, text: str | None, seed: int,
+    rows: Sequence[Row] = (),
+) -> Tensor:  # fmt: skip
     """Vectors [P, D] fp32 for the P virtual tokens of `prompt`.
 
     `start`: `text` takes the embeddings of `text`, or of the fixed words of `source`, tiled or cut to P (Lester 2021,
-    section 3.2); `labels` those of the choices; `vocabulary` those of P random tokens; `random` draws them with the
-    mean and spread of the vocabulary's; `prompt` takes the vectors of `source`.
+    section 3.2); `labels` those of the choices; `demonstrations` those of solved training rows; `vocabulary` those of P
+    random tokens; `random` draws them with the mean and spread of the vocabulary's; `prompt` takes the vectors of
+    `source`.
     """
     P = prompt.virtual_tokens
     generator = torch.Generator().manual_seed(seed)
@@ -45,7 +75,7 @@ def start_vectors(
         ordinary = torch.tensor([i for i in range(vocabulary) if i not in special])
         return _embed(backbone, ordinary[torch.randperm(len(ordinary), generator=generator)[:P]])
 
-    def random() -> Tensor:
+    def random_vectors() -> Tensor:
         table = _embed(backbone, torch.arange(vocabulary))
         drawn = torch.randn(P, table.shape[1], generator=generator)
         return table.mean(0) + drawn * table.std(0)
@@ -55,8 +85,14 @@ def start_vectors(
             raise UsageError("the start 'labels' needs a task with choices; use 'text'")
         return _of_text(backbone, " ".join(prompt.output.choices), P)
 
+    def demonstrations() -> Tensor:
+        if not rows:
+            raise UsageError("the start 'demonstrations' needs training rows; use 'text'")
+        chosen = random.Random(seed).sample(list(rows), min(len(rows), P))
+        return _of_text(backbone, "\n\n".join(_solved(source, row) for row in chosen), P)
+
     def vectors() -> Tensor:
-        if source.soft is None or source.soft.embeddings.shape != (P, backbone.dimension):
+        if source.soft is None or source.soft.tensors.get("embeddings", np.empty(0)).shape != (P, backbone.dimension):
             raise UsageError(f"the start 'prompt' needs a soft prompt with {P} tokens; {source.name!r} is not one")
         backbone.check(source)
         return torch.from_numpy(source.soft.embeddings).clone()
@@ -64,13 +100,20 @@ def start_vectors(
     ways: dict[str, Callable[[], Tensor]] = {
         "text": lambda: _of_text(backbone, text or fixed_words(source), P),
         "labels": labels,
+        "demonstrations": demonstrations,
         "vocabulary": random_tokens,
-        "random": random,
+        "random": random_vectors,
         "prompt": vectors,
     }
     if start not in ways:
         raise UsageError(f"start {start!r}: choose one of {', '.join(STARTS)}")
     return ways[start]()
+
+
+def _solved(prompt: Prompt, row: Row) -> str:
+    """A row with its answer, as text."""
+    pieces = prompt.replace(soft=None).render(prompt.take(row.inputs, row.id))
+    return " ".join(["".join(piece.text for piece in pieces if isinstance(piece, Text)).rstrip(" "), row.target])
 
 
 def fixed_words(prompt: Prompt) -> str:
@@ -88,4 +131,4 @@ def _of_text(backbone: Backbone, text: str, count: int) -> Tensor:
 
 def _embed(backbone: Backbone, ids: Tensor) -> Tensor:
     with torch.no_grad():
-        return backbone.embed(ids.to(backbone.device), None).float().cpu()
+        return backbone.embed(ids.to(backbone.device)).float().cpu()

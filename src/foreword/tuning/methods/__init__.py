@@ -1,0 +1,39 @@
+"""The methods: what each one trains, and when to choose it."""
+
+from foreword.tuning.methods import p_tuning
+from foreword.tuning.methods.dept import Decomposed
+from foreword.tuning.methods.encoder import Encoder, Method, Start, count, flat, made
+from foreword.tuning.methods.prefix import Prefix, PrefixMLP
+from foreword.tuning.methods.prompt_tuning import Embedding
+from foreword.tuning.methods.residual import Residual
+
+METHODS = {
+    "prompt-tuning": Method(
+        Embedding, 2e-2, "the virtual tokens: P · D numbers", "you begin: least to store, steadiest to train"
+    ),
+    "residual-prompt-tuning": Method(
+        Residual, 1e-2, "the virtual tokens and a narrow MLP over each: P · D + 256 · D", "prompt tuning is stuck"
+    ),
+    "p-tuning": Method(
+        p_tuning.mlp, 2e-3, "an MLP that makes the virtual tokens: P · D + 3 · D²", "tokens should move together"
+    ),
+    "p-tuning-lstm": Method(
+        p_tuning.lstm, 2e-3, "an LSTM that makes them in order: about P · D + 6 · D²", "their order matters"
+    ),
+    "p-tuning-tpmlp": Method(
+        p_tuning.tpmlp, 2e-3, "a transformer's feed-forward block that makes them: P · D + 8 · D²", "p-tuning is too narrow"
+    ),
+    "prefix-tuning": Method(
+        Prefix, 5e-3, "keys and values in every layer: 2 · L · H · P · head_dim", "quality matters more than size",
+        learns="prefix",
+    ),
+    "prefix-tuning-mlp": Method(
+        PrefixMLP, 1e-3, "an MLP that makes keys and values: about 1,024 · L · H · head_dim", "a long prefix is unsteady",
+        learns="prefix",
+    ),
+    "dept": Method(
+        Decomposed, 2e-2, "virtual tokens and a low-rank offset to the words: P · D + 8 · (S + D)", "rows are short and alike",
+    ),
+}  # fmt: skip
+
+__all__ = ["METHODS", "Encoder", "Method", "Start", "count", "flat", "made"]

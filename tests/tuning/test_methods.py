@@ -1,0 +1,83 @@
+"""Every method begins exactly at its start, trains all that it has, and serves what it trained."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from foreword.backbone import Vectors
+from foreword.prompts import Prompt
+from foreword.tuning.methods import METHODS, Start, count, flat, made
+from tiny import backbone
+from tuning.test_loop import run, task
+
+P, D, L, H, SIZE, S = 3, 8, 2, 1, 4, 20
+KINDS = {
+    "dept": {"embeddings", "offsets"},
+    "prefix-tuning": {"keys", "values"},
+    "prefix-tuning-mlp": {"keys", "values"},
+}
+NUMBERS = {
+    "prompt-tuning": P * D,
+    "residual-prompt-tuning": P * D + 2 * D * 128 + 128 + D,
+    "p-tuning": P * D + 3 * (D * D + D),
+    "p-tuning-lstm": P * D + 2 * 2 * (4 * 4 * (8 + 4) + 2 * 4 * 4) + 2 * (D * D + D),
+    "p-tuning-tpmlp": P * D + 8 * D * D + 5 * D,
+    "prefix-tuning": 2 * L * H * P * SIZE,
+    "prefix-tuning-mlp": P * D + D * 512 + 512 + 513 * 2 * L * H * SIZE,
+    "dept": P * D + 8 * (S + D),
+}
+
+
+def start() -> Start:
+    torch.manual_seed(0)
+    return Start(torch.randn(P, D), (torch.randn(L, H, P, SIZE), torch.randn(L, H, P, SIZE)), S)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_encoder_begins_at_its_start_and_trains_all_that_it_has(method: str) -> None:
+    origin = start()
+    encoder = METHODS[method].encoder(origin)
+    assert count(encoder) == NUMBERS[method]
+    first = made(encoder)
+    assert set(first) == KINDS.get(method, {"embeddings"})
+    expected = dict(zip(("keys", "values"), origin.prefix, strict=True))
+    expected |= {"embeddings": origin.embeddings, "offsets": torch.zeros(S, D)}
+    assert all(torch.allclose(tensor, expected[name]) for name, tensor in first.items())
+    optimiser = torch.optim.SGD(encoder.parameters(), lr=1e-3)
+    for _ in range(3):  # what stands before a layer that begins at zero has no gradient in the first step
+        optimiser.zero_grad()
+        sum((tensor.square() + tensor).sum() for tensor in flat(encoder()).values()).backward()
+        optimiser.step()
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in encoder.parameters())
+    assert all(not torch.allclose(tensor, first[name]) for name, tensor in made(encoder).items())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_served_is_what_was_trained(tmp_path: Path, method: str) -> None:
+    """The table's vectors give the log-probabilities of the encoder's, and a resumed run the same bits."""
+    found = run(tmp_path / "whole", method=method, patience=9)
+    model, prompt = backbone(), found.prompt
+    assert set(prompt.soft.tensors) == KINDS.get(method, {"embeddings"})
+    path = tmp_path / "kept.prompt"
+    prompt.save(path)
+    inputs = [row.inputs for row in task().test]
+    served = model.score(Prompt.load(path), inputs).log_likelihoods
+    vectors = Vectors(**{name: torch.from_numpy(array) for name, array in prompt.soft.tensors.items()})
+    whole = [model.example(prompt, row, prompt.output.choices) for row in inputs]
+    front = whole[0].question[: vectors.prefix]
+    rest = [replace(example, question=example.question[vectors.prefix :]) for example in whole]
+    with torch.no_grad():
+        trained = model.log_probs(rest, front, vectors)
+    sums = [part.sum().item() for part in trained.split([len(a) for e in whole for a in e.answers])]
+    assert np.allclose(np.reshape(sums, served.shape), served, rtol=1e-4)
+    assert model.generate(prompt, text="a quiet film") in prompt.output.choices
+
+
+def test_the_readme_has_every_method() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    rows = re.findall(r"^\| `([a-z-]+)` \|", readme, re.MULTILINE)
+    assert rows == list(METHODS)
