@@ -100,7 +100,7 @@ def _virtual(piece: Piece) -> range:
 
 
 def text_places(ids: Ids, before: int, limit: int) -> np.ndarray:
-    """[T] for every token how many text tokens stand before it, `before` counted; -1 for virtual ones and past `limit`."""
+    """[T] how many text tokens stand before each text token, `before` counted; -1 for others and past `limit`."""
     places = before + np.cumsum(ids >= 0) - 1
     return np.where((ids >= 0) & (places < limit), places, -1)
 

@@ -1,4 +1,4 @@
-"""What a soft prompt gives a model, as tensors; inside the graph while it is learned. Knows no files and no templates."""
+"""What a soft prompt gives a model, as tensors, in the graph while it is learned. Knows no files and no templates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

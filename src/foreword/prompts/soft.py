@@ -1,8 +1,8 @@
 """The learned part of a soft prompt and its file. Knows safetensors; knows no templates and no models.
 
 Format: safetensors (huggingface/safetensors), fp32: `embeddings` [P, D]; for prefix tuning `keys` and `values`
-[L, H, P, head_dim] instead; for decomposed prompt tuning `offsets` [S, D] beside the embeddings. The metadata says which
-backbone they belong to. Files come from strangers: sizes, shapes, dtypes and values are checked first.
+[L, H, P, head_dim] instead; for decomposed prompt tuning `offsets` [S, D] beside the embeddings. The metadata says
+which backbone they belong to. Files come from strangers: sizes, shapes, dtypes and values are checked first.
 """
 
 import hashlib

@@ -24,14 +24,17 @@ METHODS = {
         p_tuning.tpmlp, 2e-3, "a feed-forward block that makes them: P · D + 8 · D²", "p-tuning is too narrow"
     ),
     "prefix-tuning": Method(
-        Prefix, 5e-3, "keys and values in every layer: 2 · L · H · P · head_dim", "quality matters more than size", "prefix"
+        Prefix, 5e-3, "keys and values in every layer: 2 · L · H · P · head_dim", "quality matters more than size",
+        "prefix",
     ),
     "prefix-tuning-mlp": Method(
-        PrefixMLP, 1e-3, "an MLP that makes keys and values: about 1,024 · L · H · head_dim", "prefix tuning is unsteady",
+        PrefixMLP, 1e-3, "an MLP that makes keys and values: about 1,024 · L · H · head_dim",
+        "prefix tuning is unsteady",
         "prefix",
     ),
     "dept": Method(
-        Decomposed, 2e-2, "virtual tokens and a low-rank offset to the words: P · D + 8 · (S + D)", "prompts must be short"
+        Decomposed, 2e-2, "virtual tokens and a low-rank offset to the words: P · D + 8 · (S + D)",
+        "prompts must be short",
     ),
 }  # fmt: skip
 
