@@ -104,6 +104,21 @@ def learned(model: Backbone, kind: str, dtype: torch.dtype, P: int = 3) -> Vecto
     return Vectors(**{name: torch.randn(*shape, dtype=dtype, requires_grad=True) for name, shape in shapes.items()})
 
 
+def test_layers_computed_twice_give_the_same_numbers(model: Backbone) -> None:
+    """Loss and gradient are those of layers whose intermediate results are kept; the model is left as it was."""
+    assert model.layers.found == model.packs
+    results: list[torch.Tensor] = []
+    for model.saves_memory in (False, True):
+        for front, kind in (([-1, -2, 5], "embeddings"), ([-1, -2, 6, 7], "prefix")):
+            vectors = learned(model, kind, torch.float64, 2)
+            loss = model.log_probs(rows([12]), np.array(front), vectors).mean()
+            loss.backward()
+            results += [loss.detach(), *(t.grad for t in vars(vectors).values() if t is not None)]
+    half = len(results) // 2
+    assert all(relative(a, b) < 1e-8 for a, b in zip(results[half:], results[:half], strict=True))
+    assert all("forward" not in vars(module) for module in model.model.modules())
+
+
 @pytest.mark.parametrize("text", [[], [5, 6]])
 @pytest.mark.parametrize("kind", ["prefix", "offsets"])
 def test_prefixes_and_offsets_equal_one_row_at_a_time(model: Backbone, kind: str, text: list[int]) -> None:

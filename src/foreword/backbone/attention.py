@@ -8,7 +8,7 @@ prompts may stand in one sequence, each with a front of its own. It is registere
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,19 @@ from foreword.errors import ForewordError
 NAME = "foreword_shared_front"
 NEVER = -1e9
 """Added to a score that must not count; finite, so that no row of a softmax can be empty."""
+
+
+class Placed(NamedTuple):
+    """What one layer needs of a layout."""
+
+    fronts: int
+    front: int
+    slots: Tensor
+    unpad: Tensor
+    within: Tensor | None
+    own: Tensor
+    behind: Tensor | None
+    cache: tuple[Tensor, Tensor] | None
 
 
 @dataclass
@@ -48,8 +61,8 @@ class Layout:
     """[B or 1, n, n] bool: query i of a row may see key j of the same row."""
     cache: Sequence[tuple[Tensor, Tensor]] = ()
     """Keys and values computed before: per layer two [H, G, C, head_dim]."""
-    layers: int = 0
-    """How many layers have used this layout; a model that ignores it is found out by this."""
+    windows: list[int | None] = field(default_factory=list)
+    """Of the layers that have used this layout so far; a model that ignores it is found out by their number."""
     _masks: dict[tuple[int | None, torch.dtype], tuple[Tensor | None, Tensor, Tensor | None]] = field(
         default_factory=dict
     )
@@ -79,6 +92,12 @@ class Layout:
             )
         return self._masks[key]
 
+    def next_layer(self, window: int | None, dtype: torch.dtype) -> Placed:
+        """For the next layer in turn."""
+        cache = self.cache[len(self.windows)] if self.cache else None
+        self.windows.append(window)
+        return Placed(self.fronts, self.front, self.slots, self.unpad, *self.masks(window, dtype), cache)
+
 
 def _bias(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, NEVER)
@@ -104,8 +123,7 @@ def _front(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scaling: float, softca
 
 
 def _rows(
-    q: Tensor, k: Tensor, v: Tensor, kf: Tensor, vf: Tensor, layout: Layout,
-    own: Tensor, behind: Tensor | None, scaling: float, softcap: float | None,
+    q: Tensor, k: Tensor, v: Tensor, kf: Tensor, vf: Tensor, layout: Placed, scaling: float, softcap: float | None
 ) -> Tensor:  # fmt: skip
     """q [T, H, d], k and v [T, KV, d], kf and vf [KV, G, C + F, d] → [N, H, d].
 
@@ -121,8 +139,9 @@ def _rows(
     v = v.index_select(0, slots).view(B, n, KV, -1).permute(2, 0, 1, 3).flatten(0, 1)
     to_self = (q @ k.transpose(1, 2)).view(KV, B, shared, n, n)
     to_front = (q.view(KV * G, M, d) @ kf.flatten(0, 1).transpose(1, 2)).view(KV, B, shared, n, ahead)
-    to_self = _scores(to_self, scaling, softcap, own, own.dtype)
-    to_front = _scores(to_front, scaling, softcap, behind, own.dtype)
+    dtype = layout.own.dtype
+    to_self = _scores(to_self, scaling, softcap, layout.own, dtype)
+    to_front = _scores(to_front, scaling, softcap, layout.behind, dtype)
     weights = torch.softmax(torch.cat([to_front, to_self], -1), -1).to(v.dtype)
     on_front, on_self = weights.split([ahead, n], -1)
     out: Tensor = on_self.reshape(KV * B, shared * n, n) @ v
@@ -138,7 +157,7 @@ def shared_front_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    layout: Layout | None = None,
+    layout: Layout | Placed | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     **other: Any,
@@ -156,17 +175,17 @@ def shared_front_attention(
     if layout is None:
         out: Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **other)[0]
         return out, None
+    if isinstance(layout, Layout):
+        layout = layout.next_layer(sliding_window, torch.promote_types(query.dtype, torch.float32))
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [T, heads, d]
     G, F = layout.fronts, layout.front
     kf, vf = (x[: G * F].reshape(G, F, *x.shape[1:]).permute(2, 0, 1, 3) for x in (k, v))  # [KV, G, F, d]
-    if layout.cache:
-        before = layout.cache[layout.layers]
-        kf, vf = torch.cat([before[0], kf], 2), torch.cat([before[1], vf], 2)
-    layout.layers += 1
-    within, own, behind = layout.masks(sliding_window, torch.promote_types(query.dtype, torch.float32))
-    out = _rows(q, k, v, kf, vf, layout, own, behind, scaling, softcap)
-    if within is not None:
-        out = torch.cat([_front(q[: G * F].reshape(G, F, *q.shape[1:]), kf, vf, within, scaling, softcap), out])
+    if layout.cache is not None:
+        kf, vf = torch.cat([layout.cache[0], kf], 2), torch.cat([layout.cache[1], vf], 2)
+    out = _rows(q, k, v, kf, vf, layout, scaling, softcap)
+    if layout.within is not None:
+        fronts = q[: G * F].reshape(G, F, *q.shape[1:])
+        out = torch.cat([_front(fronts, kf, vf, layout.within, scaling, softcap), out])
     return out[None], None
 
 

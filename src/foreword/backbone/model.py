@@ -3,6 +3,7 @@
 `log_probs` is the one computation that tuning, scoring and comparison share.
 """
 
+import contextlib
 import hashlib
 import inspect
 import json
@@ -18,6 +19,7 @@ from transformers import DynamicCache
 from foreword.backbone import attention
 from foreword.backbone.batch import Example, Packed, Part, pack
 from foreword.backbone.encode import Ids, text_places
+from foreword.backbone.layers import Layers
 from foreword.backbone.unpacked import log_probs_unpacked
 from foreword.backbone.vectors import NONE, LayerCache, Vectors
 from foreword.errors import ForewordError
@@ -55,6 +57,9 @@ class FrozenModel:
         self.name = name
         parameters = inspect.signature(model.forward).parameters
         self.takes_cache = "cache" if "cache" in parameters else "past_key_values"  # transformers 5.24 renamed it
+        self.saves_memory = False
+        """Whether layers are computed twice inside the graph: the same results, slower, in less memory."""
+        self.layers = Layers(model, ())
         self.packs = self._supports_packing()
 
     @property
@@ -178,14 +183,17 @@ class FrozenModel:
     def _logits(self, packed: Packed, vectors: Vectors) -> Tensor:
         """Logits [M, V] at the places that are read: the head runs nowhere else."""
         unused = torch.zeros(1, 1, 1, 1, device=self.device)  # four axes: the model passes it on instead of making one
-        output = self.model(
-            inputs_embeds=self.embed(packed.ids, vectors, packed.offsets)[None],
-            position_ids=packed.layout.positions[None],
-            attention_mask=unused,
-            use_cache=False,
-            logits_to_keep=packed.read,
-            layout=packed.layout,
-        )
+        embedded = self.embed(packed.ids, vectors, packed.offsets)[None]
+        saving = self.saves_memory and torch.is_grad_enabled()
+        with self.layers.twice(packed.layout) if saving else contextlib.nullcontext():
+            output = self.model(
+                inputs_embeds=embedded,
+                position_ids=packed.layout.positions[None],
+                attention_mask=unused,
+                use_cache=False,
+                logits_to_keep=packed.read,
+                layout=packed.layout,
+            )
         logits: Tensor = output.logits[0]
         return logits
 
@@ -230,8 +238,9 @@ class FrozenModel:
                     probe = pack([Part(PROBE, PROBE_FRONT)], self.device)
                     logits = self._logits(probe, NONE)
                     found = torch.log_softmax(logits.float(), -1)[probe.which, probe.target]
-                    if probe.layout.layers != layers:
+                    if len(probe.layout.windows) != layers:
                         return False
+                    self.layers = Layers(self.model, probe.layout.windows)
                 else:
                     found = log_probs_unpacked(self, Part(PROBE, PROBE_FRONT))
         except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, ForewordError):

@@ -17,7 +17,7 @@ BackboneName = Annotated[
     str,
     typer.Option("--backbone", "-b", help="Built-in name, folder, .gguf file, hub id, or openai:URL#model."),
 ]
-Dtype = Annotated[str, typer.Option(help="auto, float32 or bfloat16; auto takes bfloat16 where the machine has it.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32 or bfloat16; auto takes bfloat16 where it is faster.")]
 TableUrl = Annotated[str | None, typer.Option("--table", help="Prompt table: a .db file or a database URL.")]
 Json = Annotated[bool, typer.Option("--json", help="The result as one JSON document on stdout.")]
 DEFAULT_BACKBONE = "smollm2-135m"
