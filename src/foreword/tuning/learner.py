@@ -1,0 +1,56 @@
+"""What learns in a run: an encoder, its optimiser, and the running average of what it makes. Knows no model, no rows."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from foreword.backbone import Vectors
+from foreword.tuning.methods import METHODS, Start, count, flat, made
+from foreword.tuning.options import TuneOptions
+
+AVERAGE = 0.95
+"""Of the running average of the vectors over the steps, which is what is measured, kept and served: it does better than
+the last step's, most of all early on (Polyak and Juditsky 1992)."""
+
+
+class Learner:
+    """One prompt's encoder on its way. A step is `vectors`, a backward pass to them, then `move`."""
+
+    def __init__(self, options: TuneOptions, start: Start, device: torch.device) -> None:
+        self.options = options
+        with torch.random.fork_rng():
+            torch.manual_seed(options.seed)
+            self.encoder = METHODS[options.method].encoder(start).to(device)
+        self.optimiser = torch.optim.AdamW(
+            self.encoder.parameters(), lr=options.rate, weight_decay=options.weight_decay, fused=False
+        )
+        self.names: dict[Tensor, str] = {parameter: name for name, parameter in self.encoder.named_parameters()}
+        self.average: Mapping[str, Tensor] = made(self.encoder)
+        self.steps = 0
+
+    @property
+    def trained_parameters(self) -> int:
+        """How many numbers are trained."""
+        return count(self.encoder)
+
+    def vectors(self) -> Vectors:
+        """What the encoder makes now, as leaves: gradients gather here, over as many passes as a step takes."""
+        self.optimiser.zero_grad(set_to_none=True)
+        self._made = flat(self.encoder())
+        self._leaves = {name: tensor.detach().requires_grad_() for name, tensor in self._made.items()}
+        return Vectors(**self._leaves)
+
+    def norm(self) -> float:
+        """Hand the gathered gradients to the encoder's parameters; their norm, before it is cut to `clip`."""
+        torch.autograd.backward(list(self._made.values()), [leaf.grad for leaf in self._leaves.values()])
+        return float(torch.nn.utils.clip_grad_norm_(self.encoder.parameters(), self.options.clip))
+
+    def move(self, share: float) -> None:
+        """A step of the optimiser, at `share` of the peak learning rate."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.options.rate * share
+        self.optimiser.step()
+        self.steps += 1
+        weight = max(1 - AVERAGE, 1 / (0.3 * self.steps + 1))  # a short run forgets its start sooner
+        self.average = {name: self.average[name].lerp(now, weight) for name, now in made(self.encoder).items()}

@@ -1,0 +1,167 @@
+"""A small search by successive halving (Jamieson and Talwalkar 2016): many prompts learned in one batch on one backbone.
+
+Every trial is a prompt with settings of its own. All of them read the same rows in the same forward pass, each behind
+its own front; after every rung the worse ones on dev drop out. What comes out is settings: the run itself starts anew.
+"""
+
+import itertools
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from foreword.backbone import Backbone
+from foreword.errors import ForewordError
+from foreword.prompts import Output, Prompt, SoftTokens
+from foreword.tasks import Task
+from foreword.tuning.learner import Learner
+from foreword.tuning.methods import METHODS
+from foreword.tuning.objective import mean_loss
+from foreword.tuning.options import TuneOptions
+from foreword.tuning.rows import TrainingRows, encode_rows
+from foreword.tuning.start import begin, soften
+
+RUNGS = (20, 60, 120)
+"""Steps after which trials drop out."""
+KEEP = 1 / 3
+"""The share of trials that a rung leaves."""
+DEV_ROWS = 200
+PACKED_TOKENS = 8_192
+"""Tokens of all trials' rows and fronts that go through the backbone at once."""
+WARM_UP = 5
+"""Steps of a linear warm-up; then the rate stays, because nobody knows yet who will go on."""
+
+METHODS_TRIED = ("prompt-tuning", "prefix-tuning")
+RATES = (0.5, 1.0, 2.0)
+TOKENS = (8, 16, 32)
+STARTS_TRIED = ("text", "vocabulary")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Settings, and how they did on dev as far as they came."""
+
+    options: TuneOptions
+    steps: int = 0
+    dev: float | None = None
+
+    def __str__(self) -> str:
+        o = self.options
+        return f"{o.method}, {o.tokens} tokens, from {o.init}, lr {o.rate:.2g}"
+
+
+OnRung = Callable[[int, Sequence[Trial], int], None]
+"""Called with (steps done, trials from best to worst, how many of them go on)."""
+OnStep = Callable[[int, int], None]
+"""Called with (steps done, steps in all)."""
+
+
+def grid(given: TuneOptions, fixed: Sequence[str], count: int) -> list[TuneOptions]:
+    """`count` settings: the ones `given`, and others drawn by its seed that differ in what is not `fixed`."""
+    methods = [given.method] if "method" in fixed else METHODS_TRIED
+    rates = [None] if "learning_rate" in fixed else RATES
+    tokens = [given.tokens] if "tokens" in fixed else TOKENS
+    starts = [given.init] if {"init", "init_text"} & set(fixed) else STARTS_TRIED
+    made = [
+        replace(
+            given, method=method, tokens=P, init=init,
+            learning_rate=given.learning_rate if rate is None else METHODS[method].learning_rate * rate,
+        )
+        for method, rate, P, init in itertools.product(methods, rates, tokens, starts)
+    ]  # fmt: skip
+    first = replace(given, init=given.init or "text", learning_rate=given.rate)
+    others = [options for options in made if options != first]
+    return [first, *random.Random(given.seed).sample(others, min(count - 1, len(others)))]
+
+
+def sweep(
+    backbone: Backbone, task: Task, start: Prompt, settings: Sequence[TuneOptions],
+    on_rung: OnRung | None = None, on_step: OnStep | None = None,
+) -> list[Trial]:  # fmt: skip
+    """Try `settings` and return all trials, the best first: those that came further stand before those that did not."""
+    if not task.dev:
+        raise ForewordError(f"task {task.name!r} has no dev rows to choose settings on; give it some: split: {{dev: 200}}")
+    racers = [_Racer(backbone, task, start, options, rows) for options, rows in _encoded(backbone, task, start, settings)]
+    out: list[Trial] = []
+    done = 0
+    for rung, until in enumerate(RUNGS):
+        for step in range(done, until):
+            _step(backbone, racers, step)
+            if on_step:
+                on_step(step + 1, RUNGS[-1])
+        done = until
+        ranked = sorted(racers, key=lambda racer: -racer.measure(task, done))
+        going = 1 if rung == len(RUNGS) - 1 else max(1, round(len(ranked) * KEEP))
+        if on_rung:
+            on_rung(done, [racer.trial for racer in ranked], going)
+        out = [racer.trial for racer in ranked[going:]] + out
+        racers = ranked[:going]
+        if len(racers) == 1:
+            break
+    return [racers[0].trial, *out]
+
+
+class _Racer:
+    """A trial on its way."""
+
+    def __init__(
+        self, backbone: Backbone, task: Task, start: Prompt, options: TuneOptions, encoded: tuple[Prompt, TrainingRows]
+    ) -> None:
+        self.prompt, self.rows = encoded
+        self.backbone, self.trial = backbone, Trial(options)
+        learns = METHODS[options.method].learns
+        origin = begin(backbone, self.prompt, learns, options, start, task.train, self.rows.longest)
+        self.learner = Learner(options, origin, backbone.device)
+
+    def measure(self, task: Task, steps: int) -> float:
+        """The task's metric on dev."""
+        from foreword.tuning.loop import dev_score
+
+        arrays = {name: tensor.numpy() for name, tensor in self.learner.average.items()}
+        options = self.trial.options
+        soft = SoftTokens(arrays, self.backbone.name, self.backbone.fingerprint, options.method, "", 0)
+        dev = dev_score(self.backbone, task, self.prompt.replace(soft=soft), task.dev[:DEV_ROWS])
+        self.trial = replace(self.trial, steps=steps, dev=dev)
+        return dev
+
+
+def _encoded(
+    backbone: Backbone, task: Task, start: Prompt, settings: Sequence[TuneOptions]
+) -> list[tuple[TuneOptions, tuple[Prompt, TrainingRows]]]:
+    """Settings with their prompt and rows, encoded once for all that share a template."""
+    plain = start.answering(task.choices).replace(output=Output(choices=task.choices))
+    known: dict[tuple[str, str], tuple[Prompt, TrainingRows]] = {}
+    found = []
+    for options in settings:
+        prompt = soften(plain, options.tokens, "trial", METHODS[options.method].learns)
+        key = (prompt.body, options.objective)
+        if key not in known:
+            known[key] = (prompt, encode_rows(backbone, prompt, task, options.objective))
+        found.append((options, known[key]))
+    return found
+
+
+def _step(backbone: Backbone, racers: Sequence[_Racer], step: int) -> None:
+    """One step of every trial, on the same rows, in as few passes as memory takes."""
+    waiting = list(racers)
+    while waiting:
+        group, tokens = [], 0
+        while waiting and (not group or tokens < PACKED_TOKENS):
+            racer = waiting.pop(0)
+            options = racer.trial.options
+            examples, right = racer.rows.batch(step, options.batch, options.seed)
+            group.append((racer, examples, right))
+            tokens += len(racer.rows.front) + sum(map(len, examples))
+        parts = [backbone.part(examples, racer.rows.front, racer.learner.vectors()) for racer, examples, _ in group]
+        log_probs = backbone.log_probs_mixed(parts)
+        sizes = [sum(len(answer) for example in examples for answer in example.answers) for _, examples, _ in group]
+        losses = [
+            mean_loss(part, examples, right)
+            for part, (_, examples, right) in zip(log_probs.split(sizes), group, strict=True)
+        ]
+        torch.stack(losses).sum().backward()  # each loss reaches its own vectors only
+        for racer, _, _ in group:
+            norm = racer.learner.norm()
+            if norm == norm and norm != float("inf"):  # a rate that is too high ends a trial's progress, not the search
+                racer.learner.move(min(1.0, (step + 1) / WARM_UP))
