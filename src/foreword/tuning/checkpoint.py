@@ -77,7 +77,7 @@ def read(path: Path) -> State:
             gradients=tuple(plain.get("gradients", ())),  # not kept by older runs
             settings=plain["settings"],
         )
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ForewordError(
             f"{str(path)!r} is no checkpoint of a run: {error}; start again in another folder"
         ) from error
