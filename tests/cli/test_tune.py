@@ -29,7 +29,7 @@ def test_the_document_has_the_stated_shape_and_the_prompt_is_stored(call: Any, p
     assert ended.exit_code == 0, ended.stderr
     document = json.loads(ended.stdout)
     assert list(document) == [
-        "prompt", "method", "tokens", "trained_parameters", "steps", "seconds", "dev", "test", "run",
+        "prompt", "method", "tokens", "trained_parameters", "steps", "seconds", "dev", "test", "run", "warnings",
     ]  # fmt: skip
     assert (document["prompt"], document["method"], document["run"]) == ("mine:1", "p-tuning", "run")
     assert (document["tokens"], document["steps"]) == (4, 3)
@@ -47,6 +47,15 @@ def test_the_document_has_the_stated_shape_and_the_prompt_is_stored(call: Any, p
         == checkpoint.read(Path("run/checkpoint.safetensors")).best["embeddings"].numpy().tobytes()
     )
     assert not (project.parent / "home").exists(), "--table takes the place of the user's own table"
+
+
+def test_warnings_are_told_at_the_end(call: Any) -> None:
+    given = ("tune", "toy.yaml", *TINY, "--steps", 3, "--lr", 1e-6, "--json")
+    ended = call(*given)
+    still, coarse = json.loads(ended.stdout)["warnings"]
+    assert re.match(r"the vectors have moved by 0\.0% .* in 3 steps.*--lr 3e-06", still)
+    assert re.match(r"dev has 20 rows, which cannot show a difference below \d\d points", coarse)
+    assert ended.stderr.splitlines()[-2:] == [f"warning: {still}", f"warning: {coarse}"]
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(call: Any, start: Start, project: Path) -> None:

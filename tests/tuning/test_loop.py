@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.numpy import load_file
+from safetensors.torch import save_file
 
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Prompt
@@ -62,7 +64,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, m
         run(tmp_path / "cut", method=method, on_step=stop_at(7))
     resumed = run(tmp_path / "cut", method=method, resume=True)
     assert resumed.prompt.digest == whole.prompt.digest
-    assert [(p.step, p.loss, p.dev) for p in resumed.curve] == [(p.step, p.loss, p.dev) for p in whole.curve]
+    assert [replace(p, seconds=0) for p in resumed.curve] == [replace(p, seconds=0) for p in whole.curve]
     a, b = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("whole", "cut"))
     assert a.keys() == b.keys()
     assert all(a[name].tobytes() == b[name].tobytes() for name in a)
@@ -88,7 +90,7 @@ def test_ctrl_c_saves_between_two_steps(tmp_path: Path) -> None:
     assert checkpoint.read(tmp_path / "cut" / "checkpoint.safetensors").step == 6
     resumed = run(tmp_path / "cut", resume=True)
     assert resumed.prompt.soft.embeddings.tobytes() == whole.prompt.soft.embeddings.tobytes()
-    assert [(p.step, p.loss) for p in resumed.curve] == [(p.step, p.loss) for p in whole.curve]
+    assert [replace(p, seconds=0) for p in resumed.curve] == [replace(p, seconds=0) for p in whole.curve]
 
 
 @pytest.mark.parametrize("method", ["prompt-tuning", "p-tuning"])
@@ -106,6 +108,45 @@ def test_the_loss_falls_and_the_backbone_stays_as_it_was(tmp_path: Path, method:
     assert all(parameter.grad is None for parameter in model.model.parameters())
     lines = [json.loads(line) for line in (tmp_path / "run" / "curves.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [point.step for point in found.curve] == [0, 10, 20, 30]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_point_says_how_far_the_vectors_have_gone_and_how_steep_it_was(tmp_path: Path, method: str) -> None:
+    begun, *later = run(tmp_path / "run", method=method).curve
+    assert (begun.moved, begun.gradient, begun.clipped, begun.dev_rows) == (0, None, None, 10)
+    assert begun.norm_ratio is not None
+    assert 0.5 < begun.norm_ratio < 2, "from a text: real tokens, or the keys and values of such"
+    assert all(point.moved > 0 and point.gradient > 0 and 0 <= point.clipped <= 1 for point in later)
+
+
+def test_the_gradient_is_told_before_it_is_clipped(tmp_path: Path) -> None:
+    """AdamW does not see how long a gradient is, so two clips that never and always cut lead to nearly the same."""
+    free, cut = (run(tmp_path / str(clip), steps=1, clip=clip).curve[-1] for clip in (1e5, 1e-3))
+    assert (free.clipped, cut.clipped) == (0, 1)
+    assert free.gradient == cut.gradient > 1e-3
+
+
+def test_a_prefix_that_begins_at_zero_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
+    found = run(tmp_path / "run", method="prefix-tuning", init="zero")
+    assert {(point.norm_ratio, point.moved) for point in found.curve} == {(None, None)}
+
+
+def test_a_checkpoint_without_diagnostics_is_still_resumed(tmp_path: Path) -> None:
+    with pytest.raises(_StopError):
+        run(tmp_path / "run", on_step=stop_at(7))
+    path = tmp_path / "run" / "checkpoint.safetensors"
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        state = json.loads(file.metadata()["state"])
+    del state["gradients"]
+    state["curve"] = [
+        {key: point[key] for key in ("step", "rows", "loss", "dev", "seconds")} for point in state["curve"]
+    ]
+    save_file(tensors, path, {"state": json.dumps(state)})
+    resumed = run(tmp_path / "run", resume=True)
+    assert resumed.prompt.digest == run(tmp_path / "whole").prompt.digest
+    assert resumed.curve[1].gradient is None
+    assert resumed.curve[-1].gradient is not None
 
 
 @pytest.mark.parametrize("choices", [True, False])

@@ -1,12 +1,17 @@
-"""`foreword doctor`: what this machine is, what Foreword would use, what is wrong and how to mend it."""
+"""`foreword doctor`: what this machine is, what Foreword would use, what is wrong and how to mend it; or a run."""
 
 import importlib.metadata
 import os
 import platform
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from foreword.cli.console import print_json
+from foreword.cli.examine import examine
 from foreword.cli.shared import Json, TableUrl
 from foreword.errors import ForewordError
 from foreword.files import cache_dir, data_dir
@@ -15,8 +20,20 @@ ROOM_GB = 3.0
 """Free disk space for the default backbone and some runs."""
 
 
-def doctor(table: TableUrl = None, as_json: Json = False) -> None:
-    """Look at machine, libraries, caches and the prompt table; exit code 1 when something must be mended."""
+def doctor(
+    run: Annotated[
+        Path | None, typer.Argument(help="The folder of a run, under way or finished. [default: look at the machine]")
+    ] = None,
+    table: TableUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Look at machine, libraries, caches and the prompt table; exit code 1 when something must be mended.
+
+    With the folder of a run, look at that: its settings, its curve, and what has gone wrong with it.
+    """
+    if run is not None:
+        examine(run, as_json)
+        return
     facts = dict(_facts())
     problems = list(_problems(table))
     if as_json:

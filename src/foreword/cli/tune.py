@@ -119,6 +119,8 @@ def tune(
                     f"{split} {metric}: {found['value']:.3f} (95 % interval {found['low']:.3f} to {found['high']:.3f})"
                 )
         display.say(f"Stored as {stored.ref}; the run, its curves and its checkpoint are in {run.folder}.")
+        for warning in run.warnings:
+            display.say(warning, heading="warning: ")
     if as_json:
         print_json(_document(run, stored.ref, dev, test))
     else:
@@ -177,4 +179,5 @@ def _document(run: "Run", ref: str, dev: dict[str, Any], test: dict[str, Any]) -
         "dev": dev,
         "test": test,
         "run": str(run.folder),
+        "warnings": list(run.warnings),
     }

@@ -32,6 +32,8 @@ class State:
     curve: tuple[CurvePoint, ...]
     losses: tuple[float, ...]
     """Of the steps since the curve's last point."""
+    gradients: tuple[float, ...]
+    """Norms of these steps' gradients, before they were clipped."""
     settings: Mapping[str, Any]
     """What the run was started with: a checkpoint is not resumed under other settings."""
 
@@ -45,6 +47,7 @@ def write(path: Path, state: State) -> None:
         "best_step": state.best_step,
         "curve": [asdict(point) for point in state.curve],
         "losses": list(state.losses),
+        "gradients": list(state.gradients),
         "settings": dict(state.settings),
     }
     data = save(
@@ -71,9 +74,10 @@ def read(path: Path) -> State:
             best_step=plain["best_step"],
             curve=tuple(CurvePoint(**point) for point in plain["curve"]),
             losses=tuple(plain["losses"]),
+            gradients=tuple(plain.get("gradients", ())),  # not kept by older runs
             settings=plain["settings"],
         )
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ForewordError(
             f"{str(path)!r} is no checkpoint of a run: {error}; start again in another folder"
         ) from error

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """A line of `curves.jsonl`."""
+    """A line of `curves.jsonl`. What older runs did not write down is None."""
 
     step: int
     """Optimiser steps done."""
@@ -17,3 +17,13 @@ class CurvePoint:
     """The task's metric on dev, where it was measured at this step."""
     seconds: float
     """Wall time since the run began."""
+    dev_rows: int | None = None
+    """Rows that `dev` was measured on."""
+    norm_ratio: float | None = None
+    """Median norm of the virtual tokens over that of real ones; of keys and values, over their start's."""
+    moved: float | None = None
+    """Mean over tokens of the distance from the start, over the start's norm."""
+    gradient: float | None = None
+    """Mean norm of the gradient before it was clipped, over the steps since the last point."""
+    clipped: float | None = None
+    """Share of those steps in which it was clipped."""

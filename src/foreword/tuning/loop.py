@@ -11,7 +11,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from foreword.prompts import Output, Prompt, SoftTokens
 from foreword.tasks import Row, Task
 from foreword.tuning import checkpoint
 from foreword.tuning.curves import CurvePoint
+from foreword.tuning.diagnose import diagnose
+from foreword.tuning.drift import moved, norm_ratio, real_norm
 from foreword.tuning.lock import locked
 from foreword.tuning.methods import METHODS, Encoder, count, flat, made
 from foreword.tuning.objective import mean_loss, weight
@@ -67,6 +69,11 @@ class Run:
     steps: int
     seconds: float
     trained_parameters: int
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What may have gone wrong, each with what to try."""
+        return diagnose(self.curve, self.options)
 
 
 def tune(
@@ -157,9 +164,11 @@ class _Loop:
         )
         self.names: dict[Tensor, str] = {parameter: name for name, parameter in encoder.named_parameters()}
         self.step = self.best_step = 0
-        self.average = self.best = made(encoder)
+        self.average = self.best = self.start = made(encoder)
+        self.real_norm = real_norm(backbone)
         self.curve: list[CurvePoint] = []
         self.losses: list[float] = []  # since the last measurement
+        self.gradients: list[float] = []  # their norms, of the same steps
         self.before = 0.0  # seconds of the parts of this run that were interrupted
 
     @property
@@ -171,7 +180,7 @@ class _Loop:
         checkpoint.restore_optimiser(self.optimiser, self.names, saved.optimiser)
         self.step, self.best_step = saved.step, saved.best_step
         self.average, self.best = dict(saved.average), dict(saved.best)
-        self.curve, self.losses = list(saved.curve), list(saved.losses)
+        self.curve, self.losses, self.gradients = list(saved.curve), list(saved.losses), list(saved.gradients)
         self.before = self.curve[-1].seconds if self.curve else 0.0
 
     def run(self, on_step: Callable[[Progress], None] | None) -> None:
@@ -202,13 +211,14 @@ class _Loop:
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
         loss = self._accumulate(Vectors(**leaves), examples, right)
         torch.autograd.backward(list(tensors.values()), [leaf.grad for leaf in leaves.values()])
-        norm = torch.nn.utils.clip_grad_norm_(self.encoder.parameters(), self.options.clip)
-        if not math.isfinite(loss) or not math.isfinite(norm.item()):
+        norm = torch.nn.utils.clip_grad_norm_(self.encoder.parameters(), self.options.clip).item()
+        if not math.isfinite(loss) or not math.isfinite(norm):
             raise ForewordError(
-                f"the loss is {loss} and the gradient's norm {norm.item()} at step {self.step}; the checkpoint of step "
+                f"the loss is {loss} and the gradient's norm {norm} at step {self.step}; the checkpoint of step "
                 f"{self.saved_step} in {str(self.folder)!r} is kept. Lower the learning rate: --lr "
                 f"{self.options.rate / 3:.2g}"
             )
+        self.gradients.append(norm)
         self.optimiser.step()
         self.step += 1
         share = max(1 - AVERAGE, 1 / (0.3 * self.step + 1))  # a short run forgets its start sooner
@@ -237,13 +247,26 @@ class _Loop:
                 f"the virtual tokens are not finite at step {self.step}; lower the learning rate with --lr"
             )
         dev = dev_score(self.backbone, self.task, self.with_vectors(self.average), self.dev) if self.dev else None
-        loss = sum(self.losses) / len(self.losses) if self.losses else None
-        self.losses = []
         best = max((p.dev for p in self.curve if p.dev is not None), default=-math.inf)
         if dev is None or dev > best:
             self.best, self.best_step = self.average, self.step
-        self.curve.append(CurvePoint(self.step, self.step * self.options.batch, loss, dev, self.seconds))
+        self.curve.append(self._point(dev))
+        self.losses, self.gradients = [], []
         self._save()
+
+    def _point(self, dev: float | None) -> CurvePoint:
+        return CurvePoint(
+            step=self.step,
+            rows=self.step * self.options.batch,
+            loss=_mean(self.losses),
+            dev=dev,
+            seconds=self.seconds,
+            dev_rows=len(self.dev) or None,
+            norm_ratio=norm_ratio(self.average, self.start, self.real_norm),
+            moved=moved(self.average, self.start),
+            gradient=_mean(self.gradients),
+            clipped=_mean([norm > self.options.clip for norm in self.gradients]),
+        )
 
     def with_vectors(self, tensors: Mapping[str, Tensor], run_id: str = "") -> Prompt:
         """The prompt as it would be served with these vectors."""
@@ -266,11 +289,16 @@ class _Loop:
             best_step=self.best_step,
             curve=tuple(self.curve),
             losses=tuple(self.losses),
+            gradients=tuple(self.gradients),
             settings=self.settings,
         )
         checkpoint.write(self.folder / "checkpoint.safetensors", state)
         lines = "".join(json.dumps(asdict(point)) + "\n" for point in self.curve)
         write_atomic(self.folder / "curves.jsonl", lines.encode())
+
+
+def _mean(numbers: Sequence[float]) -> float | None:
+    return sum(numbers) / len(numbers) if numbers else None
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:

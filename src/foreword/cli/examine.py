@@ -1,0 +1,86 @@
+"""`foreword doctor RUN`: what a run is, how it goes, and what has gone wrong with it."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from foreword.cli.console import print_json, print_table
+
+if TYPE_CHECKING:
+    from foreword.tuning.record import Record
+
+
+def examine(folder: Path, as_json: bool) -> None:
+    """Print a run's folder; changes nothing in it."""
+    from foreword.tuning.diagnose import diagnose
+    from foreword.tuning.record import read_record
+
+    record = read_record(folder)
+    file = record.file
+    warnings = diagnose(record.curve, file.options)
+    if as_json:
+        print_json(
+            {
+                "run": str(folder),
+                "id": file.id,
+                "task": file.task,
+                "method": file.options.method,
+                "backbone": file.backbone,
+                "dtype": file.dtype,
+                "settings": asdict(file.options),
+                "steps": record.step,
+                "best_step": record.best_step,
+                "seconds": _seconds(record),
+                "curve": [asdict(point) for point in record.curve],
+                "warnings": list(warnings),
+            }
+        )
+        return
+    for name, value in _facts(folder, record):
+        print(f"{name:12} {value}")
+    print()
+    _print_curve(record)
+    for warning in warnings:
+        print(f"\nwarning: {warning}")
+    if not warnings:
+        print("\nNothing to warn of.")
+
+
+def _facts(folder: Path, record: "Record") -> Iterator[tuple[str, str]]:
+    file = record.file
+    yield "run", f"{folder}, {file.id}"
+    yield "task", file.task
+    yield "backbone", f"{file.backbone}, {file.dtype}"
+    yield "method", file.options.method
+    settings = {name: value for name, value in asdict(file.options).items() if value is not None and name != "method"}
+    settings["learning_rate"] = file.options.rate
+    yield "settings", ", ".join(f"{name} {value}" for name, value in settings.items())
+    yield "steps", f"{record.step:,} of {file.options.steps:,} done; the version of step {record.best_step:,} is kept"
+    yield "seconds", f"{_seconds(record):,.0f} until the last measurement"
+
+
+def _print_curve(record: "Record") -> None:
+    from rich.table import Table
+
+    table = Table("step", "loss", "dev", "norm ratio", "moved", "gradient", "clipped", "seconds", box=None)
+    for column in table.columns:
+        column.justify = "right"
+    for point in record.curve:
+        table.add_row(
+            f"{'* ' * (point.step == record.best_step)}{point.step:,}",
+            *(_number(value, ".3f") for value in (point.loss, point.dev, point.norm_ratio)),
+            _number(point.moved, ".1%"),
+            _number(point.gradient, ".3g"),
+            _number(point.clipped, ".0%"),
+            f"{point.seconds:,.0f}",
+        )
+    print_table(table)
+
+
+def _number(value: float | None, how: str) -> str:
+    return "–" if value is None else format(value, how)
+
+
+def _seconds(record: "Record") -> float:
+    return round(record.curve[-1].seconds, 2) if record.curve else 0.0

@@ -1,0 +1,88 @@
+"""What a run's folder tells about the run. Only reads, so that a run may be looked at while it goes on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from foreword.errors import ForewordError, UsageError
+from foreword.tuning import checkpoint
+from foreword.tuning.curves import CurvePoint
+from foreword.tuning.options import TuneOptions
+
+POINT = TypeAdapter(CurvePoint)
+
+
+class RunFile(BaseModel):
+    """`run.json`: what the run was started with."""
+
+    id: str
+    task: str
+    backbone: str
+    dtype: str
+    options: TuneOptions
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run as its folder has it, finished or not."""
+
+    file: RunFile
+    curve: tuple[CurvePoint, ...]
+    step: int
+    """Optimiser steps done at the last checkpoint."""
+    best_step: int
+    """The step whose version is kept."""
+
+
+def read_record(folder: Path) -> Record:
+    """Raises ForewordError when `folder` holds no run, or one with a file that is missing or damaged."""
+    if not folder.is_dir():
+        raise ForewordError(
+            f"there is no folder {str(folder)!r}; give the folder of a run, the --out of 'foreword tune'"
+        )
+    if not (folder / "run.json").exists():
+        raise ForewordError(f"{str(folder)!r} is no run's folder: it has no 'run.json', which 'foreword tune' writes")
+    file = _read_run_file(folder / "run.json")
+    lines = _read_curve(folder / "curves.jsonl")
+    saved = checkpoint.read(_there(folder / "checkpoint.safetensors"))
+    curve = max(lines, saved.curve, key=len)  # the checkpoint is written first: it may be a point ahead
+    return Record(file, curve, saved.step, saved.best_step)
+
+
+def _read_run_file(path: Path) -> RunFile:
+    try:
+        return RunFile.model_validate_json(_bytes(path))
+    except ValidationError as error:
+        raise ForewordError(f"{str(path)!r} is damaged: {_first(error)}") from None
+    except UsageError as error:  # a setting that this version does not know
+        raise ForewordError(f"{str(path)!r} holds what no run can have been started with: {error}") from error
+
+
+def _read_curve(path: Path) -> tuple[CurvePoint, ...]:
+    points = []
+    for number, line in enumerate(_bytes(_there(path)).splitlines(), 1):
+        try:
+            points.append(POINT.validate_json(line))
+        except ValidationError as error:
+            raise ForewordError(f"{str(path)!r}, line {number}, is damaged: {_first(error)}") from None
+    return tuple(points)
+
+
+def _there(path: Path) -> Path:
+    if not path.exists():
+        raise ForewordError(f"{str(path)!r} is missing; a run writes it when it first measures, soon after its start")
+    return path
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ForewordError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+
+
+def _first(error: ValidationError) -> str:
+    found = error.errors()[0]
+    place = ".".join(map(str, found["loc"]))
+    return f"{place}: {found['msg']}" if place else found["msg"]
