@@ -1,4 +1,4 @@
-"""What learns in a run: an encoder, its optimiser, and the running average of what it makes. Knows no model, no rows."""
+"""What learns: an encoder, its optimiser, and the running average of what it makes. Knows no model and no rows."""
 
 from collections.abc import Mapping
 

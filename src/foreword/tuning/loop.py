@@ -19,29 +19,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foreword.backbone import Backbone, Example, Vectors
-from foreword.backbone.batch import batches
+from foreword.backbone import Backbone
 from foreword.errors import ForewordError
 from foreword.files import write_atomic
-from foreword.prompts import Output, Prompt, SoftTokens
-from foreword.tasks import Row, Task
+from foreword.prompts import Output, Prompt
+from foreword.tasks import Task
 from foreword.tuning import checkpoint
+from foreword.tuning.accumulate import Accumulator
 from foreword.tuning.curves import CurvePoint
 from foreword.tuning.diagnose import diagnose
 from foreword.tuning.drift import moved, norm_ratio, real_norm
+from foreword.tuning.learner import Learner
 from foreword.tuning.lock import locked
-from foreword.tuning.methods import METHODS, Encoder, count, flat, made
-from foreword.tuning.objective import mean_loss, weight
+from foreword.tuning.methods import METHODS
 from foreword.tuning.options import TuneOptions
 from foreword.tuning.rows import TrainingRows, encode_rows
+from foreword.tuning.served import dev_score, served
 from foreword.tuning.start import begin, soften
-
-AVERAGE = 0.95
-"""Of the running average of the vectors over the steps, which is what is measured, kept and served: it does better than
-the last step's, most of all early on (Polyak and Juditsky 1992)."""
-
-STEP_TOKENS = 4_096
-"""Tokens of padded rows that go through the backbone at once; larger batches are added up in pieces."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +63,13 @@ class Run:
     steps: int
     seconds: float
     trained_parameters: int
+    notes: tuple[str, ...] = ()
+    """What the run had to do for want of memory."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What may have gone wrong, each with what to try."""
-        return diagnose(self.curve, self.options)
+        return self.notes + diagnose(self.curve, self.options)
 
 
 def tune(
@@ -114,10 +110,8 @@ def tune(
         write_atomic(place / "run.json", json.dumps({"id": run_id, **identity}, indent=2).encode())
         rows = encode_rows(backbone, prompt, task, options.objective)
         origin = begin(backbone, prompt, method.learns, options, start, task.train, rows.longest)
-        with torch.random.fork_rng():
-            torch.manual_seed(options.seed)
-            encoder = method.encoder(origin).to(backbone.device)
-        loop = _Loop(backbone, task, prompt, options, identity, rows, encoder, place, began)
+        learner = Learner(options, origin, backbone.device)
+        loop = _Loop(backbone, task, prompt, options, identity, rows, learner, place, began)
         if saved is not None:
             loop.restore(saved)
         loop.run(on_step)
@@ -128,7 +122,8 @@ def tune(
         folder=place,
         steps=loop.step,
         seconds=loop.seconds,
-        trained_parameters=count(encoder),
+        trained_parameters=learner.trained_parameters,
+        notes=tuple(loop.accumulator.notes),
     )
 
 
@@ -154,17 +149,14 @@ class _Loop:
 
     def __init__(
         self, backbone: Backbone, task: Task, prompt: Prompt, options: TuneOptions, settings: dict[str, Any],
-        rows: TrainingRows, encoder: Encoder, folder: Path, began: float,
+        rows: TrainingRows, learner: Learner, folder: Path, began: float,
     ) -> None:  # fmt: skip
         self.backbone, self.prompt, self.options, self.settings = backbone, prompt, options, settings
-        self.rows, self.encoder, self.folder, self.began = rows, encoder, folder, began
+        self.rows, self.learner, self.folder, self.began = rows, learner, folder, began
+        self.accumulator = Accumulator(backbone, rows)
         self.task, self.dev = task, task.dev[: options.dev_rows]
-        self.optimiser = torch.optim.AdamW(
-            encoder.parameters(), lr=options.rate, weight_decay=options.weight_decay, fused=False
-        )
-        self.names: dict[Tensor, str] = {parameter: name for name, parameter in encoder.named_parameters()}
         self.step = self.best_step = 0
-        self.average = self.best = self.start = made(encoder)
+        self.best = self.start = learner.average
         self.real_norm = real_norm(backbone)
         self.curve: list[CurvePoint] = []
         self.losses: list[float] = []  # since the last measurement
@@ -176,10 +168,11 @@ class _Loop:
         return self.before + time.perf_counter() - self.began
 
     def restore(self, saved: checkpoint.State) -> None:
-        self.encoder.load_state_dict(dict(saved.encoder))
-        checkpoint.restore_optimiser(self.optimiser, self.names, saved.optimiser)
+        self.learner.encoder.load_state_dict(dict(saved.encoder))
+        checkpoint.restore_optimiser(self.learner.optimiser, self.learner.names, saved.optimiser)
+        self.learner.average, self.learner.steps = dict(saved.average), saved.step
         self.step, self.best_step = saved.step, saved.best_step
-        self.average, self.best = dict(saved.average), dict(saved.best)
+        self.best = dict(saved.best)
         self.curve, self.losses, self.gradients = list(saved.curve), list(saved.losses), list(saved.gradients)
         self.before = self.curve[-1].seconds if self.curve else 0.0
 
@@ -204,14 +197,8 @@ class _Loop:
 
     def _step(self) -> float:
         examples, right = self.rows.batch(self.step, self.options.batch, self.options.seed)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.options.rate * schedule(self.step, self.options.steps, self.options.warmup)
-        self.optimiser.zero_grad(set_to_none=True)
-        tensors = flat(self.encoder())
-        leaves = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
-        loss = self._accumulate(Vectors(**leaves), examples, right)
-        torch.autograd.backward(list(tensors.values()), [leaf.grad for leaf in leaves.values()])
-        norm = torch.nn.utils.clip_grad_norm_(self.encoder.parameters(), self.options.clip).item()
+        loss = self.accumulator.loss(self.learner.vectors(), examples, right)
+        norm = self.learner.norm()
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise ForewordError(
                 f"the loss is {loss} and the gradient's norm {norm} at step {self.step}; the checkpoint of step "
@@ -219,21 +206,8 @@ class _Loop:
                 f"{self.options.rate / 3:.2g}"
             )
         self.gradients.append(norm)
-        self.optimiser.step()
+        self.learner.move(schedule(self.step, self.options.steps, self.options.warmup))
         self.step += 1
-        share = max(1 - AVERAGE, 1 / (0.3 * self.step + 1))  # a short run forgets its start sooner
-        self.average = {name: self.average[name].lerp(now, share) for name, now in made(self.encoder).items()}
-        return loss
-
-    def _accumulate(self, vectors: Vectors, examples: list[Example], right: list[int]) -> float:
-        """The batch's mean loss, its gradient added up in `vectors`; in pieces where rows are long, to bound memory."""
-        whole, loss = weight(examples), 0.0
-        for piece in batches(examples, STEP_TOKENS):
-            rows = [examples[i] for i in piece]
-            log_probs = self.backbone.log_probs(rows, self.rows.front, vectors)
-            part = mean_loss(log_probs, rows, [right[i] for i in piece]) * (weight(rows) / whole)
-            part.backward()
-            loss += part.item()
         return loss
 
     @property
@@ -242,14 +216,16 @@ class _Loop:
 
     def _measure(self) -> None:
         """Measure dev, keep the best, write a checkpoint. What is measured is the running average."""
-        if not all(torch.isfinite(tensor).all() for tensor in self.average.values()):
+        if not all(torch.isfinite(tensor).all() for tensor in self.learner.average.values()):
             raise ForewordError(
                 f"the virtual tokens are not finite at step {self.step}; lower the learning rate with --lr"
             )
-        dev = dev_score(self.backbone, self.task, self.with_vectors(self.average), self.dev) if self.dev else None
+        dev = (
+            dev_score(self.backbone, self.task, self.with_vectors(self.learner.average), self.dev) if self.dev else None
+        )
         best = max((p.dev for p in self.curve if p.dev is not None), default=-math.inf)
         if dev is None or dev > best:
-            self.best, self.best_step = self.average, self.step
+            self.best, self.best_step = self.learner.average, self.step
         self.curve.append(self._point(dev))
         self.losses, self.gradients = [], []
         self._save()
@@ -262,18 +238,16 @@ class _Loop:
             dev=dev,
             seconds=self.seconds,
             dev_rows=len(self.dev) or None,
-            norm_ratio=norm_ratio(self.average, self.start, self.real_norm),
-            moved=moved(self.average, self.start),
+            norm_ratio=norm_ratio(self.learner.average, self.start, self.real_norm),
+            moved=moved(self.learner.average, self.start),
             gradient=_mean(self.gradients),
             clipped=_mean([norm > self.options.clip for norm in self.gradients]),
         )
 
     def with_vectors(self, tensors: Mapping[str, Tensor], run_id: str = "") -> Prompt:
         """The prompt as it would be served with these vectors."""
-        name, fingerprint = self.backbone.name, self.backbone.fingerprint
-        arrays = {key: tensor.numpy() for key, tensor in tensors.items()}
-        soft = SoftTokens(arrays, name, fingerprint, self.options.method, run_id, count(self.encoder))
-        return self.prompt.replace(soft=soft)
+        trained = self.learner.trained_parameters
+        return served(self.backbone, self.prompt, tensors, self.options.method, trained, run_id)
 
     def _stuck(self) -> bool:
         """No better on dev for `patience` measurements."""
@@ -281,9 +255,9 @@ class _Loop:
 
     def _save(self) -> None:
         state = checkpoint.State(
-            encoder=self.encoder.state_dict(),
-            optimiser=checkpoint.optimiser_tensors(self.optimiser, self.names),
-            average=self.average,
+            encoder=self.learner.encoder.state_dict(),
+            optimiser=checkpoint.optimiser_tensors(self.learner.optimiser, self.learner.names),
+            average=self.learner.average,
             best=self.best,
             step=self.step,
             best_step=self.best_step,
@@ -308,13 +282,6 @@ def schedule(step: int, steps: int, warmup: float) -> float:
         return (step + 1) / rising
     along = (step - rising) / max(1, steps - rising)
     return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * along))
-
-
-def dev_score(backbone: Backbone, task: Task, prompt: Prompt, rows: tuple[Row, ...]) -> float:
-    """The task's metric over `rows`, in their units of 0 to 1."""
-    answers = backbone.answer(prompt, [prompt.take(row.inputs, row.id) for row in rows])
-    scores = task.score([answer.text for answer in answers], rows)
-    return sum(scores) / len(scores)
 
 
 def _identity(backbone: Backbone, task: Task, start: Prompt, options: TuneOptions) -> dict[str, Any]:

@@ -1,25 +1,27 @@
-"""A small search by successive halving (Jamieson and Talwalkar 2016): many prompts learned in one batch on one backbone.
+"""A small search by successive halving (Jamieson and Talwalkar 2016): many prompts learned in one batch.
 
 Every trial is a prompt with settings of its own. All of them read the same rows in the same forward pass, each behind
 its own front; after every rung the worse ones on dev drop out. What comes out is settings: the run itself starts anew.
 """
 
 import itertools
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from foreword.backbone import Backbone
+from foreword.backbone import Backbone, Example
 from foreword.errors import ForewordError
-from foreword.prompts import Output, Prompt, SoftTokens
+from foreword.prompts import Output, Prompt
 from foreword.tasks import Task
 from foreword.tuning.learner import Learner
 from foreword.tuning.methods import METHODS
 from foreword.tuning.objective import mean_loss
 from foreword.tuning.options import TuneOptions
 from foreword.tuning.rows import TrainingRows, encode_rows
+from foreword.tuning.served import dev_score, served
 from foreword.tuning.start import begin, soften
 
 RUNGS = (20, 60, 120)
@@ -81,8 +83,12 @@ def sweep(
 ) -> list[Trial]:  # fmt: skip
     """Try `settings` and return all trials, the best first: those that came further stand before those that did not."""
     if not task.dev:
-        raise ForewordError(f"task {task.name!r} has no dev rows to choose settings on; give it some: split: {{dev: 200}}")
-    racers = [_Racer(backbone, task, start, options, rows) for options, rows in _encoded(backbone, task, start, settings)]
+        raise ForewordError(
+            f"task {task.name!r} has no dev rows to choose settings on; give it some: split: {{dev: 200}}"
+        )
+    racers = [
+        _Racer(backbone, task, start, options, rows) for options, rows in _encoded(backbone, task, start, settings)
+    ]
     out: list[Trial] = []
     done = 0
     for rung, until in enumerate(RUNGS):
@@ -116,12 +122,8 @@ class _Racer:
 
     def measure(self, task: Task, steps: int) -> float:
         """The task's metric on dev."""
-        from foreword.tuning.loop import dev_score
-
-        arrays = {name: tensor.numpy() for name, tensor in self.learner.average.items()}
-        options = self.trial.options
-        soft = SoftTokens(arrays, self.backbone.name, self.backbone.fingerprint, options.method, "", 0)
-        dev = dev_score(self.backbone, task, self.prompt.replace(soft=soft), task.dev[:DEV_ROWS])
+        prompt = served(self.backbone, self.prompt, self.learner.average, self.trial.options.method, 0)
+        dev = dev_score(self.backbone, task, prompt, task.dev[:DEV_ROWS])
         self.trial = replace(self.trial, steps=steps, dev=dev)
         return dev
 
@@ -146,7 +148,8 @@ def _step(backbone: Backbone, racers: Sequence[_Racer], step: int) -> None:
     """One step of every trial, on the same rows, in as few passes as memory takes."""
     waiting = list(racers)
     while waiting:
-        group, tokens = [], 0
+        group: list[tuple[_Racer, list[Example], list[int]]] = []
+        tokens = 0
         while waiting and (not group or tokens < PACKED_TOKENS):
             racer = waiting.pop(0)
             options = racer.trial.options
@@ -163,5 +166,5 @@ def _step(backbone: Backbone, racers: Sequence[_Racer], step: int) -> None:
         torch.stack(losses).sum().backward()  # each loss reaches its own vectors only
         for racer, _, _ in group:
             norm = racer.learner.norm()
-            if norm == norm and norm != float("inf"):  # a rate that is too high ends a trial's progress, not the search
+            if math.isfinite(norm):  # a rate that is too high ends a trial's progress, not the search
                 racer.learner.move(min(1.0, (step + 1) / WARM_UP))
