@@ -45,6 +45,11 @@ def tokenizer() -> Any:
 
 def config(family: str) -> Any:
     vocabulary = len(tokenizer())
+    T5: dict[str, Any] = {
+        "vocab_size": vocabulary, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_decoder_layers": 3,
+        "num_heads": 4, "relative_attention_num_buckets": 8, "relative_attention_max_distance": 12, "eos_token_id": 0,
+        "pad_token_id": 1, "decoder_start_token_id": 1,
+    }  # fmt: skip
     match family:
         case "llama":
             return hf.LlamaConfig(vocab_size=vocabulary, **SMALL)
@@ -66,15 +71,27 @@ def config(family: str) -> Any:
             )  # fmt: skip
         case "bloom":  # ALiBi, with attention code of its own
             return hf.BloomConfig(vocab_size=vocabulary, hidden_size=32, n_layer=3, n_head=4, **ENDS)
+        case "t5":  # more layers in the decoder, relative positions that short rows tell apart, scaled outputs
+            return hf.T5Config(feed_forward_proj="relu", tie_word_embeddings=True, **T5)
+        case "mt5":
+            return hf.MT5Config(feed_forward_proj="gated-gelu", tie_word_embeddings=False, **T5)
+        case "bart":  # learned positions
+            return hf.BartConfig(
+                vocab_size=vocabulary, d_model=32, encoder_layers=2, decoder_layers=3, encoder_attention_heads=4,
+                decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, max_position_embeddings=256,
+                scale_embedding=True, forced_eos_token_id=None, decoder_start_token_id=0, **ENDS,
+            )  # fmt: skip
     raise ValueError(family)
 
 
 FAMILIES = ("llama", "qwen", "gemma", "gpt2", "opt", "bloom")
+SEQ2SEQ = ("t5", "mt5", "bart")
 
 
 def backbone(family: str = "llama", dtype: torch.dtype = torch.float32, seed: int = 0, spread: float = 0.3) -> Backbone:
     torch.manual_seed(seed)
-    model = hf.AutoModelForCausalLM.from_config(config(family)).to(dtype)
+    kind = hf.AutoModelForSeq2SeqLM if family in SEQ2SEQ else hf.AutoModelForCausalLM
+    model = kind.from_config(config(family)).to(dtype)
     for parameter in model.parameters():  # random models answer nearly alike everywhere; wider weights tell more
         torch.nn.init.normal_(parameter, std=spread if parameter.dim() > 1 else spread / 3)
     return Backbone(model, tokenizer(), f"tiny-{family}")

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ import torch
 
 from foreword.backbone import Vectors
 from foreword.prompts import Prompt
+from foreword.tuning import Run, checkpoint, tune
 from foreword.tuning.methods import METHODS, Start, count, flat, made
+from foreword.tuning.rows import encode_rows
 from tiny import backbone
-from tuning.test_loop import run, task
+from tuning.test_loop import START, _StopError, run, stop_at, task
 
 P, D, L, H, SIZE, S = 3, 8, 2, 1, 4, 20
 KINDS = {
@@ -75,6 +78,42 @@ def test_what_is_served_is_what_was_trained(tmp_path: Path, method: str) -> None
     sums = [part.sum().item() for part in trained.split([len(a) for e in whole for a in e.answers])]
     assert np.allclose(np.reshape(sums, served.shape), served, rtol=1e-4)
     assert model.generate(prompt, text="a quiet film") in prompt.output.choices
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_learns_in_front_of_an_encoder_decoder(tmp_path: Path, method: str) -> None:
+    """All that it trains has a gradient, a resumed run gives the same bits, and what it gives is served."""
+    settings = {"steps": 6, "eval_every": 3, "batch": 6, "method": method, "tokens": 4}
+
+    def tuned(name: str, **more: Any) -> Run:
+        return tune(backbone("t5"), task(), START, folder=tmp_path / name, **settings, **more)
+
+    whole = tuned("whole")
+    with pytest.raises(_StopError):
+        tuned("cut", on_step=stop_at(4))
+    assert tuned("cut", resume=True).prompt.digest == whole.prompt.digest
+    moments = checkpoint.read(tmp_path / "whole" / "checkpoint.safetensors").optimiser
+    means = {name: tensor for name, tensor in moments.items() if name.endswith("exp_avg")}
+    assert len(means) == len(list(METHODS[method].encoder(start()).parameters()))
+    assert all(tensor.abs().sum() > 0 for tensor in means.values())
+    assert all((means[name] != 0).all() for name in ("tokens.exp_avg", "keys.exp_avg", "values.exp_avg") & means.keys())
+    prompt, model = whole.prompt, backbone("t5")
+    assert model.generate(prompt, text="a quiet film") in prompt.output.choices
+    assert set(prompt.soft.tensors) == KINDS.get(method, {"embeddings"})
+
+
+@pytest.mark.parametrize("method", ["prompt-tuning", "prefix-tuning"])
+def test_an_encoder_decoder_is_trained_on_text_that_ends_once(tmp_path: Path, method: str) -> None:
+    model, free = backbone("t5"), task(choices=False)
+    rows = encode_rows(model, Prompt("p", "{{ text }}"), free, "choices")
+    end = model.tokenizer.eos_token_id
+    assert rows.examples[0].answers == ((*model.tokenizer.encode("bad"), end),)
+    assert rows.longest == max(len(rows.front) + len(example.question) for example in rows.examples)
+    settings = {"steps": 12, "eval_every": 4, "batch": 40, "tokens": 4, "learning_rate": 0.1}
+    found = tune(model, free, START, folder=tmp_path / "run", method=method, **settings)
+    losses = [point.loss for point in found.curve[1:]]
+    assert losses[2] < losses[1] < losses[0]
+    assert isinstance(model.generate(found.prompt, text="a quiet film"), str)
 
 
 def test_the_readme_has_every_method() -> None:

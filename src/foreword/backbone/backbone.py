@@ -56,7 +56,9 @@ class Backbone(FrozenModel):
         super().__init__(model, tokenizer, name)
         self._fronts: OrderedDict[tuple[str, bytes], Front] = OrderedDict()
         self._lock = threading.Lock()
-        self._answer_ids = lru_cache(4_096)(lambda answer, tail: encode_answer(answer, tail, tokenizer))
+        self._answer_ids = lru_cache(4_096)(
+            lambda answer, tail, ended: encode_answer(answer, tail, tokenizer, ended=ended)
+        )
 
     @staticmethod
     def load(name: str, dtype: str = "auto") -> "Backbone":
@@ -86,18 +88,18 @@ class Backbone(FrozenModel):
 
     def encode(self, prompt: Prompt, inputs: Mapping[str, object]) -> Encoded:
         """The exact tokens of a row; refuses one that is longer than the model's context."""
-        encoded = encode(prompt.render(inputs), self.tokenizer, inputs)
-        if len(encoded.ids) >= self.context:
+        encoded = encode(prompt.render(inputs), self.tokenizer, inputs, apart=self.architecture.answers_apart)
+        if self.architecture.span(len(encoded.ids), 1) > self.context:
             raise ForewordError(
                 f"the row {dict(inputs)!r:.100} has {len(encoded.ids):,} tokens; {self.name!r} reads "
                 f"{self.context:,} at most: shorten it"
             )
         return encoded
 
-    def example(self, prompt: Prompt, inputs: Inputs, answers: Sequence[str]) -> Example:
-        """A row with its candidate answers, nothing taken off as a front yet."""
+    def example(self, prompt: Prompt, inputs: Inputs, answers: Sequence[str], *, ended: bool = False) -> Example:
+        """A row with its candidate answers, nothing taken off as a front yet; `ended` answers tell where they end."""
         encoded = self.encode(prompt, inputs)
-        return Example(encoded.ids, tuple(self._answer_ids(answer, encoded.tail) for answer in answers))
+        return Example(encoded.ids, tuple(self._answer_ids(answer, encoded.tail, ended) for answer in answers))
 
     def front(self, prompt: Prompt, rows: Sequence[Ids]) -> Front:
         """The computed front that `rows` share; kept for the next calls with the same prompt.
@@ -180,14 +182,14 @@ class Backbone(FrozenModel):
         self, prompt: Prompt, rows: Sequence[Inputs], sampling: Sampling, on_rows: OnRows | None
     ) -> list[Answer]:
         self.check(prompt)
-        encoded = [self.encode(prompt, row) for row in rows]
+        encoded, vectors = [self.encode(prompt, row) for row in rows], self.vectors(prompt)
         longest = max(len(e.ids) for e in encoded)
-        if longest + sampling.max_tokens > self.context:
+        if self.architecture.span(longest, sampling.max_tokens, vectors.prefix) > self.context:
             raise ForewordError(
                 f"a prompt of {longest:,} tokens and {sampling.max_tokens:,} to write are more than the "
                 f"{self.context:,} that {self.name!r} can hold: ask for fewer tokens or shorten the input"
             )
-        vectors, answers = self.vectors(prompt), {}
+        answers = {}
         for batch in batches([Example(e.ids, ((0,),)) for e in encoded], BATCH_TOKENS):
             for i, ids in zip(
                 batch, generate_ids(self, [encoded[i].ids for i in batch], vectors, sampling), strict=True

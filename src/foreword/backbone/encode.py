@@ -26,12 +26,15 @@ class Encoded:
     """A prompt as the model will read it."""
 
     ids: Ids
-    tail: str
-    """The last characters before the answer, spaces at the very end taken off: they belong to the answer's tokens."""
+    tail: str | None
+    """The last characters before the answer, spaces at the very end taken off: they belong to the answer's tokens.
+    None where the answer is a text of its own."""
 
 
-def encode(pieces: Sequence[Piece], tokenizer: Any, inputs: Mapping[str, object] | None = None) -> Encoded:
-    """Token ids of a rendered prompt.
+def encode(
+    pieces: Sequence[Piece], tokenizer: Any, inputs: Mapping[str, object] | None = None, *, apart: bool = False
+) -> Encoded:
+    """Token ids of a rendered prompt; closed by what ends a text where the answer stands `apart` from it.
 
     Where one of `inputs` spells out a special token, such as the end of a chat turn, that text becomes ordinary tokens:
     a row cannot open a turn of its own.
@@ -50,7 +53,8 @@ def encode(pieces: Sequence[Piece], tokenizer: Any, inputs: Mapping[str, object]
         runs[-1] = Text(
             runs[-1].text.rstrip(" ")
         )  # "Answer: " and " yes" are cut differently from "Answer:" and " yes"
-    ids += [] if chat else _start(tokenizer)
+    start, end = _ends(tokenizer)
+    ids += [] if chat else start
     for run in runs:
         match run:
             case _Content(text):
@@ -61,15 +65,26 @@ def encode(pieces: Sequence[Piece], tokenizer: Any, inputs: Mapping[str, object]
                 ids += _virtual(run)
     if not ids:
         raise ForewordError("the prompt renders to nothing; give its template some text")
+    if apart:
+        return Encoded(np.array([*ids, *end], dtype=np.int64), None)
     tail = runs[-1].text[-CONTEXT:] if runs and isinstance(runs[-1], Text) else ""
     return Encoded(np.array(ids, dtype=np.int64), tail)
 
 
-def encode_answer(answer: str, tail: str, tokenizer: Any) -> tuple[int, ...]:
-    """Token ids of `answer` behind a prompt that ends in `tail`: what the tokenizer adds to the tail's own tokens.
+def encode_answer(answer: str, tail: str | None, tokenizer: Any, *, ended: bool = False) -> tuple[int, ...]:
+    """Token ids of `answer` behind a prompt that ends in `tail`, and of its end where it is to be `ended`.
 
-    A space goes between them unless the prompt ends a line, as chat templates do.
+    They are what the tokenizer adds to the tail's own tokens. A space goes between them unless the prompt ends a line,
+    as chat templates do. A text of its own begins and ends as the tokenizer has it, always: a decoder is trained on
+    whole answers, and only a whole one can be told from one that goes on ("good" from "good enough").
     """
+    if tail is None:
+        start, end = _ends(tokenizer)
+        return (*start, *_tokens(answer, "", tokenizer), *end)
+    return (*_tokens(answer, tail, tokenizer), *(_eos(tokenizer) if ended else []))
+
+
+def _tokens(answer: str, tail: str, tokenizer: Any) -> list[int]:
     text = answer if not tail or tail[-1].isspace() else f" {answer}"
     before = tokenizer.encode(tail, add_special_tokens=False)
     both = tokenizer.encode(tail + text, add_special_tokens=False)
@@ -77,7 +92,8 @@ def encode_answer(answer: str, tail: str, tokenizer: Any) -> tuple[int, ...]:
         both, before = tokenizer.encode(text, add_special_tokens=False), []
     if len(both) == len(before):
         raise ForewordError(f"the answer {answer!r} has no tokens")
-    return tuple(both[len(before) :])
+    tokens: list[int] = both[len(before) :]
+    return tokens
 
 
 def shared_front(rows: Sequence[Ids]) -> int:
@@ -105,14 +121,18 @@ def text_places(ids: Ids, before: int, limit: int) -> np.ndarray:
     return np.where((ids >= 0) & (places < limit), places, -1)
 
 
-def _start(tokenizer: Any) -> list[int]:
-    """What the tokenizer puts before a text: a beginning-of-sequence token, or nothing."""
+def _ends(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """What stands around a text: a beginning-of-sequence token, or nothing; what the tokenizer ends it with, or eos."""
     with_special = tokenizer.encode("a")
     without = tokenizer.encode("a", add_special_tokens=False)
     for length in range(len(with_special) - len(without) + 1):
         if with_special[length : length + len(without)] == without:
-            return list(with_special[:length])
-    return []
+            return list(with_special[:length]), list(with_special[length + len(without) :]) or _eos(tokenizer)
+    return [], _eos(tokenizer)
+
+
+def _eos(tokenizer: Any) -> list[int]:
+    return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
 
 class _Content(Text):

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from foreword.backbone.answer import Sampling
 from foreword.backbone.encode import Ids
@@ -13,16 +12,9 @@ from foreword.backbone.vectors import Vectors
 
 
 def generate_ids(model: FrozenModel, prompts: Sequence[Ids], vectors: Vectors, sampling: Sampling) -> list[list[int]]:
-    """New token ids behind each prompt [T], end-of-text and padding taken off.
-
-    Rows are padded on the left, where transformers expects it; positions follow the mask.
-    """
+    """New token ids for each prompt [T], end-of-text and padding taken off."""
     learned = model.learned(prompts[0], vectors)
-    P = vectors.prefix
-    rows = [model.embed_row(ids[P:], vectors) for ids in prompts]
-    embedded = pad_sequence(rows, batch_first=True, padding_side="left")
-    mask = pad_sequence([torch.ones(len(p), dtype=torch.int64) for p in rows], batch_first=True, padding_side="left")
-    mask = torch.cat([torch.ones(len(rows), P, dtype=torch.int64), mask], 1)
+    rows = [model.embed_row(ids[vectors.prefix :], vectors) for ids in prompts]
     tokenizer = model.tokenizer
     ends = model.model.generation_config.eos_token_id
     ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
@@ -35,11 +27,9 @@ def generate_ids(model: FrozenModel, prompts: Sequence[Ids], vectors: Vectors, s
         options |= {"stop_strings": list(sampling.stop), "tokenizer": tokenizer}
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(sampling.seed)
-        if learned:
-            options[model.takes_cache] = model.new_cache(learned, len(rows))
-        new = model.model.generate(
-            inputs_embeds=embedded,
-            attention_mask=mask.to(embedded.device),
+        new = model.architecture.generate(
+            rows,
+            model.new_cache(learned, len(rows)) if learned else None,
             max_new_tokens=sampling.max_tokens,
             eos_token_id=ends or None,
             pad_token_id=ends[0] if ends else 0,

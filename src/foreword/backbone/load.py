@@ -34,7 +34,7 @@ OnBytes = Callable[[str, int, int], None]
 
 
 def load(name: str, dtype: str = "auto", on_bytes: OnBytes | None = None) -> Backbone:
-    """Load and freeze a decoder-only model. Raises ForewordError when `name` leads nowhere or to something else."""
+    """Load and freeze a language model. Raises ForewordError when `name` leads nowhere or to something else."""
     if dtype != "auto" and dtype not in DTYPES:
         raise UsageError(f"dtype {dtype!r}: choose auto, float32 or bfloat16")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -84,10 +84,12 @@ def _product_seconds(dtype: torch.dtype) -> float:
 
 
 def _from_folder(source: str | Path, name: str, dtype: torch.dtype, device: torch.device) -> Backbone:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        model = kind.from_pretrained(source, dtype=dtype, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # transformers, safetensors and the hub client each raise their own
         reason = " ".join(str(error).split())

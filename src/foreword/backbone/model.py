@@ -3,33 +3,58 @@
 `log_probs` is the one computation that tuning, scoring and comparison share.
 """
 
-import contextlib
 import hashlib
 import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from foreword.backbone import attention
-from foreword.backbone.batch import Example, Packed, Part, pack
+from foreword.backbone.batch import Example, Part
+from foreword.backbone.decoder_only import DecoderOnly
 from foreword.backbone.encode import Ids, text_places
-from foreword.backbone.layers import Layers
-from foreword.backbone.unpacked import log_probs_unpacked
+from foreword.backbone.seq2seq import EncoderDecoder
 from foreword.backbone.vectors import NONE, LayerCache, Vectors
 from foreword.errors import ForewordError
 
-PROBE_FRONT = np.array([5, 6, 7, 8], dtype=np.int64)
-PROBE = (
-    Example(np.array([9, 10, 11, 12, 13]), ((14, 15), (16, 17))),
-    Example(np.array([18, 19]), ((20, 21, 22), (23,))),
-)
-"""Rows that tell whether a model can be packed; any vocabulary holds them."""
+
+class Architecture(Protocol):
+    """How a kind of model reads a prompt and gives its answer: all that differs from one kind to another."""
+
+    packs: bool
+    """Whether what all rows begin with is computed once, and rows share one sequence."""
+    answers_apart: bool
+    """Whether an answer is a text of its own, and not the rest of the prompt's."""
+
+    @property
+    def cache_shape(self) -> tuple[int, int, int]:
+        """L, H and head_dim of the self-attention that a prefix stands in."""
+        ...
+
+    def span(self, read: int, write: int, prefix: int = 0) -> int:
+        """Tokens of the longest sequence, where `read` are the prompt's, its `prefix` counted, and `write` answer."""
+        ...
+
+    def fill(self, cache: DynamicCache, embedded: Tensor) -> None:
+        """Put the keys and values of embeddings [1, T, D] into `cache`, behind what is in it."""
+        ...
+
+    def log_probs(self, parts: Sequence[Part]) -> Tensor:
+        """[A] for every answer token, in order of part, example, answer, token; fp32 or better."""
+        ...
+
+    def save_memory(self) -> bool:
+        """Compute layers twice inside the graph from now on. False where they are already, or cannot be."""
+        ...
+
+    def generate(self, rows: Sequence[Tensor], cache: DynamicCache | None, **options: Any) -> Tensor:
+        """New ids [B, t] for rows of embeddings [T, D], through transformers' `generate` with its `options`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +71,7 @@ class Front:
 
 
 class FrozenModel:
-    """A decoder-only transformers model whose weights never change and never hold a gradient.
+    """A transformers model whose weights never change and never hold a gradient.
 
     `model` and `tokenizer` are transformers' own objects and may be used directly.
     """
@@ -57,10 +82,8 @@ class FrozenModel:
         self.name = name
         parameters = inspect.signature(model.forward).parameters
         self.takes_cache = "cache" if "cache" in parameters else "past_key_values"  # transformers 5.24 renamed it
-        self.saves_memory = False
-        """Whether layers are computed twice inside the graph: the same results, slower, in less memory."""
-        self.layers = Layers(model, ())
-        self.packs = self._supports_packing()
+        kind = EncoderDecoder if model.config.is_encoder_decoder else DecoderOnly
+        self.architecture: Architecture = kind(self)
 
     @property
     def _embedding(self) -> Tensor:
@@ -77,6 +100,11 @@ class FrozenModel:
         return self._embedding.dtype
 
     @property
+    def packs(self) -> bool:
+        """Whether fronts are computed once."""
+        return self.architecture.packs
+
+    @property
     def context(self) -> int:
         """The longest sequence that the model was made for, in tokens."""
         return int(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2**31)
@@ -89,10 +117,7 @@ class FrozenModel:
     @property
     def cache_shape(self) -> tuple[int, int, int]:
         """L, H and head_dim: layers, KV heads, and the size of a key."""
-        config = self.model.config.get_text_config()
-        heads = config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // heads
-        return config.num_hidden_layers, getattr(config, "num_key_value_heads", None) or heads, size
+        return self.architecture.cache_shape
 
     @property
     def fingerprint(self) -> str:
@@ -134,8 +159,7 @@ class FrozenModel:
         cache = self.new_cache(self.learned(ids, vectors))
         if P := len(ids) - vectors.prefix:
             with torch.no_grad():
-                embedded = self.embed_row(ids[-P:], vectors)[None]
-                self.model(inputs_embeds=embedded, use_cache=True, logits_to_keep=1, **{self.takes_cache: cache})
+                self.architecture.fill(cache, self.embed_row(ids[-P:], vectors)[None])
         return [(layer.keys[0], layer.values[0]) for layer in cache.layers]
 
     def learned(self, front: Ids, vectors: Vectors) -> LayerCache:
@@ -172,99 +196,19 @@ class FrozenModel:
     def log_probs_mixed(self, parts: Sequence[Part]) -> Tensor:
         """The same for rows of several prompts in one batch [A], in order of part, example, answer, token."""
         for part in parts:
-            self._check_length(part.examples, len(part.front))
-        if not self.packs:
-            return torch.cat([log_probs_unpacked(self, part) for part in parts])
-        packed = pack(parts, self.device)
-        logits = self._logits(packed, _all_vectors(parts))
-        dtype = torch.promote_types(logits.dtype, torch.float32)
-        return torch.log_softmax(logits, -1, dtype=dtype)[packed.which, packed.target]
+            self._check_length(part)
+        return self.architecture.log_probs(parts)
 
-    def _logits(self, packed: Packed, vectors: Vectors) -> Tensor:
-        """Logits [M, V] at the places that are read: the head runs nowhere else."""
-        unused = torch.zeros(1, 1, 1, 1, device=self.device)  # four axes: the model passes it on instead of making one
-        embedded = self.embed(packed.ids, vectors, packed.offsets)[None]
-        saving = self.saves_memory and torch.is_grad_enabled()
-        with self.layers.twice(packed.layout) if saving else contextlib.nullcontext():
-            output = self.model(
-                inputs_embeds=embedded,
-                position_ids=packed.layout.positions[None],
-                attention_mask=unused,
-                use_cache=False,
-                logits_to_keep=packed.read,
-                layout=packed.layout,
-            )
-        logits: Tensor = output.logits[0]
-        return logits
-
-    def _supports_packing(self) -> bool:
-        """Whether rows can be packed: asked of the model, by numbers, and not of a list of families.
-
-        Every layer must take its attention from us, and packed rows must have the log-probabilities of plain ones.
-        Raises ForewordError where even padded rows behind a cached front do not have them.
-        """
-        config = self.model.config.get_text_config()
-        chunk = getattr(config, "attention_chunk_size", None)  # seen by no probe that is shorter than a chunk
-        if self.model._can_set_attn_implementation() and (chunk is None or chunk >= self.context):
-            before = self.model.config._attn_implementation
-            expected = self._plain_probe()
-            self.model.set_attn_implementation(attention.NAME)
-            if self._agrees(expected, packed=True):
-                return True
-            self.model.set_attn_implementation(before)
-        if not self._agrees(self._plain_probe(), packed=False):
+    def _check_length(self, part: Part) -> None:
+        longest = max(
+            self.architecture.span(len(part.front) + len(example.question), len(answer), part.vectors.prefix)
+            for example in part.examples
+            for answer in example.answers
+        )
+        if longest > self.context:
             raise ForewordError(
-                f"{self.name!r} is of the family {config.model_type!r}, which reads a row differently behind a cached "
-                "front; Foreword cannot run it: choose a decoder-only model with attention in every layer"
+                f"a row has {longest:,} tokens; {self.name!r} reads {self.context:,} at most: shorten it"
             )
-        return False
-
-    def _plain_probe(self) -> Tensor:
-        """Log-probabilities of the probe's answers, one row at a time, as transformers computes them."""
-        found: list[Tensor] = []
-        with torch.no_grad():
-            for example in PROBE:
-                for answer in example.answers:
-                    ids = torch.tensor([*PROBE_FRONT, *example.question, *answer], device=self.device)
-                    logits = self.model(input_ids=ids[None], use_cache=False).logits[0, -len(answer) - 1 : -1]
-                    found += torch.log_softmax(logits.float(), -1)[range(len(answer)), answer]
-        return torch.stack(found)
-
-    def _agrees(self, expected: Tensor, *, packed: bool) -> bool:
-        layers = self.model.config.get_text_config().num_hidden_layers
-        try:
-            with torch.no_grad():
-                if packed:
-                    probe = pack([Part(PROBE, PROBE_FRONT)], self.device)
-                    logits = self._logits(probe, NONE)
-                    found = torch.log_softmax(logits.float(), -1)[probe.which, probe.target]
-                    if len(probe.layout.windows) != layers:
-                        return False
-                    self.layers = Layers(self.model, probe.layout.windows)
-                else:
-                    found = log_probs_unpacked(self, Part(PROBE, PROBE_FRONT))
-        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, ForewordError):
-            return False  # each family has its own way of not being able to
-        apart = (found.float() - expected).abs()
-        if self.dtype.itemsize > 2:
-            return bool((apart < 1e-3).all())
-        return bool(apart.mean() < 0.2 + 0.05 * expected.abs().mean())  # bf16 rounds too coarsely to tell more
-
-    def _check_length(self, examples: Sequence[Example], front: int) -> None:
-        longest = max(len(example.question) + max(map(len, example.answers)) for example in examples)
-        if front + longest > self.context:
-            raise ForewordError(
-                f"a row has {front + longest:,} tokens; {self.name!r} reads {self.context:,} at most: shorten it"
-            )
-
-
-def _all_vectors(parts: Sequence[Part]) -> Vectors:
-    """The virtual tokens and offsets of all parts, one part's behind another's, as `pack` counts them."""
-    embeddings = [part.vectors.embeddings for part in parts if part.vectors.embeddings is not None]
-    offsets = [part.vectors.offsets for part in parts if part.vectors.offsets is not None]
-    return Vectors(
-        embeddings=torch.cat(embeddings) if embeddings else None, offsets=torch.cat(offsets) if offsets else None
-    )
 
 
 def _fingerprint(model: Any, tokenizer: Any) -> str:

@@ -26,7 +26,8 @@ def few_shot(prompt: Prompt, examples: Sequence[tuple[Mapping[str, object], str]
                     written.append(_escape(text))
                 case Turn(role):
                     written.append(f"{{{{ {role}() }}}}")
-        written[-1] = written[-1].rstrip(" ")  # the space before an answer comes with the answer
+        if not roles:  # the space before an answer comes with the answer; a brace may stand free behind it now
+            written[-1] = re.sub(r"\{\Z", '{{ "{" }}', written[-1].rstrip(" "))
         turn = "{{ assistant() }}" if roles and roles[-1] != "assistant" else ""
         written.append(f"{turn}{_escape(answer)}\n" if roles else f" {_escape(answer)}\n\n")
     body = "".join(written) + pattern

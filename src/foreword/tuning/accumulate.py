@@ -57,8 +57,7 @@ class Accumulator:
         if self.tokens > longest:
             self.tokens //= 2
             self.notes.append(f"memory ran out: rows now go through in pieces of {self.tokens:,} tokens")
-        elif self.backbone.layers.found and not self.backbone.saves_memory:
-            self.backbone.saves_memory = True
+        elif self.backbone.architecture.save_memory():
             self.notes.append(
                 "memory ran out for one row: layers are now computed twice, which takes half as long again"
             )

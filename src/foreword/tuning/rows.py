@@ -24,7 +24,7 @@ class TrainingRows:
     right: list[int]
     """Which of an example's answers is the target."""
     longest: int
-    """Text tokens of the longest row, its answer counted."""
+    """Text tokens of the longest sequence in a row, its answer counted where it stands behind the question."""
 
     def batch(self, step: int, size: int, seed: int) -> tuple[list[Example], list[int]]:
         """The rows of a step, known from the seed alone, as resuming needs."""
@@ -52,28 +52,28 @@ def encode_rows(backbone: Backbone, prompt: Prompt, task: Task, objective: str) 
     """Encode the training rows; look at dev and test rows too, so that a bad one is told before hours of work."""
     if not task.train:
         raise ForewordError(f"task {task.name!r} has no training rows; give it some")
-    end = (backbone.tokenizer.eos_token_id,) if task.choices is None else ()
+    ended = task.choices is None  # free text must be told where to stop
     whole: list[Example] = []
     right: list[int] = []
     for row in task.train:
         answers = task.choices if objective == "choices" and task.choices else (row.target,)
-        example = _example(backbone, prompt, row, answers)
-        whole.append(replace(example, answers=tuple((*answer, *end) for answer in example.answers)))
+        whole.append(_example(backbone, prompt, row, answers, ended))
         right.append(answers.index(row.target))
     for row in (*task.dev, *task.test):
-        _example(backbone, prompt, row, task.choices or (row.target,))
+        _example(backbone, prompt, row, task.choices or (row.target,), ended)
     F = shared_front([example.question for example in whole])
     examples = [replace(example, question=example.question[F:]) for example in whole]
-    longest = max(int((e.question >= 0).sum()) + max(map(len, e.answers)) for e in whole)
+    span = backbone.architecture.span
+    longest = max(span(int((e.question >= 0).sum()), max(map(len, e.answers))) for e in whole)
     return TrainingRows(whole[0].question[:F], examples, right, longest)
 
 
-def _example(backbone: Backbone, prompt: Prompt, row: Row, answers: tuple[str, ...]) -> Example:
+def _example(backbone: Backbone, prompt: Prompt, row: Row, answers: tuple[str, ...], ended: bool) -> Example:
     inputs = prompt.take(row.inputs, row.id)
     try:
-        example = backbone.example(prompt, inputs, answers)
+        example = backbone.example(prompt, inputs, answers, ended=ended)
     except ForewordError as error:
         raise ForewordError(f"row {row.id!r}: {error}") from error
-    if len(example.question) + max(map(len, example.answers)) >= backbone.context:
+    if backbone.architecture.span(len(example.question), max(map(len, example.answers))) > backbone.context:
         raise ForewordError(f"row {row.id!r} with its answer is longer than the model's {backbone.context:,} tokens")
     return example

@@ -25,7 +25,7 @@ class Start:
     prefix: tuple[Tensor, Tensor] | None
     """[L, H, P, head_dim] fp32 each: keys and values, for methods that learn these."""
     longest: int
-    """Text tokens of the longest training row, its answer counted."""
+    """Text tokens of the longest sequence in a training row, its answer counted where it stands behind the question."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,156 @@
+"""Models that read a prompt and go on behind it. Knows ids and tensors, no prompts' text.
+
+Rows are packed in one sequence behind their fronts; families that cannot be packed are padded behind a cached front.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache
+
+from foreword.backbone import attention, probe
+from foreword.backbone.batch import Packed, Part, pack
+from foreword.backbone.layers import Layers
+from foreword.backbone.unpacked import log_probs_unpacked
+from foreword.backbone.vectors import NONE, Vectors
+from foreword.errors import ForewordError
+
+if TYPE_CHECKING:
+    from foreword.backbone.model import FrozenModel
+
+
+class DecoderOnly:
+    """An `Architecture`: the answer continues the prompt's own sequence."""
+
+    answers_apart = False
+
+    def __init__(self, model: "FrozenModel") -> None:
+        self.frozen, self.model = model, model.model
+        self.layers = Layers(self.model, ())
+        self.twice = False
+        self.packs = self._supports_packing()
+
+    @property
+    def cache_shape(self) -> tuple[int, int, int]:
+        """L, H and head_dim, by the model's config."""
+        config = self.model.config.get_text_config()
+        heads = config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        return config.num_hidden_layers, getattr(config, "num_key_value_heads", None) or heads, size
+
+    def span(self, read: int, write: int, prefix: int = 0) -> int:  # noqa: ARG002 - the prefix is read like the rest
+        """Prompt and answer stand in one sequence."""
+        return read + write
+
+    def fill(self, cache: DynamicCache, embedded: Tensor) -> None:
+        """Read embeddings [1, T, D] into the cache."""
+        self.model(inputs_embeds=embedded, use_cache=True, logits_to_keep=1, **{self.frozen.takes_cache: cache})
+
+    def generate(self, rows: Sequence[Tensor], cache: DynamicCache | None, **options: Any) -> Tensor:
+        """New ids [B, t] behind rows of embeddings [T, D].
+
+        Rows are padded on the left, where transformers expects it; positions follow the mask.
+        """
+        embedded = pad_sequence(list(rows), batch_first=True, padding_side="left")
+        ones = [torch.ones(len(row), dtype=torch.int64) for row in rows]
+        mask = pad_sequence(ones, batch_first=True, padding_side="left")
+        if cache is not None:
+            mask = torch.cat([torch.ones(len(rows), cache.get_seq_length(), dtype=torch.int64), mask], 1)
+            options[self.frozen.takes_cache] = cache
+        new: Tensor = self.model.generate(inputs_embeds=embedded, attention_mask=mask.to(embedded.device), **options)
+        return new
+
+    def save_memory(self) -> bool:
+        """Through `Layers`, where these could be told apart."""
+        able = self.layers.found and not self.twice
+        self.twice = self.twice or able
+        return able
+
+    def log_probs(self, parts: Sequence[Part]) -> Tensor:
+        """[A] in order of part, example, answer, token; fp32 or better."""
+        if not self.packs:
+            return torch.cat([log_probs_unpacked(self.frozen, part) for part in parts])
+        packed = pack(parts, self.frozen.device)
+        logits = self._logits(packed, _all_vectors(parts))
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        return torch.log_softmax(logits, -1, dtype=dtype)[packed.which, packed.target]
+
+    def _logits(self, packed: Packed, vectors: Vectors) -> Tensor:
+        """Logits [M, V] at the places that are read: the head runs nowhere else."""
+        unused = torch.zeros(1, 1, 1, 1, device=self.frozen.device)  # four axes: the model passes it on as it is
+        embedded = self.frozen.embed(packed.ids, vectors, packed.offsets)[None]
+        twice = self.twice and torch.is_grad_enabled()
+        with self.layers.twice(packed.layout) if twice else contextlib.nullcontext():
+            output = self.model(
+                inputs_embeds=embedded,
+                position_ids=packed.layout.positions[None],
+                attention_mask=unused,
+                use_cache=False,
+                logits_to_keep=packed.read,
+                layout=packed.layout,
+            )
+        logits: Tensor = output.logits[0]
+        return logits
+
+    def _supports_packing(self) -> bool:
+        """Whether rows can be packed: asked of the model, by numbers, and not of a list of families.
+
+        Every layer must take its attention from us, and packed rows must have the log-probabilities of plain ones.
+        Raises ForewordError where even padded rows behind a cached front do not have them.
+        """
+        config = self.model.config.get_text_config()
+        chunk = getattr(config, "attention_chunk_size", None)  # seen by no probe that is shorter than a chunk
+        if self.model._can_set_attn_implementation() and (chunk is None or chunk >= self.frozen.context):
+            before = self.model.config._attn_implementation
+            expected = self._plain_probe()
+            self.model.set_attn_implementation(attention.NAME)
+            if self._agrees(expected, packed=True):
+                return True
+            self.model.set_attn_implementation(before)
+        if not self._agrees(self._plain_probe(), packed=False):
+            raise ForewordError(
+                f"{self.frozen.name!r} is of the family {config.model_type!r}, which reads a row differently behind a "
+                "cached front; Foreword cannot run it: choose a decoder-only model with attention in every layer"
+            )
+        return False
+
+    def _plain_probe(self) -> Tensor:
+        """Log-probabilities of the probe's answers, one row at a time, as transformers computes them."""
+        found: list[Tensor] = []
+        with torch.no_grad():
+            for example in probe.PART.examples:
+                for answer in example.answers:
+                    ids = torch.tensor([*probe.PART.front, *example.question, *answer], device=self.frozen.device)
+                    logits = self.model(input_ids=ids[None], use_cache=False).logits[0, -len(answer) - 1 : -1]
+                    found += torch.log_softmax(logits.float(), -1)[range(len(answer)), answer]
+        return torch.stack(found)
+
+    def _agrees(self, expected: Tensor, *, packed: bool) -> bool:
+        layers = self.model.config.get_text_config().num_hidden_layers
+        try:
+            with torch.no_grad():
+                if packed:
+                    rows = pack([probe.PART], self.frozen.device)
+                    logits = self._logits(rows, NONE)
+                    found = torch.log_softmax(logits.float(), -1)[rows.which, rows.target]
+                    if len(rows.layout.windows) != layers:
+                        return False
+                    self.layers = Layers(self.model, rows.layout.windows)
+                else:
+                    found = log_probs_unpacked(self.frozen, probe.PART)
+        except probe.ERRORS:
+            return False
+        return probe.alike(found, expected, self.frozen.dtype)
+
+
+def _all_vectors(parts: Sequence[Part]) -> Vectors:
+    """The virtual tokens and offsets of all parts, one part's behind another's, as `pack` counts them."""
+    embeddings = [part.vectors.embeddings for part in parts if part.vectors.embeddings is not None]
+    offsets = [part.vectors.offsets for part in parts if part.vectors.offsets is not None]
+    return Vectors(
+        embeddings=torch.cat(embeddings) if embeddings else None, offsets=torch.cat(offsets) if offsets else None
+    )
