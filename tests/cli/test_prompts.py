@@ -4,8 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
 from foreword.backbone import Backbone
 from foreword.prompts import Prompt
+from foreword.table import PromptTable
 
 TINY = ("--backbone", "tiny", "--dtype", "float32")
 
@@ -53,3 +58,77 @@ def test_rendering_shows_the_tokens_that_the_model_reads(call: Any) -> None:
     refused = call("prompts", "render", "plain.prompt", "-i", "text=a", "--backbone", "openai:http://localhost/v1#m")
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert "'openai:http://localhost/v1#m' is a remote model" in refused.stderr
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's own
+def test_a_tuned_prompt_goes_to_peft_and_comes_back(call: Any) -> None:
+    from peft import AutoPeftModelForCausalLM
+
+    call("tune", "toy.yaml", *TINY, "--steps", 1, "--tokens", 2, "--start", "plain.prompt", "--name", "soft")
+    out = call("prompts", "export", "soft", "--format", "peft", "out", *TINY).stdout
+    assert out.startswith(
+        "out: PROMPT_TUNING, 2 virtual tokens on tiny.\nPEFT puts virtual tokens before the whole text"
+    )
+    assert out.endswith("\n\nReview: {{ text }}\nSentiment:\n")
+    theirs = AutoPeftModelForCausalLM.from_pretrained("out")
+    soft = PromptTable.open().get("soft").soft
+    assert soft is not None
+    assert np.array_equal(theirs.prompt_encoder["default"].embedding.weight.numpy(force=True), soft.embeddings)
+
+    back = call("prompts", "import", "out", "--name", "back", "--alias", "staging", *TINY)
+    assert back.stdout == "back:1\n"
+    assert "only you can tell" not in back.stderr, "the folder names this backbone"
+    assert call("prompts", "import", "out", "--name", "back", *TINY).stdout == "back:1\n"
+    prompt = PromptTable.open().get("back@staging")
+    assert prompt.body == "{{ virtual(2) }}{{ text }}"
+    assert prompt.soft is not None
+    assert np.array_equal(prompt.soft.embeddings, soft.embeddings)
+    assert prompt.soft.fingerprint == soft.fingerprint
+    note = call("prompts", "import", "out", "--name", "back", "--backbone", "other", "--dtype", "float32").stderr
+    assert "The folder names 'tiny'; other has the right shape, and only you can tell if it is that model." in note
+    assert call("run", "back@staging", "-i", "text=a film", "--max-tokens", 1, *TINY).exit_code == 0
+    elsewhere = call("prompts", "export", "soft", "out", "--backbone", "other", "--dtype", "float32")
+    assert (elsewhere.exit_code, elsewhere.stdout) == (1, "")
+    assert "was tuned on 'tiny'" in elsewhere.stderr
+
+
+def test_a_prefix_goes_both_ways_and_is_shown(call: Any) -> None:
+    call("tune", "toy.yaml", *TINY, "--method", "prefix-tuning", "--steps", 1, "--tokens", 2, "--name", "soft")
+    out = call("prompts", "export", "soft", "out", "--type", "CARTRIDGE", *TINY).stdout
+    assert out.startswith("out: CARTRIDGE, 2 virtual tokens on tiny.")
+    assert call("prompts", "import", "out", "--name", "back", *TINY).stdout == "back:1\n"
+    sent, back = (PromptTable.open().get(name).soft for name in ("soft", "back"))
+    assert sent is not None
+    assert back is not None
+    assert {name: t.tobytes() for name, t in sent.tensors.items()} == {n: t.tobytes() for n, t in back.tensors.items()}
+    assert "# 2 virtual tokens, 192 numbers, cartridge on tiny" in call("prompts", "show", "back").stdout
+
+
+def test_one_task_of_several_and_what_is_refused(call: Any, project: Path) -> None:
+    folder = project / "many"
+    folder.mkdir()
+    kind: dict[str, object] = {"peft_type": "MULTITASK_PROMPT_TUNING", "num_virtual_tokens": 1, "num_tasks": 2}
+    (folder / "adapter_config.json").write_text(json.dumps(kind))
+    rows = np.stack([np.full((1, 32), 1.0), np.full((1, 32), 2.0)]).astype(np.float32)
+    tensors = {"prompt_embeddings": rows[1], "prefix_task_cols": rows[:, :, :1].copy(), "prefix_task_rows": rows}
+    save_file(tensors, folder / "adapter_model.safetensors")
+    stored = call("prompts", "import", "many", "--name", "second", "--task", 1, *TINY)
+    assert stored.stdout == "second:1\n"
+    assert "The folder does not say which model it was learned on; tiny has the right shape" in stored.stderr
+    soft = PromptTable.open().get("second").soft
+    assert soft is not None
+    assert soft.embeddings.tolist() == [[8.0] * 32]
+
+    for arguments, code, why in (
+        (("import", "many", "--name", "x"), 2, "holds prompts for 2 tasks; choose one: --task 0 to 1"),
+        (("import", "many", "--name", "No!", "--task", 0), 1, "prompt name 'No!'"),
+        (("import", "nowhere", "--name", "x"), 1, "'nowhere' is no folder"),
+        (("export", "free.prompt", "out"), 1, "'free' is a hard prompt"),
+        (("export", "second", "out", "--format", "onnx"), 2, "--format 'onnx': choose 'peft'"),
+        (("export", "second", "out", "--type", "CARTRIDGE"), 2, "--type 'CARTRIDGE': prompt 'second' holds virtual"),
+        (("export", "second", "."), 1, "and no 'adapter_config.json'; choose a new folder"),
+    ):
+        refused = call("prompts", *arguments, *TINY)
+        assert (refused.exit_code, refused.stdout) == (code, ""), arguments
+        assert why in refused.stderr
+    assert not (project / "out").exists()

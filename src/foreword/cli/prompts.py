@@ -5,10 +5,13 @@ from typing import Annotated
 
 import typer
 
+from foreword.cli import exchange
 from foreword.cli.console import Display, print_json, print_table
 from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, find_prompt, read_inputs
 
 app = typer.Typer(no_args_is_help=True, help="Stored prompts: names, versions, aliases.")
+app.command("import")(exchange.import_prompt)
+app.command("export")(exchange.export_prompt)
 Ref = Annotated[str, typer.Argument(help="name, name@alias or name:version; or a .prompt file.")]
 
 
@@ -48,9 +51,9 @@ def show(ref: Ref, table: TableUrl = None) -> None:
     print(prompt.to_text(), end="")
     if prompt.soft is not None:
         soft = prompt.soft
-        P, D = soft.embeddings.shape
+        numbers = sum(tensor.size for tensor in soft.tensors.values())
         made = f"{soft.method} on {soft.backbone} ({soft.fingerprint[:12]}), run {soft.run}"
-        print(f"\n# {P} virtual tokens of {D} numbers, {made}")
+        print(f"\n# {len(soft)} virtual tokens, {numbers:,} numbers, {made}")
 
 
 @app.command()
