@@ -146,3 +146,23 @@ def wait_for(process: "subprocess.Popen[str]", happened: Callable[[], bool]) -> 
 
 def text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
+
+
+def test_a_sweep_and_a_budget_choose_settings_that_a_resumed_run_keeps(
+    call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("foreword.tuning.sweep.RUNGS", (1, 2))
+    monkeypatch.setattr("foreword.cli.settle.TRIALS", 4)
+    arguments = ["tune", "toy.yaml", "--backbone", "tiny", "--out", "run", "--batch", "4", "--tokens", "3", "--sweep"]
+    first = call(*arguments, "--budget", "48rows", "--json")
+    assert first.exit_code == 0, first.stderr
+    assert "4 settings learn side by side" in first.stderr
+    assert "Within 48rows: 12 steps of 4 rows" in first.stderr
+    assert first.stderr.count("drops out") >= 3
+    tried = json.loads(Path("run/sweep.json").read_text())
+    document = json.loads(first.stdout)
+    assert (document["method"], document["tokens"]) == (tried[0]["method"], 3)
+    again = call(*arguments, "--budget", "48rows", "--resume", "--json")
+    assert json.loads(again.stdout)["prompt"] == document["prompt"]
+    both = call("tune", "toy.yaml", "--budget", "5m", "--steps", "9")
+    assert (both.exit_code, "give it or --steps" in both.stderr) == (2, True)

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from foreword.cli.console import Display, print_json
+from foreword.cli.settle import settle
 from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, find_prompt, load_backbone
 from foreword.errors import UsageError
 
@@ -63,6 +64,12 @@ def tune(
     batch: Annotated[int | None, typer.Option(help="Rows per step. [default: 16]")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate. [default: what suits the method]")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the run. [default: 0]")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Plan the run within 90s, 5m, 1.5h or 4000rows instead of --steps.")
+    ] = None,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="First try a few settings in one batch; the best on dev is tuned.")
+    ] = False,
     backbone: BackboneName = DEFAULT_BACKBONE,
     dtype: Dtype = "auto",
     out: Annotated[Path | None, typer.Option(help="Folder of the run. [default: runs/TASK-METHOD-ID]")] = None,
@@ -81,6 +88,7 @@ def tune(
     from foreword.table.refs import check_alias
     from foreword.tuning import TuneOptions
     from foreword.tuning import tune as learn
+    from foreword.tuning.budget import parse
 
     if resume and out is None:
         raise UsageError("--resume needs --out, the folder of the run that is to go on")
@@ -89,6 +97,10 @@ def tune(
         "learning_rate": lr, "seed": seed,
     }  # fmt: skip
     settings = {key: value for key, value in given.items() if value is not None}
+    if budget is not None:
+        if steps is not None:
+            raise UsageError("--budget plans the steps; give it or --steps")
+        parse(budget)
     # What can be wrong is told before a model is loaded, and long before the result is to be stored.
     options = TuneOptions.of(settings)
     if alias is not None:
@@ -101,9 +113,14 @@ def tune(
         folder = out or Path("runs") / f"{data.name}-{options.method}-{uuid.uuid4().hex[:12]}"
         model = load_backbone(backbone, dtype, display)
         display.say(f"The run goes to {folder}: stop it when you like; --resume --out {folder} goes on.")
+        options = settle(
+            model, data, prompt, options, list(settings), sweep=sweep, budget=budget, folder=folder, resume=resume,
+            display=display,
+        )  # fmt: skip
         run = learn(
-            model, data, prompt, folder=folder, resume=resume, on_step=lambda p: display.step("tuning", p), **settings
-        )
+            model, data, prompt, folder=folder, resume=resume, on_step=lambda p: display.step("tuning", p),
+            **vars(options),
+        )  # fmt: skip
         if run.steps < options.steps:
             display.say(f"Stopped after {run.steps} of {options.steps} steps: dev had not become better for a while.")
         learned = run.prompt.replace(name=name) if name else run.prompt

@@ -61,18 +61,18 @@ OnStep = Callable[[int, int], None]
 
 def grid(given: TuneOptions, fixed: Sequence[str], count: int) -> list[TuneOptions]:
     """`count` settings: the ones `given`, and others drawn by its seed that differ in what is not `fixed`."""
+    first = replace(given, init=given.init or "text", learning_rate=given.rate)
     methods = [given.method] if "method" in fixed else METHODS_TRIED
     rates = [None] if "learning_rate" in fixed else RATES
     tokens = [given.tokens] if "tokens" in fixed else TOKENS
-    starts = [given.init] if {"init", "init_text"} & set(fixed) else STARTS_TRIED
+    starts = [first.init] if {"init", "init_text"} & set(fixed) else STARTS_TRIED
     made = [
         replace(
             given, method=method, tokens=P, init=init,
-            learning_rate=given.learning_rate if rate is None else METHODS[method].learning_rate * rate,
+            learning_rate=first.learning_rate if rate is None else METHODS[method].learning_rate * rate,
         )
         for method, rate, P, init in itertools.product(methods, rates, tokens, starts)
     ]  # fmt: skip
-    first = replace(given, init=given.init or "text", learning_rate=given.rate)
     others = [options for options in made if options != first]
     return [first, *random.Random(given.seed).sample(others, min(count - 1, len(others)))]
 

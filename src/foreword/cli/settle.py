@@ -1,0 +1,63 @@
+"""Which settings a run gets when a budget or a sweep is asked for: planned or searched, and told in plain words."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from foreword.cli.console import Display
+
+if TYPE_CHECKING:
+    from foreword.backbone import Backbone
+    from foreword.prompts import Prompt
+    from foreword.tasks import Task
+    from foreword.tuning import TuneOptions
+    from foreword.tuning.sweep import Trial
+
+TRIALS = 9
+
+
+def settle(
+    model: "Backbone", task: "Task", start: "Prompt", options: "TuneOptions", given: Sequence[str], *,
+    sweep: bool, budget: str | None, folder: Path, resume: bool, display: Display,
+) -> "TuneOptions":  # fmt: skip
+    """`options` after a sweep and within a budget. A run that goes on keeps what it was started with."""
+    from foreword.tuning.budget import plan
+    from foreword.tuning.record import read_record
+
+    if resume and (sweep or budget):
+        return read_record(folder).file.options
+    if sweep:
+        options = _search(model, task, start, options, given, folder, display)
+    if budget:
+        display.stage("timing a few steps", 0, 0)
+        options = plan(model, task, start, options, budget)
+        display.say(
+            f"Within {budget}: {options.steps:,} steps of {options.batch} rows, dev measured every {options.eval_every} on "
+            f"{options.dev_rows} rows; it stops early after {options.patience} measurements without a better one."
+        )
+    return options
+
+
+def _search(
+    model: "Backbone", task: "Task", start: "Prompt", options: "TuneOptions", given: Sequence[str], folder: Path,
+    display: Display,
+) -> "TuneOptions":  # fmt: skip
+    from foreword.files import write_atomic
+    from foreword.tuning.sweep import grid, sweep
+
+    settings = grid(options, given, TRIALS)
+    display.say(f"{len(settings)} settings learn side by side in one batch; dev decides which of them go on.")
+
+    def on_rung(steps: int, trials: Sequence["Trial"], going: int) -> None:
+        for place, trial in enumerate(trials):
+            fate = "goes on" if place < going else "drops out"
+            display.say(f"  {steps:3} steps  dev {trial.dev:.3f}  {fate:9}  {trial}")
+
+    found = sweep(model, task, start, settings, on_rung, lambda done, total: display.stage("sweep", done, total))
+    display.say(f"The run begins anew with the best: {found[0]}.")
+    trials = [{"steps": trial.steps, "dev": trial.dev, **asdict(trial.options)} for trial in found]
+    write_atomic(folder / "sweep.json", json.dumps(trials, indent=2).encode())
+    best = found[0].options
+    return replace(options, method=best.method, tokens=best.tokens, init=best.init, learning_rate=best.learning_rate)

@@ -1,0 +1,95 @@
+"""How much a run can do within a budget of time or rows. Knows what a step and a measurement take on this machine."""
+
+import re
+import time
+from dataclasses import replace
+
+import torch
+
+from foreword.backbone import Backbone
+from foreword.errors import UsageError
+from foreword.prompts import Output, Prompt
+from foreword.tasks import Task
+from foreword.tuning.accumulate import Accumulator
+from foreword.tuning.learner import Learner
+from foreword.tuning.methods import METHODS
+from foreword.tuning.options import TuneOptions
+from foreword.tuning.rows import encode_rows
+from foreword.tuning.served import dev_score, served
+from foreword.tuning.start import begin, soften
+
+MEASUREMENTS = 8
+"""On dev, over a run."""
+SHARE = 0.2
+"""Of the time that goes into them at most."""
+FEWEST = 50
+"""Dev rows below which a measurement says too little to choose by."""
+TIMED_STEPS = 3
+TIMED_ROWS = 24
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse(text: str) -> tuple[float | None, int | None]:
+    """Seconds or training rows: `90s`, `5m`, `1.5h`, `4000rows`."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h|rows)", text.strip())
+    if not found or float(found[1]) <= 0:
+        raise UsageError(f"budget {text!r}: write it as 90s, 5m, 1.5h or 4000rows")
+    number = float(found[1])
+    return (None, int(number)) if found[2] == "rows" else (number * UNITS[found[2]], None)
+
+
+def plan(backbone: Backbone, task: Task, start: Prompt, options: TuneOptions, budget: str) -> TuneOptions:
+    """`options` with as many steps, measurements and dev rows as `budget` allows, by timing a few of each.
+
+    Raises UsageError where the budget does not hold ten steps.
+    """
+    seconds, rows = parse(budget)
+    if rows is not None:
+        return _spread(options, rows // options.batch, min(options.dev_rows, len(task.dev)), budget)
+    assert seconds is not None
+    step, row = _seconds(backbone, task, start, options)
+    dev = min(options.dev_rows, len(task.dev), max(FEWEST, int(SHARE * seconds / (row * (MEASUREMENTS + 1)))))
+    return _spread(options, int((seconds - row * dev * (MEASUREMENTS + 1)) / step), dev, budget)
+
+
+def _spread(options: TuneOptions, steps: int, dev_rows: int, budget: str) -> TuneOptions:
+    if steps < 10:
+        raise UsageError(
+            f"budget {budget!r} holds {max(steps, 0)} steps of {options.batch} rows; give at least ten steps"
+        )
+    return replace(
+        options, steps=steps, eval_every=max(1, round(steps / MEASUREMENTS)), dev_rows=max(1, dev_rows),
+        patience=max(2, MEASUREMENTS // 2),
+    )  # fmt: skip
+
+
+def _seconds(backbone: Backbone, task: Task, start: Prompt, options: TuneOptions) -> tuple[float, float]:
+    """What a training step and a dev row take; the first of each warms up and is not counted."""
+    method = METHODS[options.method]
+    plain = start.answering(task.choices).replace(output=Output(choices=task.choices))
+    prompt = soften(plain, options.tokens, "timed", method.learns)
+    rows = encode_rows(backbone, prompt, task, options.objective)
+    learner = Learner(
+        options, begin(backbone, prompt, method.learns, options, start, task.train, rows.longest), backbone.device
+    )
+    accumulator = Accumulator(backbone, rows)
+    times = []
+    for step in range(TIMED_STEPS + 1):
+        began = time.perf_counter()
+        accumulator.loss(learner.vectors(), *rows.batch(step, options.batch, options.seed))
+        learner.norm()
+        learner.move(0.0)
+        _wait()
+        times.append(time.perf_counter() - began)
+    per_step = sum(times[1:]) / TIMED_STEPS
+    if not task.dev:
+        return per_step, 0.0
+    timed = served(backbone, prompt, learner.average, options.method, 0)
+    began = time.perf_counter()
+    dev_score(backbone, task, timed, task.dev[:TIMED_ROWS])
+    return per_step, (time.perf_counter() - began) / len(task.dev[:TIMED_ROWS])
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,83 @@
+"""A sweep's trials, learned in one batch, against the same trials learned alone; who drops out; what is tried."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from foreword.errors import ForewordError
+from foreword.tuning import TuneOptions, sweep
+from foreword.tuning.budget import parse, plan
+from foreword.tuning.sweep import _encoded, _Racer, _step, grid
+from tiny import backbone
+from tuning.test_loop import START, task
+
+SETTINGS = [
+    TuneOptions(tokens=3, learning_rate=0.05, batch=6),
+    TuneOptions(tokens=5, init="vocabulary", batch=6),
+    TuneOptions(method="prefix-tuning", tokens=4, batch=6),
+    TuneOptions(method="dept", tokens=2, batch=6),
+    TuneOptions(method="p-tuning", tokens=3, batch=6),
+]
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom"])
+def test_learning_side_by_side_is_learning_alone(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = backbone(family, torch.float64)
+
+    def learned(groups: list[list[TuneOptions]]) -> list[dict[str, torch.Tensor]]:
+        found = []
+        for settings in groups:
+            racers = [_Racer(model, task(), START, *pair) for pair in _encoded(model, task(), START, settings)]
+            for step in range(4):
+                _step(model, racers, step)
+            found += [dict(racer.learner.average) for racer in racers]
+        return found
+
+    together, alone = learned([SETTINGS]), learned([[options] for options in SETTINGS])
+    monkeypatch.setattr(sweep, "PACKED_TOKENS", 100)
+    in_pieces = learned([SETTINGS])
+    for other in (alone, in_pieces):
+        for a, b in zip(together, other, strict=True):
+            assert all(torch.allclose(a[name], b[name], rtol=1e-4, atol=1e-6) for name in b)
+
+
+def test_the_worse_trials_drop_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    worth = {8: 0.9, 16: 0.5, 24: 0.7, 4: 0.1}
+    monkeypatch.setattr(sweep, "dev_score", lambda _m, _t, prompt, _r: worth[prompt.virtual_tokens])
+    monkeypatch.setattr(sweep, "RUNGS", (2, 3, 5))
+    seen = []
+    settings = [TuneOptions(tokens=P, batch=4) for P in worth]
+    found = sweep.sweep(backbone(), task(), START, settings, lambda *rung: seen.append(rung))
+    assert [trial.options.tokens for trial in found] == [8, 24, 16, 4]
+    assert [(steps, [t.options.tokens for t in trials], going) for steps, trials, going in seen] == [
+        (2, [8, 24, 16, 4], 1),
+    ]  # fmt: skip
+    assert found[0].steps == 2
+    with pytest.raises(ForewordError, match="no dev rows to choose settings on"):
+        sweep.sweep(backbone(), task(dev=()), START, settings)
+
+
+def test_a_grid_keeps_what_was_given_and_varies_the_rest() -> None:
+    made = grid(TuneOptions(tokens=10, seed=3), ["tokens", "seed"], 9)
+    assert len(made) == len(set(made)) == 9
+    assert made[0] == replace(TuneOptions(tokens=10, seed=3), init="text", learning_rate=TuneOptions().rate)
+    assert {o.tokens for o in made} == {10}
+    assert {o.method for o in made} == {"prompt-tuning", "prefix-tuning"}
+    assert len({o.rate for o in made}) > 2
+    assert len(grid(TuneOptions(), ["method", "tokens", "learning_rate", "init"], 9)) == 1
+
+
+def test_a_budget_becomes_steps_and_dev_rows() -> None:
+    assert [parse(text) for text in ("90s", "1.5h", "4000 rows")] == [(90, None), (5400, None), (None, 4000)]
+    for text in ("5", "0m", "m", "-3s", "5m30s"):
+        with pytest.raises(ForewordError, match="write it as 90s"):
+            parse(text)
+    options = TuneOptions(batch=4)
+    planned = plan(backbone(), task(), START, options, "400rows")
+    assert (planned.steps, planned.eval_every, planned.dev_rows) == (100, 12, 10)
+    short, long = (plan(backbone(), task(), START, options, budget) for budget in ("2s", "20s"))
+    assert 10 <= short.steps < long.steps
+    assert short.method == options.method
+    with pytest.raises(ForewordError, match="holds 2 steps of 4 rows; give at least ten"):
+        plan(backbone(), task(), START, options, "8rows")
