@@ -34,8 +34,8 @@ def settle(
         display.stage("timing a few steps", 0, 0)
         options = plan(model, task, start, options, budget)
         display.say(
-            f"Within {budget}: {options.steps:,} steps of {options.batch} rows, dev measured every {options.eval_every} on "
-            f"{options.dev_rows} rows; it stops early after {options.patience} measurements without a better one."
+            f"Within {budget}: {options.steps:,} steps of {options.batch} rows; every {options.eval_every} of them "
+            f"{options.dev_rows} dev rows are measured, and {options.patience} measurements without a better one end it."
         )
     return options
 
