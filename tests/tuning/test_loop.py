@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Prompt
 from foreword.tasks import Row, Task
-from foreword.tuning import Progress, Run, checkpoint, loop, tune
+from foreword.tuning import Progress, Run, checkpoint, loop, step, tune
 from foreword.tuning.methods import METHODS
 from foreword.tuning.rows import encode_rows
 from tiny import backbone
@@ -115,7 +115,7 @@ def test_a_batch_in_pieces_has_the_gradient_of_the_whole(
     """Long rows go through in pieces to bound memory; what is learned must not depend on it."""
     vectors, losses = [], []
     for tokens in (4_096, 40):
-        monkeypatch.setattr(loop, "STEP_TOKENS", tokens)
+        monkeypatch.setattr(step, "STEP_TOKENS", tokens)
         found = tune(
             backbone(dtype=torch.float64), task(choices), START, folder=tmp_path / str(tokens), steps=3, batch=8,
             eval_every=3,
@@ -153,9 +153,9 @@ def test_the_best_version_on_dev_is_the_one_that_is_kept(tmp_path: Path, monkeyp
 def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exact = loop.mean_loss
+    exact = step.mean_loss
     calls = iter(range(100))
-    monkeypatch.setattr(loop, "mean_loss", lambda *a: exact(*a) * (float("nan") if next(calls) == 6 else 1))
+    monkeypatch.setattr(step, "mean_loss", lambda *a: exact(*a) * (float("nan") if next(calls) == 6 else 1))
     with pytest.raises(ForewordError, match=r"loss is nan .* at step 6.*step 4.*is kept.*--lr 0\.0067"):
         run(tmp_path / "run")
     saved = checkpoint.read(tmp_path / "run" / "checkpoint.safetensors")

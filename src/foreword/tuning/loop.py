@@ -19,8 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foreword.backbone import Backbone, Example, Vectors
-from foreword.backbone.batch import batches
+from foreword.backbone import Backbone, Vectors
 from foreword.errors import ForewordError
 from foreword.files import write_atomic
 from foreword.prompts import Output, Prompt, SoftTokens
@@ -29,17 +28,14 @@ from foreword.tuning import checkpoint
 from foreword.tuning.curves import CurvePoint
 from foreword.tuning.lock import locked
 from foreword.tuning.methods import METHODS, Encoder, count, flat, made
-from foreword.tuning.objective import mean_loss, weight
 from foreword.tuning.options import TuneOptions
 from foreword.tuning.rows import TrainingRows, encode_rows
 from foreword.tuning.start import begin, soften
+from foreword.tuning.step import DivergedError, accumulate, descend
 
 AVERAGE = 0.95
 """Of the running average of the vectors over the steps, which is what is measured, kept and served: it does better than
 the last step's, most of all early on (Polyak and Juditsky 1992)."""
-
-STEP_TOKENS = 4_096
-"""Tokens of padded rows that go through the backbone at once; larger batches are added up in pieces."""
 
 
 @dataclass(frozen=True)
@@ -195,35 +191,24 @@ class _Loop:
 
     def _step(self) -> float:
         examples, right = self.rows.batch(self.step, self.options.batch, self.options.seed)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.options.rate * schedule(self.step, self.options.steps, self.options.warmup)
-        self.optimiser.zero_grad(set_to_none=True)
-        tensors = flat(self.encoder())
-        leaves = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
-        loss = self._accumulate(Vectors(**leaves), examples, right)
-        torch.autograd.backward(list(tensors.values()), [leaf.grad for leaf in leaves.values()])
-        norm = torch.nn.utils.clip_grad_norm_(self.encoder.parameters(), self.options.clip)
-        if not math.isfinite(loss) or not math.isfinite(norm.item()):
+
+        def gradient() -> float:
+            tensors = flat(self.encoder())
+            leaves = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
+            loss = accumulate(self.backbone, self.rows.front, Vectors(**leaves), examples, right)
+            torch.autograd.backward(list(tensors.values()), [leaf.grad for leaf in leaves.values()])
+            return loss
+
+        try:
+            loss = descend(self.optimiser, self.options, self.step, gradient)
+        except DivergedError as error:
             raise ForewordError(
-                f"the loss is {loss} and the gradient's norm {norm.item()} at step {self.step}; the checkpoint of step "
-                f"{self.saved_step} in {str(self.folder)!r} is kept. Lower the learning rate: --lr "
-                f"{self.options.rate / 3:.2g}"
-            )
-        self.optimiser.step()
+                f"{error}; the checkpoint of step {self.saved_step} in {str(self.folder)!r} is kept. Lower the "
+                f"learning rate: --lr {self.options.rate / 3:.2g}"
+            ) from error
         self.step += 1
         share = max(1 - AVERAGE, 1 / (0.3 * self.step + 1))  # a short run forgets its start sooner
         self.average = {name: self.average[name].lerp(now, share) for name, now in made(self.encoder).items()}
-        return loss
-
-    def _accumulate(self, vectors: Vectors, examples: list[Example], right: list[int]) -> float:
-        """The batch's mean loss, its gradient added up in `vectors`; in pieces where rows are long, to bound memory."""
-        whole, loss = weight(examples), 0.0
-        for piece in batches(examples, STEP_TOKENS):
-            rows = [examples[i] for i in piece]
-            log_probs = self.backbone.log_probs(rows, self.rows.front, vectors)
-            part = mean_loss(log_probs, rows, [right[i] for i in piece]) * (weight(rows) / whole)
-            part.backward()
-            loss += part.item()
         return loss
 
     @property
@@ -271,15 +256,6 @@ class _Loop:
         checkpoint.write(self.folder / "checkpoint.safetensors", state)
         lines = "".join(json.dumps(asdict(point)) + "\n" for point in self.curve)
         write_atomic(self.folder / "curves.jsonl", lines.encode())
-
-
-def schedule(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak learning rate: a linear warm-up, then half a cosine down to a tenth."""
-    rising = max(1, round(warmup * steps))
-    if step < rising:
-        return (step + 1) / rising
-    along = (step - rising) / max(1, steps - rising)
-    return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * along))
 
 
 def dev_score(backbone: Backbone, task: Task, prompt: Prompt, rows: tuple[Row, ...]) -> float:
