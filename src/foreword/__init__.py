@@ -7,7 +7,7 @@ from foreword.errors import ForewordError, UsageError
 
 if TYPE_CHECKING:
     from foreword.backbone import Backbone, RemoteBackbone, Sampling
-    from foreword.evals import calibrate, compare, few_shot
+    from foreword.evals import Lora, calibrate, compare, few_shot
     from foreword.prompts import Prompt
     from foreword.table import PromptTable
     from foreword.tasks import Task
@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Backbone",
     "ForewordError",
+    "Lora",
     "Prompt",
     "PromptTable",
     "RemoteBackbone",
@@ -31,6 +32,7 @@ __all__ = [
 
 _ROOMS = {
     "Backbone": "backbone",
+    "Lora": "evals",
     "Prompt": "prompts",
     "PromptTable": "table",
     "RemoteBackbone": "backbone",

@@ -48,6 +48,22 @@ def test_people_read_the_verdict_once_and_where_the_page_is(call: Any) -> None:
     assert said.endswith("out/report.html shows it; out/result.json has the numbers.")
 
 
+def test_lora_is_trained_beside_the_prompts(call: Any, project: Path) -> None:
+    given = ("toy.yaml", "plain.prompt", *TINY, "--out", "out", "--json")
+    ended = call("compare", *given, "--lora", "--lora-steps", 3, "--lora-rank", 2)
+    assert ended.exit_code == 0, ended.stderr
+    [found] = [strategy for strategy in json.loads(ended.stdout)["strategies"] if strategy["kind"] == "lora"]
+    assert found.keys() >= STRATEGY
+    width, inner, keys, layers, rank = 32, 48, 16, 3, 2
+    linear = [(width, width)] * 2 + [(width, keys)] * 2 + [(width, inner)] * 3  # q o, k v, gate up down
+    assert found["trained_parameters"] == layers * sum(rank * (a + b) for a, b in linear)
+    assert (found["name"], found["rows"]) == ("toy-lora", 40)
+    page = (project / "out" / "report.html").read_text()
+    assert all(text in page for text in ("Learning curves", "LoRA · rank 2, not merged", "<h3>toy-lora</h3>"))
+    ended = call("compare", *given, "--lora-steps", 3)
+    assert (ended.exit_code, ended.stderr) == (2, "foreword: --lora-steps is for --lora; add that\n")
+
+
 def test_what_is_wrong_with_the_call_is_told(call: Any, project: Path) -> None:
     task = (project / "toy.yaml").read_text()
     (project / "closed.yaml").write_text(task.replace(", test: 20", ""))

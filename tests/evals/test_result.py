@@ -110,7 +110,9 @@ def test_a_baseline_that_beats_the_soft_prompt_is_named() -> None:
     below = compare(hard(), tuned, strategy("TF-IDF", "baseline", set(range(100, 900)))).verdict
     assert "TF-IDF" not in below
     adapter = compare(hard(), tuned, strategy("LoRA", "lora", set(range(50, 960)))).verdict
-    assert "But LoRA beats prompt tuning" in adapter
+    assert (
+        "But LoRA, which needs an adapted copy of the weights, beats prompt tuning: 91.0 %, 5.0 points more" in adapter
+    )
 
 
 def test_a_comparison_without_soft_prompts_or_with_one_strategy_still_has_a_verdict() -> None:

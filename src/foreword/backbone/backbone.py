@@ -119,6 +119,11 @@ class Backbone(FrozenModel):
                 self._fronts.popitem(last=False)
         return front
 
+    def forget_fronts(self) -> None:
+        """Drop all computed fronts: for whoever has changed the weights of `model`."""
+        with self._lock:
+            self._fronts.clear()
+
     def _other(self, prompt: Prompt) -> list[Ids]:
         """A row that differs from any other in every input; none where the template cannot take it."""
         probe = {"string": "\u2043", "integer": 7, "number": 7.0, "boolean": True, "array": []}

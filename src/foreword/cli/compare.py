@@ -29,6 +29,11 @@ def compare(
     examples: Annotated[
         int, typer.Option(min=0, help="Also try the best hard prompt with this many solved examples.")
     ] = 0,
+    lora: Annotated[
+        bool, typer.Option("--lora", help="Also train LoRA (PEFT) behind the best hard prompt, on a copy of the model.")
+    ] = False,
+    lora_steps: Annotated[int | None, typer.Option(help="Optimiser steps of LoRA at most. [default: 250]")] = None,
+    lora_rank: Annotated[int | None, typer.Option(help="Rank of LoRA. [default: 16]")] = None,
     backbone: BackboneName = DEFAULT_BACKBONE,
     dtype: Dtype = "auto",
     seed: Annotated[int | None, typer.Option(help="Seed of the split. [default: the task's]")] = None,
@@ -40,17 +45,23 @@ def compare(
     from foreword.backbone import Backbone
     from foreword.cli.tune import load_task
     from foreword.errors import UsageError
+    from foreword.evals import Lora, few_shot, weigh
     from foreword.evals import compare as measure
-    from foreword.evals import few_shot, weigh
     from foreword.evals.comparison import save
     from foreword.table import PromptTable
 
+    given = {name: value for name, value in (("steps", lora_steps), ("rank", lora_rank)) if value is not None}
+    if given and not lora:
+        raise UsageError(f"--lora-{next(iter(given))} is for --lora; add that")
+    adapters = Lora(**given) if lora else None
     with Display() as display:
         store = PromptTable.open(table)
         chosen = _named_apart([(ref, find_prompt(ref, store)) for ref in prompts])
         make_folder(out)
         data = load_task(task, display, seed)
         model = load_model(backbone, dtype, display)
+        if adapters:
+            adapters.check(model)
         weighed = {}
         if examples:
             hard = [prompt for prompt in chosen if prompt.soft is None]
@@ -60,7 +71,7 @@ def compare(
             best = max(weighed.values(), key=lambda candidate: candidate.score)
             chosen.append(few_shot(best.plain, data, examples))
         settings = {"dtype": short(model.dtype)} if isinstance(model, Backbone) else {}
-        result = measure(model, data, chosen, weighed=weighed, on_stage=display.stage, settings=settings)
+        result = measure(model, data, chosen, lora=adapters, weighed=weighed, on_stage=display.stage, settings=settings)
         page, document = save(result, out)
     if as_json:
         print_json(result.to_json())

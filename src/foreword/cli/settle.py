@@ -34,8 +34,9 @@ def settle(
         display.stage("timing a few steps", 0, 0)
         options = plan(model, task, start, options, budget)
         display.say(
-            f"Within {budget}: {options.steps:,} steps of {options.batch} rows; every {options.eval_every} of them "
-            f"{options.dev_rows} dev rows are measured, and {options.patience} measurements without a better one end it."
+            f"Within {budget}: {options.steps:,} steps of {options.batch} rows; every {options.eval_every} "
+            f"of them {options.dev_rows} dev rows are measured, and {options.patience} measurements without a better "
+            "one end it."
         )
     return options
 

@@ -107,7 +107,7 @@ def _matrices(result: Result, rival: StrategyResult | None) -> list[Matrix]:
     labels = _labels(result)
     if not 2 <= len(labels) <= MATRIX_LABELS:
         return []
-    shown = [s for s in result.strategies if s.kind in ("baseline", "hard", "soft")]
+    shown = [s for s in result.strategies if s.kind in ("baseline", "hard", "soft", "lora")]
     if len(labels) > SMALL_MATRIX:  # a page of them would be skipped: only those that the verdict speaks of
         shown = [s for s in shown if s is rival or s.name == result.reference]
     other = any(answer not in labels for s in shown for answer in s.predictions)

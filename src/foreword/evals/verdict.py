@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 LEVEL = 0.05
 """A difference counts as shown when its (adjusted) p-value is below this."""
 
+COST = {"baseline": ", which needs no language model,", "lora": ", which needs an adapted copy of the weights,"}
+"""What a rival takes, where that is another thing than a prompt."""
+
 
 def verdict(result: "Result") -> str:
     """One plain statement whichever way it goes, then whatever beats the prompt that it is about."""
@@ -71,7 +74,7 @@ def _rivals(result: "Result", lead: "StrategyResult") -> str:
         if s is lead or s.kind == "soft" or s.name == result.reference or s.mean < lead.mean:
             continue
         c, scale = paired_difference(s.scores, lead.scores, result.seed), result.scale
-        name = f"{s.name}, which needs no language model," if s.kind == "baseline" else s.name
+        name = s.name + COST.get(s.kind, "")
         if c.p_value < LEVEL:
             sentences.append(
                 f" But {name} beats {lead.name}: {scale.value(s.mean)}, {scale.gap(c.value)} more"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from foreword.backbone import Backbone, Example, Vectors
 from foreword.backbone.batch import batches
@@ -29,18 +30,21 @@ class Accumulator:
     notes: list[str] = field(default_factory=list)
     """What had to be done for want of memory."""
 
-    def loss(self, vectors: Vectors, examples: Sequence[Example], right: Sequence[int]) -> float:
-        """The batch's mean loss, nats; its gradient is added up in `vectors`. Raises ForewordError where one row alone
-        is too much."""
+    def loss(
+        self, vectors: Vectors, examples: Sequence[Example], right: Sequence[int], leaves: Sequence[Tensor] = ()
+    ) -> float:
+        """The batch's mean loss, nats; its gradient is added up in `vectors`, or in the `leaves` that are trained.
+
+        Raises ForewordError where one row alone is too much.
+        """
         while True:
             try:
                 return self._pieces(vectors, examples, right)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _no_memory(error):
                     raise
-            for leaf in vars(vectors).values():  # what the pieces before have left
-                if leaf is not None:
-                    leaf.grad = None
+            for leaf in leaves or [tensor for tensor in vars(vectors).values() if tensor is not None]:
+                leaf.grad = None  # what the pieces before have left
             self._shrink(max(map(len, examples)))
 
     def _pieces(self, vectors: Vectors, examples: Sequence[Example], right: Sequence[int]) -> float:

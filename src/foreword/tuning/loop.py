@@ -36,6 +36,7 @@ from foreword.tuning.options import TuneOptions
 from foreword.tuning.rows import TrainingRows, encode_rows
 from foreword.tuning.served import dev_score, served
 from foreword.tuning.start import begin, soften
+from foreword.tuning.step import DivergedError, check_finite, schedule
 
 
 @dataclass(frozen=True)
@@ -199,12 +200,13 @@ class _Loop:
         examples, right = self.rows.batch(self.step, self.options.batch, self.options.seed)
         loss = self.accumulator.loss(self.learner.vectors(), examples, right)
         norm = self.learner.norm()
-        if not math.isfinite(loss) or not math.isfinite(norm):
+        try:
+            check_finite(loss, norm, self.step)
+        except DivergedError as error:
             raise ForewordError(
-                f"the loss is {loss} and the gradient's norm {norm} at step {self.step}; the checkpoint of step "
-                f"{self.saved_step} in {str(self.folder)!r} is kept. Lower the learning rate: --lr "
-                f"{self.options.rate / 3:.2g}"
-            )
+                f"{error}; the checkpoint of step {self.saved_step} in {str(self.folder)!r} is kept. Lower the "
+                f"learning rate: --lr {self.options.rate / 3:.2g}"
+            ) from error
         self.gradients.append(norm)
         self.learner.move(schedule(self.step, self.options.steps, self.options.warmup))
         self.step += 1
@@ -273,15 +275,6 @@ class _Loop:
 
 def _mean(numbers: Sequence[float]) -> float | None:
     return sum(numbers) / len(numbers) if numbers else None
-
-
-def schedule(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak learning rate: a linear warm-up, then half a cosine down to a tenth."""
-    rising = max(1, round(warmup * steps))
-    if step < rising:
-        return (step + 1) / rising
-    along = (step - rising) / max(1, steps - rising)
-    return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * along))
 
 
 def _identity(backbone: Backbone, task: Task, start: Prompt, options: TuneOptions) -> dict[str, Any]:
