@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from foreword.prompts import Prompt
     from foreword.table import PromptTable
     from foreword.tasks import Task
-    from foreword.tuning import tune
+    from foreword.tuning import tune, tune_many
 
 __version__ = "0.1.0"
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "compare",
     "few_shot",
     "tune",
+    "tune_many",
 ]
 
 _ROOMS = {
@@ -42,6 +43,7 @@ _ROOMS = {
     "compare": "evals",
     "few_shot": "evals",
     "tune": "tuning",
+    "tune_many": "tuning",
 }
 
 

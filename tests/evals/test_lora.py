@@ -77,7 +77,7 @@ def test_loss_and_gradient_are_those_of_peft_one_row_at_a_time(family: str, choi
     for weight in weights:  # B begins at zero, where A has no gradient
         torch.nn.init.normal_(weight, std=0.1)
     assert {w.dtype for w in weights} == {torch.float64}
-    loss = Accumulator(twin, encoded).loss(Vectors(), encoded.examples, encoded.right, leaves=weights)
+    loss = Accumulator(twin, [encoded]).loss([Vectors()], [(encoded.examples, encoded.right)], leaves=weights)
 
     theirs, own = peft_of(model.model, adapters_of(twin), 4)
     losses = []

@@ -154,11 +154,10 @@ def test_a_cause_is_named_with_what_to_try(
     assert "\n" not in found
 
 
-def test_the_last_method_names_no_other() -> None:
-    from foreword.tuning.methods import METHODS
-
-    (found,) = diagnose(curve(FLAT, STUCK), TuneOptions(method=list(METHODS)[-1]))
-    assert found.endswith("try another --init or a higher --lr 0.06")
+@pytest.mark.parametrize(("method", "rate"), [("dept", "0.06"), ("p-tuning-multitask", "0.006")])
+def test_the_last_method_of_its_kind_names_no_other(method: str, rate: str) -> None:
+    (found,) = diagnose(curve(FLAT, STUCK), TuneOptions(method=method))
+    assert found.endswith(f"try another --init or a higher --lr {rate}")
 
 
 def test_a_plateau_is_not_told_beside_its_cause() -> None:

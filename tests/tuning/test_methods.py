@@ -32,6 +32,8 @@ NUMBERS = {
     "prefix-tuning": 2 * L * H * P * SIZE,
     "prefix-tuning-mlp": P * D + D * 512 + 512 + 513 * 2 * L * H * SIZE,
     "dept": P * D + 8 * (S + D),
+    "multitask": P * D + P + D,
+    "p-tuning-multitask": P * D + 3 * (D * D + D),
 }
 
 

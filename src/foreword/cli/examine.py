@@ -50,7 +50,7 @@ def examine(folder: Path, as_json: bool) -> None:
 def _facts(folder: Path, record: "Record") -> Iterator[tuple[str, str]]:
     file = record.file
     yield "run", f"{folder}, {file.id}"
-    yield "task", file.task
+    yield "task", file.task if isinstance(file.task, str) else ", ".join(file.task)
     yield "backbone", f"{file.backbone}, {file.dtype}"
     yield "method", file.options.method
     settings = {name: value for name, value in asdict(file.options).items() if value is not None and name != "method"}

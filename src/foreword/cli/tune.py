@@ -37,7 +37,7 @@ def list_methods() -> None:
     width = max(map(len, METHODS))
     for name, method in METHODS.items():
         print(f"{name:{width}}  {method.trains}; choose it when {method.when}")
-    print("\nP virtual tokens, D the model's width, L layers, H KV heads, S tokens of the longest row.")
+    print("\nP virtual tokens, D the model's width, L layers, H KV heads, S tokens of the longest row, T tasks.")
 
 
 def tune(

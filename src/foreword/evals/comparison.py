@@ -17,7 +17,7 @@ from foreword.evals.statistics import is_right_or_wrong, smallest_difference
 from foreword.prompts import Prompt
 from foreword.tasks import Task
 from foreword.tuning import CurvePoint, Run
-from foreword.tuning.loop import soft_name
+from foreword.tuning.lesson import soft_name
 
 LATENCY_ROWS = 15
 """Single requests that are timed, in turn over the strategies, so that a busy moment hits all of them."""

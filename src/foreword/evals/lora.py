@@ -21,7 +21,7 @@ from foreword.prompts import Output, Prompt
 from foreword.tasks import Task
 from foreword.tuning import CurvePoint, TuneOptions
 from foreword.tuning.accumulate import Accumulator
-from foreword.tuning.loop import soft_name
+from foreword.tuning.lesson import soft_name
 from foreword.tuning.rows import encode_rows
 from foreword.tuning.served import dev_score
 from foreword.tuning.step import DivergedError, check_finite, schedule
@@ -77,7 +77,7 @@ def adapt(backbone: Backbone, task: Task, start: Prompt, lora: Lora, on_stage: O
     rows = encode_rows(backbone, prompt, task, options.objective)
     model, weights = with_adapters(backbone, lora.rank, options.seed)
     optimiser = torch.optim.AdamW(weights, lr=options.rate, weight_decay=options.weight_decay, fused=False)
-    accumulator = Accumulator(model, rows)
+    accumulator = Accumulator(model, [rows])
     best, best_score, best_step = [w.detach().clone() for w in weights], -math.inf, 0
     curve: list[CurvePoint] = []
     losses: list[float] = []
@@ -113,7 +113,7 @@ def _step(
 ) -> float:  # fmt: skip
     """Move the weights once and return the loss, nats. Raises DivergedError before anything is moved."""
     optimiser.zero_grad(set_to_none=True)
-    loss = accumulator.loss(NONE, *batch, leaves=weights)
+    loss = accumulator.loss([NONE], [batch], leaves=weights)
     norm = torch.nn.utils.clip_grad_norm_(weights, options.clip).item()
     check_finite(loss, norm, step)
     for group in optimiser.param_groups:

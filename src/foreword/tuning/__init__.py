@@ -1,7 +1,8 @@
 """How soft prompts are learned: encoders, rows behind a shared front, loop, checkpoints."""
 
 from foreword.tuning.curves import CurvePoint
-from foreword.tuning.loop import Progress, Run, tune
+from foreword.tuning.loop import tune, tune_many
 from foreword.tuning.options import TuneOptions
+from foreword.tuning.run import Progress, Run
 
-__all__ = ["CurvePoint", "Progress", "Run", "TuneOptions", "tune"]
+__all__ = ["CurvePoint", "Progress", "Run", "TuneOptions", "tune", "tune_many"]

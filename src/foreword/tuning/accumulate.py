@@ -1,4 +1,6 @@
-"""A batch's loss and gradient, in pieces that memory can hold. Knows rows and the backbone; knows no encoder.
+"""A step's loss and gradient, in pieces that memory can hold. Knows rows and the backbone; knows no encoder.
+
+A step reads a batch of every task, all of them in one pass; its loss is the mean of the tasks' mean losses.
 
 Rows that are long go through in pieces whose gradients add up to the whole's. Where memory runs out all the same, the
 step begins again with pieces half as large, and at last with layers computed twice: the run goes on, slower.
@@ -10,11 +12,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from foreword.backbone import Backbone, Example, Vectors
+from foreword.backbone import Backbone, Vectors
 from foreword.backbone.batch import batches
 from foreword.errors import ForewordError
+from foreword.tuning.methods import flat
 from foreword.tuning.objective import mean_loss, weight
-from foreword.tuning.rows import TrainingRows
+from foreword.tuning.rows import Batch, TrainingRows
 
 STEP_TOKENS = 4_096
 """Tokens of padded rows that go through the backbone at once, to begin with."""
@@ -25,34 +28,47 @@ class Accumulator:
     """Adds gradients up in the vectors that a step is given."""
 
     backbone: Backbone
-    rows: TrainingRows
+    rows: Sequence[TrainingRows]
+    """Of every task."""
     tokens: int = field(default_factory=lambda: STEP_TOKENS)
     notes: list[str] = field(default_factory=list)
     """What had to be done for want of memory."""
 
-    def loss(
-        self, vectors: Vectors, examples: Sequence[Example], right: Sequence[int], leaves: Sequence[Tensor] = ()
-    ) -> float:
-        """The batch's mean loss, nats; its gradient is added up in `vectors`, or in the `leaves` that are trained.
+    def loss(self, vectors: Sequence[Vectors], given: Sequence[Batch], leaves: Sequence[Tensor] = ()) -> float:
+        """The loss over the tasks' batches, nats; its gradient is added up in their `vectors`, or in the `leaves` that
+        are trained.
 
         Raises ForewordError where one row alone is too much.
         """
         while True:
             try:
-                return self._pieces(vectors, examples, right)
+                return self._pieces(vectors, given)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _no_memory(error):
                     raise
-            for leaf in leaves or [tensor for tensor in vars(vectors).values() if tensor is not None]:
+            for leaf in leaves or [tensor for one in vectors for tensor in flat(one).values()]:
                 leaf.grad = None  # what the pieces before have left
-            self._shrink(max(map(len, examples)))
+            self._shrink(max(len(example) for examples, _ in given for example in examples))
 
-    def _pieces(self, vectors: Vectors, examples: Sequence[Example], right: Sequence[int]) -> float:
-        whole, loss = weight(examples), 0.0
-        for piece in batches(examples, self.tokens):
-            rows = [examples[i] for i in piece]
-            log_probs = self.backbone.log_probs(rows, self.rows.front, vectors)
-            part = mean_loss(log_probs, rows, [right[i] for i in piece]) * (weight(rows) / whole)
+    def _pieces(self, vectors: Sequence[Vectors], given: Sequence[Batch]) -> float:
+        whole, loss = [weight(examples) for examples, _ in given], 0.0
+        rows = [(task, i) for task, (examples, _) in enumerate(given) for i in range(len(examples))]
+        for piece in batches([given[task][0][i] for task, i in rows], self.tokens):
+            members: dict[int, Batch] = {}
+            for task, i in (rows[row] for row in piece):
+                examples, right = members.setdefault(task, ([], []))
+                examples.append(given[task][0][i])
+                right.append(given[task][1][i])
+            parts = [
+                self.backbone.part(examples, self.rows[t].front, vectors[t]) for t, (examples, _) in members.items()
+            ]
+            sizes = [sum(len(answer) for example in part.examples for answer in example.answers) for part in parts]
+            log_probs = self.backbone.log_probs_mixed(parts).split(sizes)
+            losses = [
+                mean_loss(found, *batch) * (weight(batch[0]) / whole[task] / len(given))
+                for found, (task, batch) in zip(log_probs, members.items(), strict=True)
+            ]
+            part = torch.stack(losses).sum()
             part.backward()
             loss += part.item()
         return loss

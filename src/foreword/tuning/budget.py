@@ -69,14 +69,13 @@ def _seconds(backbone: Backbone, task: Task, start: Prompt, options: TuneOptions
     plain = start.answering(task.choices).replace(output=Output(choices=task.choices))
     prompt = soften(plain, options.tokens, "timed", method.learns)
     rows = encode_rows(backbone, prompt, task, options.objective)
-    learner = Learner(
-        options, begin(backbone, prompt, method.learns, options, start, task.train, rows.longest), backbone.device
-    )
-    accumulator = Accumulator(backbone, rows)
+    origin = begin(backbone, prompt, method.learns, options, start, task.train, rows.longest)
+    learner = Learner(options, [origin], backbone.device)
+    accumulator = Accumulator(backbone, [rows])
     times = []
     for step in range(TIMED_STEPS + 1):
         began = time.perf_counter()
-        accumulator.loss(learner.vectors(), *rows.batch(step, options.batch, options.seed))
+        accumulator.loss(learner.vectors(), [rows.batch(step, options.batch, options.seed)])
         learner.norm()
         learner.move(0.0)
         _wait()

@@ -27,3 +27,5 @@ class CurvePoint:
     """Mean norm of the gradient before it was clipped, over the steps since the last point."""
     clipped: float | None = None
     """Share of those steps in which it was clipped."""
+    dev_by_task: dict[str, float] | None = None
+    """Where several tasks are tuned together: each one's metric on dev, of which `dev` is the mean."""

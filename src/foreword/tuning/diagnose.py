@@ -112,7 +112,8 @@ def _plateau(curve: Sequence[CurvePoint], options: TuneOptions) -> str | None:
             f"the loss has risen over the last third ({before:.3f} to {now:.3f}) {against}: lower the learning rate, "
             f"--lr {options.rate / 3:.2g}"
         )
-    names = list(METHODS)
+    kind = METHODS[options.method].multitask
+    names = [name for name, method in METHODS.items() if method.multitask == kind]
     after = names[names.index(options.method) + 1 :][:1]
     ways = ["another --init", f"a higher --lr {options.rate * 3:.2g}", *(f"--method {name}" for name in after)]
     return f"the loss has not fallen over the last third ({before:.3f} to {now:.3f}) {against}: {_try(ways)}"

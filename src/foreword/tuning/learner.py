@@ -1,12 +1,12 @@
 """What learns: an encoder, its optimiser, and the running average of what it makes. Knows no model and no rows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from foreword.backbone import Vectors
-from foreword.tuning.methods import METHODS, Start, count, flat, made
+from foreword.tuning.methods import METHODS, Start, by_task, count, flat, made
 from foreword.tuning.options import TuneOptions
 
 AVERAGE = 0.95
@@ -15,13 +15,21 @@ the last step's, most of all early on (Polyak and Juditsky 1992)."""
 
 
 class Learner:
-    """One prompt's encoder on its way. A step is `vectors`, a backward pass to them, then `move`."""
+    """The encoder of one task's prompt, or of several's, on its way.
 
-    def __init__(self, options: TuneOptions, start: Start, device: torch.device) -> None:
-        self.options = options
+    A step is `vectors`, a backward pass to them, then `norm` and `move`.
+    """
+
+    def __init__(
+        self, options: TuneOptions, starts: Sequence[Start], device: torch.device,
+        shared: Mapping[str, Tensor] | None = None,
+    ) -> None:  # fmt: skip
+        """`shared`: what a finished run's tasks had in common, for those that are added to it."""
+        self.options, self.tasks = options, len(starts)
         with torch.random.fork_rng():
             torch.manual_seed(options.seed)
-            self.encoder = METHODS[options.method].encoder(start).to(device)
+            self.encoder = METHODS[options.method].encoder(*starts).to(device)
+        self.encoder.load_state_dict({**self.encoder.state_dict(), **(shared or {})})
         self.optimiser = torch.optim.AdamW(
             self.encoder.parameters(), lr=options.rate, weight_decay=options.weight_decay, fused=False
         )
@@ -34,12 +42,12 @@ class Learner:
         """How many numbers are trained."""
         return count(self.encoder)
 
-    def vectors(self) -> Vectors:
-        """What the encoder makes now, as leaves: gradients gather here, over as many passes as a step takes."""
+    def vectors(self) -> list[Vectors]:
+        """What the encoder makes for each task now, as leaves: gradients gather here, over a step's passes."""
         self.optimiser.zero_grad(set_to_none=True)
         self._made = flat(self.encoder())
         self._leaves = {name: tensor.detach().requires_grad_() for name, tensor in self._made.items()}
-        return Vectors(**self._leaves)
+        return [Vectors(**leaves) for leaves in by_task(self._leaves, self.tasks)]
 
     def norm(self) -> float:
         """Hand the gathered gradients to the encoder's parameters; their norm, before it is cut to `clip`."""

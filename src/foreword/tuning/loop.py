@@ -1,18 +1,14 @@
 """How a soft prompt is learned, from top to bottom. Knows encoders, rows and the backbone's log-probabilities.
 
 A step reads a batch of rows behind their shared front, takes the mean loss over the answers' tokens, and moves the
-encoder's parameters. The backbone never changes.
+encoder's parameters. The backbone never changes. Tasks tuned together share an encoder and every step.
 """
 
-import contextlib
-import hashlib
 import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,55 +18,24 @@ from torch import Tensor
 from foreword.backbone import Backbone
 from foreword.errors import ForewordError
 from foreword.files import write_atomic
-from foreword.prompts import Output, Prompt
+from foreword.prompts import Prompt
 from foreword.tasks import Task
 from foreword.tuning import checkpoint
 from foreword.tuning.accumulate import Accumulator
 from foreword.tuning.curves import CurvePoint
-from foreword.tuning.diagnose import diagnose
 from foreword.tuning.drift import moved, norm_ratio, real_norm
+from foreword.tuning.finished import Finished, read_finished, run_id
+from foreword.tuning.interrupts import interrupts
 from foreword.tuning.learner import Learner
+from foreword.tuning.lesson import Lesson, prepare, shares
 from foreword.tuning.lock import locked
-from foreword.tuning.methods import METHODS
+from foreword.tuning.methods import METHODS, by_task
 from foreword.tuning.options import TuneOptions
-from foreword.tuning.rows import TrainingRows, encode_rows
+from foreword.tuning.rows import encode_rows
+from foreword.tuning.run import Progress, Run
 from foreword.tuning.served import dev_score, served
-from foreword.tuning.start import begin, soften
+from foreword.tuning.start import begin
 from foreword.tuning.step import DivergedError, check_finite, schedule
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands, told after every step."""
-
-    step: int
-    steps: int
-    loss: float
-    dev: float | None
-    """Last measurement on dev."""
-    rows_per_second: float
-    seconds_left: float
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run."""
-
-    prompt: Prompt
-    """The best version by dev, its vectors looked up from the encoder."""
-    curve: tuple[CurvePoint, ...]
-    options: TuneOptions
-    folder: Path
-    steps: int
-    seconds: float
-    trained_parameters: int
-    notes: tuple[str, ...] = ()
-    """What the run had to do for want of memory."""
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What may have gone wrong, each with what to try."""
-        return self.notes + diagnose(self.curve, self.options)
 
 
 def tune(
@@ -90,15 +55,37 @@ def tune(
     as if it had not stopped, or, given more steps, beyond its end. Ctrl-C saves before it ends.
     Raises ForewordError when the loss is not finite any more; the last good checkpoint stays.
     """
+    [run] = tune_many(backbone, [task], [start], folder=folder, resume=resume, on_step=on_step, **settings)
+    return run
+
+
+def tune_many(
+    backbone: Backbone,
+    tasks: Sequence[Task],
+    starts: Sequence[Prompt],
+    *,
+    folder: Path | str | None = None,
+    resume: bool = False,
+    add_to: Path | str | None = None,
+    on_step: Callable[[Progress], None] | None = None,
+    **settings: Any,
+) -> list[Run]:
+    """Learn a soft prompt for each of `tasks` in front of its start, through one encoder that all of them share.
+
+    As `tune`, in one run with one folder: a step reads rows of every task, `batch` in all, and the version that is kept
+    does best on dev in the mean over the tasks. Several tasks need a method that is made for them. `add_to` is the
+    folder of a finished run: the tasks begin with what its own have in common, and its prompts stay as they are.
+    """
     began = time.perf_counter()
-    options = TuneOptions.of(settings)
-    plain = start.answering(task.choices).replace(output=Output(choices=task.choices))  # a prior fits one prompt only
+    prompts, options = prepare(tasks, starts, TuneOptions.of(settings))
+    finished = read_finished(Path(add_to), options, backbone.fingerprint) if add_to is not None else None
+    if finished:
+        finished.check_new([prompt.name for prompt in prompts])
     method = METHODS[options.method]
-    prompt = soften(plain, options.tokens, soft_name(task.name, options.method), method.learns)
-    options = replace(options, tokens=prompt.virtual_tokens, init=options.init or ("prompt" if start.soft else "text"))
-    identity = _identity(backbone, task, start, options)
-    run_id = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
-    place = Path(folder) if folder is not None else Path("runs") / f"{prompt.name}-{run_id}"
+    identity = _identity(backbone, tasks, starts, options, finished)
+    id_ = run_id(identity)
+    name = prompts[0].name if len(tasks) == 1 else f"{len(tasks)}-tasks-{options.method}"
+    place = Path(folder) if folder is not None else Path("runs") / f"{name}-{id_}"
     path = place / "checkpoint.safetensors"
     if resume and not path.is_file():
         raise ForewordError(f"no checkpoint {str(path)!r} to resume from; start without --resume")
@@ -108,29 +95,33 @@ def tune(
             raise ForewordError(f"{str(place)!r} holds a run already; add --resume to go on, or choose another folder")
         if saved is not None:
             _check_same(saved.settings, identity, place)
-        write_atomic(place / "run.json", json.dumps({"id": run_id, **identity}, indent=2).encode())
-        rows = encode_rows(backbone, prompt, task, options.objective)
-        origin = begin(backbone, prompt, method.learns, options, start, task.train, rows.longest)
-        learner = Learner(options, origin, backbone.device)
-        loop = _Loop(backbone, task, prompt, options, identity, rows, learner, place, began)
+        write_atomic(place / "run.json", json.dumps({"id": id_, **identity}, indent=2).encode())
+        lessons = [
+            Lesson(t, start, prompt, encode_rows(backbone, prompt, t, options.objective), t.dev[: options.dev_rows])
+            for t, start, prompt in zip(tasks, starts, prompts, strict=True)
+        ]
+        origins = [
+            begin(backbone, each.prompt, method.learns, options, each.start, each.task.train, each.rows.longest)
+            for each in lessons
+        ]
+        learner = Learner(options, origins, backbone.device, finished.shared if finished else None)
+        loop = _Loop(backbone, lessons, options, identity, learner, place, began)
         if saved is not None:
             loop.restore(saved)
         loop.run(on_step)
-    return Run(
-        prompt=loop.with_vectors(loop.best, run_id).replace(labelled_rows=len(task.train)),
-        curve=tuple(loop.curve),
-        options=options,
-        folder=place,
-        steps=loop.step,
-        seconds=loop.seconds,
-        trained_parameters=learner.trained_parameters,
-        notes=tuple(loop.accumulator.notes),
-    )
-
-
-def soft_name(task: str, method: str) -> str:
-    """What the prompt of a run is called in the table: the task's name as far as prompt names allow, and the method."""
-    return f"{task.lower()[: 98 - len(method)].strip('._-')}-{method}"
+    return [
+        Run(
+            prompt=prompt.replace(labelled_rows=len(each.task.train)),
+            curve=tuple(loop.curve),
+            options=options,
+            folder=place,
+            steps=loop.step,
+            seconds=loop.seconds,
+            trained_parameters=learner.trained_parameters,
+            notes=tuple(loop.accumulator.notes),
+        )
+        for each, prompt in zip(lessons, loop.prompts(loop.best, id_), strict=True)
+    ]
 
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], place: Path) -> None:
@@ -139,6 +130,8 @@ def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], place: Path) 
     if new["steps"] > old.get("steps", 0):
         old["steps"] = new["steps"]
     changed = [f"{name} {old.get(name)!r}, now {new[name]!r}" for name in new if new[name] != old.get(name)]
+    if "added_to" in old and "added_to" not in new:
+        changed.append(f"added to the run {old['added_to']}, now to none")
     if changed:
         raise ForewordError(
             f"{str(place)!r} was started with other settings ({'; '.join(changed)}); give the same, or a new folder"
@@ -149,13 +142,13 @@ class _Loop:
     """The state of a run between two steps, and what a step does to it."""
 
     def __init__(
-        self, backbone: Backbone, task: Task, prompt: Prompt, options: TuneOptions, settings: dict[str, Any],
-        rows: TrainingRows, learner: Learner, folder: Path, began: float,
+        self, backbone: Backbone, lessons: Sequence[Lesson], options: TuneOptions, settings: dict[str, Any],
+        learner: Learner, folder: Path, began: float,
     ) -> None:  # fmt: skip
-        self.backbone, self.prompt, self.options, self.settings = backbone, prompt, options, settings
-        self.rows, self.learner, self.folder, self.began = rows, learner, folder, began
-        self.accumulator = Accumulator(backbone, rows)
-        self.task, self.dev = task, task.dev[: options.dev_rows]
+        self.backbone, self.lessons, self.options, self.settings = backbone, lessons, options, settings
+        self.learner, self.folder, self.began = learner, folder, began
+        self.accumulator = Accumulator(backbone, [lesson.rows for lesson in lessons])
+        self.shares = shares(options.batch, len(lessons))
         self.step = self.best_step = 0
         self.best = self.start = learner.average
         self.real_norm = real_norm(backbone)
@@ -181,8 +174,8 @@ class _Loop:
         if not self.curve:
             self._measure()
         first, ran = self.step, time.perf_counter()
-        with _interrupts() as interrupted:
-            while self.step < self.options.steps and not self._stuck():
+        with interrupts() as interrupted:
+            while not self.options.ended(self.step, self.best_step):
                 self.losses.append(self._step())
                 if self.step % self.options.eval_every == 0 or self.step == self.options.steps:
                     self._measure()
@@ -191,14 +184,17 @@ class _Loop:
                     left = (self.options.steps - self.step) * per_step
                     dev = self.curve[-1].dev
                     loss = self.losses[-1] if self.losses else self.curve[-1].loss or math.nan
-                    on_step(Progress(self.step, self.options.steps, loss, dev, self.options.batch / per_step, left))
+                    on_step(Progress(self.step, self.options.steps, loss, dev, sum(self.shares) / per_step, left))
                 if interrupted():
                     self._save()
                     raise KeyboardInterrupt
 
     def _step(self) -> float:
-        examples, right = self.rows.batch(self.step, self.options.batch, self.options.seed)
-        loss = self.accumulator.loss(self.learner.vectors(), examples, right)
+        batches = [
+            lesson.rows.batch(self.step, share, self.options.seed)
+            for lesson, share in zip(self.lessons, self.shares, strict=True)
+        ]
+        loss = self.accumulator.loss(self.learner.vectors(), batches)
         norm = self.learner.norm()
         try:
             check_finite(loss, norm, self.step)
@@ -222,38 +218,43 @@ class _Loop:
             raise ForewordError(
                 f"the virtual tokens are not finite at step {self.step}; lower the learning rate with --lr"
             )
-        dev = (
-            dev_score(self.backbone, self.task, self.with_vectors(self.learner.average), self.dev) if self.dev else None
-        )
+        measured = zip(self.lessons, self.prompts(self.learner.average), strict=True)
+        devs = {each.task.name: dev_score(self.backbone, each.task, p, each.dev) for each, p in measured if each.dev}
+        dev = _mean(devs.values())
         best = max((p.dev for p in self.curve if p.dev is not None), default=-math.inf)
         if dev is None or dev > best:
             self.best, self.best_step = self.learner.average, self.step
-        self.curve.append(self._point(dev))
+        self.curve.append(self._point(dev, devs))
         self.losses, self.gradients = [], []
         self._save()
 
-    def _point(self, dev: float | None) -> CurvePoint:
+    def _point(self, dev: float | None, devs: dict[str, float]) -> CurvePoint:
+        """Of several tasks, the mean of how far their vectors have moved, and the norm that is farthest off."""
+        tasks = len(self.lessons)
+        pairs = list(zip(by_task(self.learner.average, tasks), by_task(self.start, tasks), strict=True))
+        ratios = (norm_ratio(now, start, self.real_norm) for now, start in pairs)
+        distances = (moved(now, start) for now, start in pairs)
         return CurvePoint(
             step=self.step,
-            rows=self.step * self.options.batch,
+            rows=self.step * sum(self.shares),
             loss=_mean(self.losses),
             dev=dev,
             seconds=self.seconds,
-            dev_rows=len(self.dev) or None,
-            norm_ratio=norm_ratio(self.learner.average, self.start, self.real_norm),
-            moved=moved(self.learner.average, self.start),
+            dev_rows=sum(len(lesson.dev) for lesson in self.lessons) or None,
+            norm_ratio=max((ratio for ratio in ratios if ratio is not None), default=None),
+            moved=_mean(distance for distance in distances if distance is not None),
             gradient=_mean(self.gradients),
             clipped=_mean([norm > self.options.clip for norm in self.gradients]),
+            dev_by_task=devs if tasks > 1 else None,
         )
 
-    def with_vectors(self, tensors: Mapping[str, Tensor], run_id: str = "") -> Prompt:
-        """The prompt as it would be served with these vectors."""
-        trained = self.learner.trained_parameters
-        return served(self.backbone, self.prompt, tensors, self.options.method, trained, run_id)
-
-    def _stuck(self) -> bool:
-        """No better on dev for `patience` measurements."""
-        return (self.step - self.best_step) >= self.options.patience * self.options.eval_every
+    def prompts(self, tensors: Mapping[str, Tensor], run: str = "") -> list[Prompt]:
+        """Every task's prompt as it would be served with these vectors."""
+        method, trained = self.options.method, self.learner.trained_parameters
+        return [
+            served(self.backbone, lesson.prompt, vectors, method, trained, run)
+            for lesson, vectors in zip(self.lessons, by_task(tensors, len(self.lessons)), strict=True)
+        ]
 
     def _save(self) -> None:
         state = checkpoint.State(
@@ -273,31 +274,27 @@ class _Loop:
         write_atomic(self.folder / "curves.jsonl", lines.encode())
 
 
-def _mean(numbers: Sequence[float]) -> float | None:
-    return sum(numbers) / len(numbers) if numbers else None
+def _mean(numbers: Iterable[float]) -> float | None:
+    there = list(numbers)
+    return sum(there) / len(there) if there else None
 
 
-def _identity(backbone: Backbone, task: Task, start: Prompt, options: TuneOptions) -> dict[str, Any]:
+def _identity(
+    backbone: Backbone, tasks: Sequence[Task], starts: Sequence[Prompt], options: TuneOptions, finished: Finished | None
+) -> dict[str, Any]:
     return {
         "options": asdict(options),
-        "task": task.name,
-        "data": task.data_hash,
-        "start": start.digest,
+        "task": _one_or_all(task.name for task in tasks),
+        "data": _one_or_all(task.data_hash for task in tasks),
+        "start": _one_or_all(start.digest for start in starts),
         "backbone": backbone.name,
         "fingerprint": backbone.fingerprint,
         "dtype": str(backbone.dtype).removeprefix("torch."),
+        **({"added_to": finished.id, "prompts_before": finished.prompts} if finished else {}),
     }
 
 
-@contextlib.contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Hold Ctrl-C back until a step is whole; yields a function that tells whether it was pressed."""
-    if threading.current_thread() is not threading.main_thread():  # only there can Python take signals
-        yield lambda: False
-        return
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
-    try:
-        yield lambda: bool(pressed)
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _one_or_all(values: Iterable[str]) -> str | list[str]:
+    """One task's value as it is, several tasks' as a list."""
+    there = list(values)
+    return there[0] if len(there) == 1 else there

@@ -66,6 +66,10 @@ class TuneOptions:
                 raise UsageError(f"no setting {name!r}; there are: {', '.join(known)}")
         return cls(**settings)
 
+    def ended(self, step: int, best_step: int) -> bool:
+        """Whether a run is over at `step`: all are done, or `patience` measurements were no better than the best."""
+        return step >= self.steps or step - best_step >= self.patience * self.eval_every
+
     @property
     def rate(self) -> float:
         """The peak learning rate."""

@@ -17,7 +17,8 @@ class RunFile(BaseModel):
     """`run.json`: what the run was started with."""
 
     id: str
-    task: str
+    task: str | list[str]
+    """The name of one task, or those of several that were tuned together."""
     backbone: str
     dtype: str
     options: TuneOptions

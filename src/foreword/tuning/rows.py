@@ -10,6 +10,8 @@ from foreword.errors import ForewordError
 from foreword.prompts import Prompt
 from foreword.tasks import Row, Task
 
+Batch = tuple[list[Example], list[int]]
+"""Rows, and which of each one's answers is the target."""
 POOL = 8
 
 
@@ -26,7 +28,7 @@ class TrainingRows:
     longest: int
     """Text tokens of the longest sequence in a row, its answer counted where it stands behind the question."""
 
-    def batch(self, step: int, size: int, seed: int) -> tuple[list[Example], list[int]]:
+    def batch(self, step: int, size: int, seed: int) -> Batch:
         """The rows of a step, known from the seed alone, as resuming needs."""
         lengths = tuple(map(len, self.examples))
         per_epoch = -(-len(lengths) // size)
@@ -34,7 +36,7 @@ class TrainingRows:
         return [self.examples[row] for row in rows], [self.right[row] for row in rows]
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=64)  # an entry for each task of a run
 def _epoch(lengths: tuple[int, ...], size: int, seed: int, epoch: int) -> list[list[int]]:
     """Batches in a new order every epoch, each row once; rows of like length share a batch, so that little is padded.
 

@@ -118,7 +118,7 @@ class _Racer:
         self.backbone, self.trial = backbone, Trial(options)
         learns = METHODS[options.method].learns
         origin = begin(backbone, self.prompt, learns, options, start, task.train, self.rows.longest)
-        self.learner = Learner(options, origin, backbone.device)
+        self.learner = Learner(options, [origin], backbone.device)
 
     def measure(self, task: Task, steps: int) -> float:
         """The task's metric on dev."""
@@ -156,7 +156,7 @@ def _step(backbone: Backbone, racers: Sequence[_Racer], step: int) -> None:
             examples, right = racer.rows.batch(step, options.batch, options.seed)
             group.append((racer, examples, right))
             tokens += len(racer.rows.front) + sum(map(len, examples))
-        parts = [backbone.part(examples, racer.rows.front, racer.learner.vectors()) for racer, examples, _ in group]
+        parts = [backbone.part(examples, racer.rows.front, *racer.learner.vectors()) for racer, examples, _ in group]
         log_probs = backbone.log_probs_mixed(parts)
         sizes = [sum(len(answer) for example in examples for answer in example.answers) for _, examples, _ in group]
         losses = [

@@ -2,7 +2,9 @@
 
 from foreword.tuning.methods import p_tuning
 from foreword.tuning.methods.dept import Decomposed
-from foreword.tuning.methods.encoder import Encoder, Method, Start, count, flat, made
+from foreword.tuning.methods.encoder import Encoder, Method, Start, by_task, count, flat, made
+from foreword.tuning.methods.multitask import Multitask
+from foreword.tuning.methods.p_tuning_multitask import SharedMLP
 from foreword.tuning.methods.prefix import Prefix, PrefixMLP
 from foreword.tuning.methods.prompt_tuning import Embedding
 from foreword.tuning.methods.residual import Residual
@@ -36,6 +38,16 @@ METHODS = {
         Decomposed, 2e-2, "virtual tokens and a low-rank offset to the words: P · D + 8 · (S + D)",
         "prompts must be short",
     ),
+    "multitask": Method(
+        Multitask, 2e-2, "one prompt and a factor of rank 1 for each of T tasks: P · D + T · (P + D)",
+        "tasks are alike and have few rows",
+        multitask=True,
+    ),
+    "p-tuning-multitask": Method(
+        SharedMLP, 2e-3, "an MLP that makes the virtual tokens of T tasks: T · P · D + 3 · D²",
+        "more tasks will be added later",
+        multitask=True,
+    ),
 }  # fmt: skip
 
-__all__ = ["METHODS", "Encoder", "Method", "Start", "count", "flat", "made"]
+__all__ = ["METHODS", "Encoder", "Method", "Start", "by_task", "count", "flat", "made"]

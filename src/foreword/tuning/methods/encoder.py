@@ -3,7 +3,7 @@
 An encoder begins exactly at the start that it is given, so that tuning never begins behind its start.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from foreword.backbone import Vectors
 
 Encoder = nn.Module
-"""Its `forward()` returns `Vectors`, fp32, inside the graph."""
+"""Its `forward()` returns `Made`, fp32, inside the graph."""
+Made = Vectors | tuple[Vectors, ...]
+"""The vectors of a prompt, or, from an encoder of several tasks, those of each one's prompt."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Start:
 class Method:
     """A way to learn a soft prompt, with the learning rate that suits it."""
 
-    encoder: Callable[[Start], Encoder]
+    encoder: Callable[..., Encoder]
+    """Takes a `Start`; where it is `multitask`, one for every task."""
     learning_rate: float
     trains: str
     """What is trained, and how many numbers that are."""
@@ -40,6 +43,9 @@ class Method:
     """When to choose it."""
     learns: Literal["tokens", "prefix"] = "tokens"
     """Virtual tokens at the model's input, or keys and values in every layer."""
+    multitask: bool = False
+    """Whether one encoder serves several tasks. What they have in common is in its attribute `shared`, a parameter or
+    a module; tasks that are added to a finished run begin with that."""
 
 
 def count(encoder: Encoder) -> int:
@@ -47,9 +53,19 @@ def count(encoder: Encoder) -> int:
     return sum(p.numel() for p in encoder.parameters() if p.requires_grad)
 
 
-def flat(vectors: Vectors) -> dict[str, Tensor]:
-    """The tensors that are there, by name."""
-    return {name: tensor for name, tensor in vars(vectors).items() if tensor is not None}
+def flat(made: Made) -> dict[str, Tensor]:
+    """The tensors that are there, by name: `keys`; of several tasks `0.keys`, `1.keys` and so on."""
+    if isinstance(made, Vectors):
+        return {name: tensor for name, tensor in vars(made).items() if tensor is not None}
+    if len(made) == 1:
+        return flat(made[0])
+    return {f"{task}.{name}": tensor for task, one in enumerate(made) for name, tensor in flat(one).items()}
+
+
+def by_task(tensors: Mapping[str, Tensor], tasks: int) -> list[dict[str, Tensor]]:
+    """The inverse of `flat`, a dictionary to a task."""
+    heads = [f"{task}." if tasks > 1 else "" for task in range(tasks)]
+    return [{name[len(head) :]: tensor for name, tensor in tensors.items() if name.startswith(head)} for head in heads]
 
 
 def made(encoder: Encoder) -> dict[str, Tensor]:

@@ -29,9 +29,12 @@ class _Added(nn.Module):
 
 def mlp(start: Start) -> nn.Module:
     """Three linear layers of width D: P · D + 3 · (D² + D) numbers."""
-    D = start.embeddings.shape[1]
-    layers = nn.Linear(D, D), nn.ReLU(), nn.Linear(D, D), nn.ReLU(), zeroed(nn.Linear(D, D))
-    return _Added(start, nn.Sequential(*layers))
+    return _Added(start, mlp_network(start.embeddings.shape[1]))
+
+
+def mlp_network(D: int) -> nn.Module:
+    """From inputs [P, D] to what is added to the start [P, D]: nothing at first."""
+    return nn.Sequential(nn.Linear(D, D), nn.ReLU(), nn.Linear(D, D), nn.ReLU(), zeroed(nn.Linear(D, D)))
 
 
 def tpmlp(start: Start) -> nn.Module:

@@ -1,0 +1,43 @@
+"""What a run tells: where it stands after every step, and what it has given when it is over."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from foreword.prompts import Prompt
+from foreword.tuning.curves import CurvePoint
+from foreword.tuning.diagnose import diagnose
+from foreword.tuning.options import TuneOptions
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, told after every step."""
+
+    step: int
+    steps: int
+    loss: float
+    dev: float | None
+    """Last measurement on dev."""
+    rows_per_second: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. Tasks tuned together have one each, which differ in the prompt only."""
+
+    prompt: Prompt
+    """The best version by dev, its vectors looked up from the encoder."""
+    curve: tuple[CurvePoint, ...]
+    options: TuneOptions
+    folder: Path
+    steps: int
+    seconds: float
+    trained_parameters: int
+    notes: tuple[str, ...] = ()
+    """What the run had to do for want of memory."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What may have gone wrong, each with what to try."""
+        return self.notes + diagnose(self.curve, self.options)
