@@ -98,6 +98,56 @@ def test_ctrl_c_ends_with_one_line_and_keeps_the_run(start: Start, project: Path
     assert checkpoint.read(folder / "checkpoint.safetensors").step < 1_000_000
 
 
+def test_several_tasks_are_tuned_together_and_another_is_added(call: Any, project: Path) -> None:
+    for name in ("more", "late"):
+        (project / f"{name}.yaml").write_text((project / "toy.yaml").read_text().replace("toy", name))
+    settings = (*TINY, "--method", "multitask", "--steps", 3)
+    given = ("tune", "toy.yaml", "more.yaml", "--start", "plain.prompt", "--start", "free.prompt", *settings)
+    ended = call(*given, "--out", "run", "--alias", "prod", "--json")
+    assert ended.exit_code == 0, ended.stderr
+    document = json.loads(ended.stdout)
+    assert list(document) == ["tasks", "method", "tokens", "trained_parameters", "steps", "seconds", "run", "warnings"]
+    assert [(t["task"], t["prompt"]) for t in document["tasks"]] == [
+        ("toy", "toy-multitask:1"), ("more", "more-multitask:1"),
+    ]  # fmt: skip
+    assert all(t[split].keys() == {"accuracy"} for t in document["tasks"] for split in ("dev", "test"))
+    assert document["trained_parameters"] == 4 * 32 + 2 * (4 + 32)
+    assert "more: test accuracy: " in ended.stderr
+    table = PromptTable.open()
+    before = [table.get(f"{name}@prod") for name in ("toy-multitask", "more-multitask")]
+    assert [prompt.body for prompt in before] == [
+        "{{ virtual(4) }}" + Prompt.load(f"{name}.prompt").body for name in ("plain", "free")
+    ]
+    examined = call("doctor", "run").stdout
+    assert re.search(r"^task +toy, more$", examined, re.MULTILINE)
+
+    added = call("tune", "late.yaml", *settings, "--add-to", "run", "--out", "second", "--name", "latest-one")
+    assert added.stdout == "latest-one:1\n", added.stderr
+    after = [table.get(f"{name}@prod") for name in ("toy-multitask", "more-multitask")]
+    assert [prompt.digest for prompt in after] == [prompt.digest for prompt in before]
+    assert len(table.list("toy-multitask")) == 1
+    resumed = call(*given, "--out", "run", "--resume")
+    assert resumed.stdout.splitlines() == ["toy-multitask:1", "more-multitask:1"], "the same prompts, no new versions"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], r"method 'prompt-tuning' tunes one task at a time; for several choose --method multitask or p-tuning-mul"),
+        (["--method", "multitask", "--name", "both"], r"--name names one prompt"),
+        (["--method", "multitask", "--start", "plain.prompt"], r"--start is given 1 times for 2 tasks"),
+        (["--method", "multitask", "--budget", "5m"], r"--budget and --sweep are for one task alone"),
+        (["--method", "multitask", "--sweep"], r"--budget and --sweep are for one task alone"),
+    ],
+)
+def test_what_several_tasks_cannot_have_is_told_before_a_model_is_loaded(
+    call: Any, given: list[str], said: str
+) -> None:
+    ended = call("tune", "toy.yaml", "toy.yaml", "--backbone", "no-such-backbone", *given)
+    assert ended.exit_code == 2
+    assert re.match(f"foreword: {said}", ended.stderr.splitlines()[-1])
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

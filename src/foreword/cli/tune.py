@@ -1,6 +1,7 @@
-"""`foreword tune`: learn a soft prompt for a task, store it, and report it on the test rows once."""
+"""`foreword tune`: learn soft prompts for a task or several, store them, and report them on the test rows once."""
 
 import uuid
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ from foreword.errors import UsageError
 if TYPE_CHECKING:
     from foreword.backbone import Backbone
     from foreword.prompts import Prompt
+    from foreword.table import PromptTable
     from foreword.tasks import Row, Task
     from foreword.tuning import Run
 
@@ -41,10 +43,20 @@ def list_methods() -> None:
 
 
 def tune(
-    task: Annotated[Path, typer.Argument(help="The task file (YAML): data, inputs, target, metric, splits.")],
+    tasks: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="TASK...",
+            help="The task file (YAML): data, inputs, target, metric, splits. Several are tuned together, by a method "
+            "made for them.",
+        ),
+    ],
     start: Annotated[
-        str | None,
-        typer.Option(help="Prompt to begin from: a .prompt file or a name in the table. [default: inputs, one a line]"),
+        list[str] | None,
+        typer.Option(
+            help="Prompt to begin from: a .prompt file or a name in the table; of several tasks, once for each. "
+            "[default: inputs, one a line]"
+        ),
     ] = None,
     method: Annotated[
         str | None, typer.Option(help="How to learn; without a name, lists the methods. [default: prompt-tuning]")
@@ -74,6 +86,9 @@ def tune(
     dtype: Dtype = "auto",
     out: Annotated[Path | None, typer.Option(help="Folder of the run. [default: runs/TASK-METHOD-ID]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+    add_to: Annotated[
+        Path | None, typer.Option(help="Folder of a finished run of several tasks: these are added to it.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name in the prompt table. [default: TASK-METHOD]")] = None,
     alias: Annotated[str | None, typer.Option(help="Alias to give the stored version.")] = None,
     table: TableUrl = None,
@@ -83,12 +98,11 @@ def tune(
 
     Kill it whenever you like: --resume with the same --out goes on as if nothing had happened.
     """
-    from foreword.evals import weigh
     from foreword.table import PromptTable
     from foreword.table.refs import check_alias
-    from foreword.tuning import TuneOptions
-    from foreword.tuning import tune as learn
+    from foreword.tuning import TuneOptions, tune_many
     from foreword.tuning.budget import parse
+    from foreword.tuning.lesson import check_multitask
 
     if resume and out is None:
         raise UsageError("--resume needs --out, the folder of the run that is to go on")
@@ -103,45 +117,75 @@ def tune(
         parse(budget)
     # What can be wrong is told before a model is loaded, and long before the result is to be stored.
     options = TuneOptions.of(settings)
+    together = len(tasks) > 1 or add_to is not None
+    if together:
+        check_multitask(options.method)
+        if budget is not None or sweep:
+            raise UsageError("--budget and --sweep are for one task alone; give --steps and --lr")
+    if len(tasks) > 1 and name is not None:
+        raise UsageError("--name names one prompt; those of several tasks are called TASK-METHOD")
+    if start and len(start) != len(tasks):
+        raise UsageError(f"--start is given {len(start)} times for {len(tasks)} tasks; give one for each, in order")
     if alias is not None:
         check_alias(alias)
     with Display() as display:
         store = PromptTable.open(table)
-        data = load_task(task, display)
-        prompt = find_prompt(start, store) if start else plain_prompt(data)
-        prompt.replace(name=name or prompt.name)  # refuses what no prompt may be called
-        folder = out or Path("runs") / f"{data.name}-{options.method}-{uuid.uuid4().hex[:12]}"
+        data = [load_task(path, display) for path in tasks]
+        prompts = [find_prompt(ref, store) for ref in start] if start else [plain_prompt(task) for task in data]
+        prompts[0].replace(name=name or prompts[0].name)  # refuses what no prompt may be called
+        title = data[0].name if len(data) == 1 else f"{len(data)}-tasks"
+        folder = out or Path("runs") / f"{title}-{options.method}-{uuid.uuid4().hex[:12]}"
         model = load_backbone(backbone, dtype, display)
         display.say(f"The run goes to {folder}: stop it when you like; --resume --out {folder} goes on.")
-        options = settle(
-            model, data, prompt, options, list(settings), sweep=sweep, budget=budget, folder=folder, resume=resume,
-            display=display,
+        if not together:
+            options = settle(
+                model, data[0], prompts[0], options, list(settings), sweep=sweep, budget=budget, folder=folder,
+                resume=resume, display=display,
+            )  # fmt: skip
+        runs = tune_many(
+            model, data, prompts, folder=folder, resume=resume, add_to=add_to,
+            on_step=lambda p: display.step("tuning", p), **vars(options),
         )  # fmt: skip
-        run = learn(
-            model, data, prompt, folder=folder, resume=resume, on_step=lambda p: display.step("tuning", p),
-            **vars(options),
-        )  # fmt: skip
-        if run.steps < options.steps:
-            display.say(f"Stopped after {run.steps} of {options.steps} steps: dev had not become better for a while.")
-        learned = run.prompt.replace(name=name) if name else run.prompt
-        if data.dev:
-            [candidate] = weigh(model, data, [learned], display.stage)
-            learned = candidate.best  # calibrated, where that does better on dev
-        stored = store.put(learned, alias=alias, message=f"tuned on {data.name}, run {run.folder}")
-        dev = measure(model, data, learned, data.dev, "dev", display)
-        test = measure(model, data, learned, data.test, "test", display)
-        for split, measured in (("dev (which the version was chosen on)", dev), ("test", test)):
-            for metric, found in measured.items():
-                display.say(
-                    f"{split} {metric}: {found['value']:.3f} (95 % interval {found['low']:.3f} to {found['high']:.3f})"
-                )
-        display.say(f"Stored as {stored.ref}; the run, its curves and its checkpoint are in {run.folder}.")
-        for warning in run.warnings:
+        if name:
+            runs = [replace(run, prompt=run.prompt.replace(name=name)) for run in runs]
+        if runs[0].steps < options.steps:
+            display.say(
+                f"Stopped after {runs[0].steps} of {options.steps} steps: dev had not become better for a while."
+            )
+        results = [
+            _store(model, task, run, store, alias, display, f"{task.name}: " if len(data) > 1 else "")
+            for task, run in zip(data, runs, strict=True)
+        ]
+        refs = [result["prompt"] for result in results]
+        display.say(f"Stored as {', '.join(refs)}; the run, its curves and its checkpoint are in {folder}.")
+        for warning in runs[0].warnings:
             display.say(warning, heading="warning: ")
     if as_json:
-        print_json(_document(run, stored.ref, dev, test))
+        print_json(_document(runs[0], results))
     else:
-        print(stored.ref)
+        print("\n".join(refs))
+
+
+def _store(
+    model: "Backbone", task: "Task", run: "Run", store: "PromptTable", alias: str | None, display: Display, heading: str
+) -> dict[str, Any]:
+    """Put a task's prompt into the table and measure it: its part of the document."""
+    from foreword.evals import weigh
+
+    learned = run.prompt
+    if task.dev:
+        [candidate] = weigh(model, task, [learned], display.stage)
+        learned = candidate.best  # calibrated, where that does better on dev
+    stored = store.put(learned, alias=alias, message=f"tuned on {task.name}, run {run.folder}")
+    dev = measure(model, task, learned, task.dev, "dev", display)
+    test = measure(model, task, learned, task.test, "test", display)
+    for split, measured in (("dev (which the version was chosen on)", dev), ("test", test)):
+        for metric, found in measured.items():
+            display.say(
+                f"{split} {metric}: {found['value']:.3f} (95 % interval {found['low']:.3f} to {found['high']:.3f})",
+                heading,
+            )
+    return {"prompt": stored.ref, "task": task.name, "dev": dev, "test": test}
 
 
 def load_task(path: Path, display: Display, seed: int | None = None) -> "Task":
@@ -185,16 +229,17 @@ def measure(
     return {task.metric: {"value": found.value, "low": found.low, "high": found.high}}
 
 
-def _document(run: "Run", ref: str, dev: dict[str, Any], test: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "prompt": ref,
+def _document(run: "Run", results: list[dict[str, Any]]) -> dict[str, Any]:
+    """The result of a run; of one with several tasks, what is theirs stands in a list."""
+    shared = {
         "method": run.options.method,
         "tokens": run.prompt.virtual_tokens,
         "trained_parameters": run.trained_parameters,
         "steps": run.steps,
         "seconds": round(run.seconds, 2),
-        "dev": dev,
-        "test": test,
-        "run": str(run.folder),
-        "warnings": list(run.warnings),
     }
+    end = {"run": str(run.folder), "warnings": list(run.warnings)}
+    if len(results) > 1:
+        return {"tasks": results, **shared, **end}
+    [result] = results
+    return {"prompt": result["prompt"], **shared, "dev": result["dev"], "test": result["test"], **end}

@@ -15,6 +15,7 @@ from torch import Tensor
 from foreword.errors import ForewordError, UsageError
 from foreword.tuning import checkpoint
 from foreword.tuning.lesson import check_multitask, soft_name
+from foreword.tuning.methods import METHODS
 from foreword.tuning.options import TuneOptions
 
 
@@ -48,6 +49,8 @@ def read_finished(folder: Path, options: TuneOptions, fingerprint: str) -> Finis
         raise ForewordError(f"{str(folder)!r} holds no run to add tasks to; give the --out of one")
     state = checkpoint.read(path)
     before = TuneOptions.of(state.settings["options"])
+    if not METHODS[before.method].multitask:
+        raise UsageError(f"the run in {str(folder)!r} is of {before.method!r}, to which no tasks can be added")
     for name in ("method", "tokens"):
         old, new = getattr(before, name), getattr(options, name)
         if old != new:
