@@ -1,5 +1,6 @@
 """Several tasks through one encoder: exact steps, bit for bit resumed, tasks added later, and what does not go."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -228,6 +229,8 @@ def test_added_tasks_go_on_from_what_was_learned_and_leave_the_others_alone(tmp_
     again = run(tmp_path / "first", method, tasks=2, resume=True)
     assert [one.prompt.digest for one in again] == [one.prompt.digest for one in before]
 
+    told = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("first", "second")]
+    assert told[1]["added_to"] == told[0]["id"] == before[0].prompt.soft.run
     first, second = (checkpoint.read(tmp_path / name / "checkpoint.safetensors") for name in ("first", "second"))
     learned = {name: tensor for name, tensor in first.encoder.items() if name.startswith("shared")}
     assert all(tensor.abs().sum() > 0 for tensor in learned.values())

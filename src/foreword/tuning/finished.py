@@ -36,7 +36,7 @@ class Finished:
                 raise UsageError(f"the run has a prompt {name!r} already, which stays as it is; add other tasks")
 
 
-def run_id(identity: Mapping[str, Any]) -> str:
+def id_of(identity: Mapping[str, Any]) -> str:
     """A run's id follows from what it was started with."""
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
 
@@ -64,4 +64,4 @@ def read_finished(folder: Path, options: TuneOptions, fingerprint: str) -> Finis
     task = state.settings["task"]
     names = [soft_name(name, before.method) for name in ([task] if isinstance(task, str) else task)]
     shared = {name: tensor for name, tensor in state.encoder.items() if name.split(".")[0] == "shared"}
-    return Finished(run_id(state.settings), [*state.settings.get("prompts_before", []), *names], shared)
+    return Finished(id_of(state.settings), [*state.settings.get("prompts_before", []), *names], shared)

@@ -24,7 +24,7 @@ from foreword.tuning import checkpoint
 from foreword.tuning.accumulate import Accumulator
 from foreword.tuning.curves import CurvePoint
 from foreword.tuning.drift import moved, norm_ratio, real_norm
-from foreword.tuning.finished import Finished, read_finished, run_id
+from foreword.tuning.finished import Finished, id_of, read_finished
 from foreword.tuning.interrupts import interrupts
 from foreword.tuning.learner import Learner
 from foreword.tuning.lesson import Lesson, prepare, shares
@@ -83,9 +83,9 @@ def tune_many(
         finished.check_new([prompt.name for prompt in prompts])
     method = METHODS[options.method]
     identity = _identity(backbone, tasks, starts, options, finished)
-    id_ = run_id(identity)
+    run_id = id_of(identity)
     name = prompts[0].name if len(tasks) == 1 else f"{len(tasks)}-tasks-{options.method}"
-    place = Path(folder) if folder is not None else Path("runs") / f"{name}-{id_}"
+    place = Path(folder) if folder is not None else Path("runs") / f"{name}-{run_id}"
     path = place / "checkpoint.safetensors"
     if resume and not path.is_file():
         raise ForewordError(f"no checkpoint {str(path)!r} to resume from; start without --resume")
@@ -95,7 +95,7 @@ def tune_many(
             raise ForewordError(f"{str(place)!r} holds a run already; add --resume to go on, or choose another folder")
         if saved is not None:
             _check_same(saved.settings, identity, place)
-        write_atomic(place / "run.json", json.dumps({"id": id_, **identity}, indent=2).encode())
+        write_atomic(place / "run.json", json.dumps({"id": run_id, **identity}, indent=2).encode())
         lessons = [
             Lesson(t, start, prompt, encode_rows(backbone, prompt, t, options.objective), t.dev[: options.dev_rows])
             for t, start, prompt in zip(tasks, starts, prompts, strict=True)
@@ -120,7 +120,7 @@ def tune_many(
             trained_parameters=learner.trained_parameters,
             notes=tuple(loop.accumulator.notes),
         )
-        for each, prompt in zip(lessons, loop.prompts(loop.best, id_), strict=True)
+        for each, prompt in zip(lessons, loop.prompts(loop.best, run_id), strict=True)
     ]
 
 
@@ -248,11 +248,11 @@ class _Loop:
             dev_by_task=devs if tasks > 1 else None,
         )
 
-    def prompts(self, tensors: Mapping[str, Tensor], run: str = "") -> list[Prompt]:
-        """Every task's prompt as it would be served with these vectors."""
+    def prompts(self, tensors: Mapping[str, Tensor], run_id: str = "") -> list[Prompt]:
+        """Every task's prompt as it would be served with these vectors, all that was trained counted for each."""
         method, trained = self.options.method, self.learner.trained_parameters
         return [
-            served(self.backbone, lesson.prompt, vectors, method, trained, run)
+            served(self.backbone, lesson.prompt, vectors, method, trained, run_id)
             for lesson, vectors in zip(self.lessons, by_task(tensors, len(self.lessons)), strict=True)
         ]
 
