@@ -1,5 +1,7 @@
 """`foreword tune`: learn a soft prompt for a task, store it, and report it on the test rows once."""
 
+import re
+import shlex
 import uuid
 from itertools import zip_longest
 from pathlib import Path
@@ -19,15 +21,26 @@ if TYPE_CHECKING:
     from foreword.tasks import Row, Task
     from foreword.tuning import Run
 
+COMMAND = "foreword.command"
+"""Where the context of a call keeps its command line."""
+
 
 class Tune(TyperCommand):
     """The verb as a command line knows it: `--method` without a name lists the methods."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[COMMAND] = command_line(args)
         if any(a == "--method" and (b is None or b.startswith("-")) for a, b in zip_longest(args, args[1:])):
             list_methods()
             ctx.exit()
         return super().parse_args(ctx, args)
+
+
+def command_line(arguments: list[str]) -> str:
+    """The call as a shell takes it, to be kept; the password of a database is not."""
+    shown = [re.sub(r"(://[^/:@\s]*):\S*@", r"\1:***@", argument) for argument in arguments]
+    shown = [re.sub(r"([?&]password=)[^&\s]*", r"\1***", argument) for argument in shown]
+    return shlex.join(["foreword", "tune", *shown]).encode(errors="backslashreplace").decode()
 
 
 def list_methods() -> None:
@@ -41,6 +54,7 @@ def list_methods() -> None:
 
 
 def tune(
+    context: typer.Context,
     task: Annotated[Path, typer.Argument(help="The task file (YAML): data, inputs, target, metric, splits.")],
     start: Annotated[
         str | None,
@@ -119,7 +133,7 @@ def tune(
         )  # fmt: skip
         run = learn(
             model, data, prompt, folder=folder, resume=resume, on_step=lambda p: display.step("tuning", p),
-            **vars(options),
+            command=context.meta[COMMAND], **vars(options),
         )  # fmt: skip
         if run.steps < options.steps:
             display.say(f"Stopped after {run.steps} of {options.steps} steps: dev had not become better for a while.")

@@ -29,10 +29,12 @@ from foreword.tuning.accumulate import Accumulator
 from foreword.tuning.curves import CurvePoint
 from foreword.tuning.diagnose import diagnose
 from foreword.tuning.drift import moved, norm_ratio, real_norm
+from foreword.tuning.environment import environment
 from foreword.tuning.learner import Learner
 from foreword.tuning.lock import locked
 from foreword.tuning.methods import METHODS
 from foreword.tuning.options import TuneOptions
+from foreword.tuning.record import write_run_file
 from foreword.tuning.rows import TrainingRows, encode_rows
 from foreword.tuning.served import dev_score, served
 from foreword.tuning.start import begin, soften
@@ -81,13 +83,15 @@ def tune(
     folder: Path | str | None = None,
     resume: bool = False,
     on_step: Callable[[Progress], None] | None = None,
+    command: str | None = None,
     **settings: Any,
 ) -> Run:
     """Learn a soft prompt for `task` in front of `start`, and keep the version that does best on dev.
 
     `settings` are the fields of `TuneOptions`: method, tokens, steps and so on. The run lives in `folder` (`runs/ID` by
     default): `checkpoint.safetensors`, `curves.jsonl`, `run.json`. With `resume` it goes on from its checkpoint exactly
-    as if it had not stopped, or, given more steps, beyond its end. Ctrl-C saves before it ends.
+    as if it had not stopped, or, given more steps, beyond its end. Ctrl-C saves before it ends. `command`, the command
+    line that asked for it, is written down beside its settings.
     Raises ForewordError when the loss is not finite any more; the last good checkpoint stays.
     """
     began = time.perf_counter()
@@ -108,7 +112,7 @@ def tune(
             raise ForewordError(f"{str(place)!r} holds a run already; add --resume to go on, or choose another folder")
         if saved is not None:
             _check_same(saved.settings, identity, place)
-        write_atomic(place / "run.json", json.dumps({"id": run_id, **identity}, indent=2).encode())
+        write_run_file(place, run_id, identity, environment(backbone), command, resumed=saved is not None)
         rows = encode_rows(backbone, prompt, task, options.objective)
         origin = begin(backbone, prompt, method.learns, options, start, task.train, rows.longest)
         learner = Learner(options, origin, backbone.device)
@@ -178,7 +182,9 @@ class _Loop:
         self.before = self.curve[-1].seconds if self.curve else 0.0
 
     def run(self, on_step: Callable[[Progress], None] | None) -> None:
-        if not self.curve:
+        if self.curve:
+            self._write_curve()  # a kill may have come between the checkpoint and it
+        else:
             self._measure()
         first, ran = self.step, time.perf_counter()
         with _interrupts() as interrupted:
@@ -269,6 +275,9 @@ class _Loop:
             settings=self.settings,
         )
         checkpoint.write(self.folder / "checkpoint.safetensors", state)
+        self._write_curve()
+
+    def _write_curve(self) -> None:
         lines = "".join(json.dumps(asdict(point)) + "\n" for point in self.curve)
         write_atomic(self.folder / "curves.jsonl", lines.encode())
 
