@@ -15,10 +15,18 @@ import pytest
 from foreword.table import PromptTable
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
-WORDS = {
-    "billing": ["charged", "invoice", "refund", "payment", "receipt"],
-    "technical": ["crash", "error", "login", "slow", "screen"],
+SAID = {
+    "billing": [
+        "I was charged for {}.",
+        "My invoice for {} is wrong.",
+        "Please refund {}.",
+        "The price of {} went up.",
+    ],
+    "technical": ["{} crashes.", "I cannot log in to {}.", "{} shows an error.", "The screen of {} stays black."],
 }
+THINGS = [
+    f"the {kind} {what}" for kind in ("new", "old", "small", "big", "blue") for what in ("app", "plan", "shop", "chat")
+]
 
 
 def block(start: str, language: str = "") -> str:
@@ -30,9 +38,8 @@ def block(start: str, language: str = "") -> str:
 @pytest.mark.slow
 def test_the_example_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    rng = random.Random(0)
-    teams = [rng.choice(list(WORDS)) for _ in range(80)]
-    rows = [f"my {' '.join(rng.sample(WORDS[team], 2))} number {i},{team}" for i, team in enumerate(teams)]
+    pairs = [(team, said, thing) for team, lines in SAID.items() for said in lines for thing in THINGS]
+    rows = [f"{said.format(thing)},{team}" for team, said, thing in random.Random(0).sample(pairs, 80)]
     Path("tickets.csv").write_text("text,team\n" + "\n".join(rows) + "\n")
     Path("tickets.yaml").write_text(block("# tickets.yaml", "yaml"))
     Path("tickets.prompt").write_text(block("--- tickets.prompt").split("\n", 1)[1])

@@ -1,12 +1,16 @@
 """`foreword tune`: what it prints and stores, and that a run outlives its process."""
 
 import json
+import os
+import platform
 import re
+import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ import pytest
 import typer
 
 from foreword.cli.app import app
+from foreword.cli.tune import command_line
 from foreword.prompts import Prompt
 from foreword.table import PromptTable
 from foreword.tuning import TuneOptions, checkpoint
@@ -58,26 +63,158 @@ def test_warnings_are_told_at_the_end(call: Any) -> None:
     assert ended.stderr.splitlines()[-2:] == [f"warning: {still}", f"warning: {coarse}"]
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(call: Any, start: Start, project: Path) -> None:
-    given = ("tune", "toy.yaml", *TINY, "--steps", 150, "--batch", 8)
-    cut = start(*given, "--out", "cut", "--name", "cut")
-    wait_for(cut, lambda: '"step": 50' in text(project / "cut" / "curves.jsonl"))
-    cut.kill()
-    assert cut.communicate()[0] == ""
-    assert cut.returncode == -signal.SIGKILL
-    state = checkpoint.read(project / "cut" / "checkpoint.safetensors")
-    assert state.step < 150
+def test_the_folder_tells_how_to_repeat_the_run(call: Any, project: Path) -> None:
+    given = ("tune", "toy.yaml", *TINY, "--steps", 2, "--init-text", 'it\'s a "quiet" film')
+    assert call(*given, "--out", "run").exit_code == 0
+    first = json.loads(text(project / "run" / "run.json"))
+    words = shlex.split(first["command"])
+    assert words == ["foreword", *map(str, given), "--out", "run"]
+    (project / "run").rename(project / "before")
+    assert call(*words[1:]).exit_code == 0
+    assert json.loads(text(project / "run" / "run.json")) == first
+    ends = [checkpoint.read(project / name / "checkpoint.safetensors").encoder["tokens"] for name in ("before", "run")]
+    assert ends[0].equal(ends[1])
+
+    more = ("--steps", 3, "--resume")
+    assert call(*given, "--out", "run", *more).exit_code == 0
+    found = json.loads(call("doctor", "run", "--json").stdout)
+    assert found["command"] == first["command"]
+    assert shlex.split(found["latest_command"]) == [*words, *map(str, more)]
+    assert found["environment"] == first["environment"]
+    assert found["latest_environment"] is None
+    shown = call("doctor", "run").stdout
+    assert f"command      {first['command']}\n" in shown
+    assert f"python {platform.python_version()}" in shown
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("postgresql://me:se/cr@et@host/db", "'postgresql://me:***@host/db'"),
+        ("--table=postgresql://me:secret@host:5432/db", "'--table=postgresql://me:***@host:5432/db'"),
+        ("postgresql://host/db?user=me&password=secret&x=1", "'postgresql://host/db?user=me&password=***&x=1'"),
+        ("https://host/file@v1", "https://host/file@v1"),
+        ("hf:owner/name", "hf:owner/name"),
+        ("a\udcff", "'a\\udcff'"),
+    ],
+)
+def test_a_command_line_is_kept_without_its_passwords(given: str, kept: str) -> None:
+    assert command_line(["toy.yaml", given]) == f"foreword tune toy.yaml {kept}"
+
+
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_bits(call: Any, project: Path, tmp_path: Path) -> None:
+    """50 kills, half at random times and half at a write: before or after a file is synced or takes its name."""
+    given = ["tune", "toy.yaml", *map(str, TINY), "--steps", "100", "--batch", "4"]
     assert call(*given, "--out", "whole", "--name", "whole").exit_code == 0
-    resumed = call(*given, "--out", "cut", "--name", "cut", "--resume")
-    assert resumed.stdout == "cut:1\n", resumed.stderr
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here: sums in another order differ in their last bits
+    killer = [sys.executable, "-c", KILLER, json.dumps(given), str(KILLS)]
+    done = subprocess.run(killer, capture_output=True, text=True, env=environment, timeout=300)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr + text(tmp_path / "project" / "log")
+    told = json.loads(done.stdout)
+    assert len(told["kills"]) == KILLS
+    writes = [name for name in told["kills"] if name]
+    assert {"checkpoint.safetensors", "curves.jsonl"} <= set(writes)
+    assert len(writes) >= KILLS // 3
+
+    whole = checkpoint.read(project / "whole" / "checkpoint.safetensors")
     table = PromptTable.open()
-    whole, cut_ = (table.get(name).soft for name in ("whole", "cut"))
-    assert whole is not None
-    assert cut_ is not None
-    assert whole.embeddings.tobytes() == cut_.embeddings.tobytes()
-    ends = [checkpoint.read(project / name / "checkpoint.safetensors").encoder["tokens"] for name in ("whole", "cut")]
-    assert ends[0].numpy().tobytes() == ends[1].numpy().tobytes()
-    assert ends[0].numpy().tobytes() != state.encoder["tokens"].numpy().tobytes(), "it did go on"
+    for name in told["runs"]:
+        found = checkpoint.read(project / name / "checkpoint.safetensors")
+        for part in ("encoder", "optimiser", "average", "best"):
+            ours, theirs = getattr(found, part), getattr(whole, part)
+            assert ours.keys() == theirs.keys()
+            assert all(ours[key].numpy().tobytes() == theirs[key].numpy().tobytes() for key in theirs)
+        assert [replace(p, seconds=0) for p in found.curve] == [replace(p, seconds=0) for p in whole.curve]
+        lines = [json.loads(line) for line in text(project / name / "curves.jsonl").splitlines()]
+        assert lines == [asdict(point) for point in found.curve]
+        assert not list((project / name).glob(".*.part")), "what a kill left half written is swept away"
+        stored, expected = table.get(name), table.get("whole")
+        assert stored.soft.to_bytes() == expected.soft.to_bytes()
+        assert stored.replace(name="whole", soft=None) == expected.replace(soft=None)
+
+
+KILLS = 50
+KILLER = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+import torch, transformers, typer
+import foreword.evals, foreword.tuning
+from foreword.backbone import load
+from foreword.cli.app import app
+from foreword.table import PromptTable
+
+given, wanted = json.loads(sys.argv[1]), int(sys.argv[2])
+rng = random.Random(5)
+torch.set_num_threads(1)  # a process with more of them cannot be forked
+transformers.logging.disable_progress_bar()
+# What every child would make anew, made once.
+command = typer.main.get_command(app)
+load("tiny", "float32")
+PromptTable.open("warm.db").list()
+
+def die_at(moment, folder):  # in the child: before or after the n-th sync or rename of a file of the run
+    count, sync, rename = 0, os.fsync, os.replace
+    def tick(name):
+        nonlocal count
+        count += 1
+        if count == moment:
+            Path("died").write_text(name)
+            os.kill(os.getpid(), signal.SIGKILL)
+    def fsync(handle):
+        path = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        if path.parent.name == folder and path.suffix == ".part":
+            tick(path.name[1:].rsplit(".", 2)[0])
+        sync(handle)
+    def replace(old, new):
+        ours = Path(new).parent.name == folder
+        if ours:
+            tick(Path(new).name)
+        rename(old, new)
+        if ours:
+            tick(Path(new).name)
+    os.fsync, os.replace = fsync, replace
+
+def live(name, moment):
+    log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1), os.dup2(log, 2)
+    if moment:
+        die_at(moment, name)
+    resume = ["--resume"] if Path(name, "checkpoint.safetensors").exists() else []
+    command([*given, "--out", name, "--name", name, *resume], prog_name="foreword")
+
+kills, runs, whole = [], [], None
+unfinished = True
+while len(kills) < wanted or unfinished:
+    name = f"cut{len(runs)}"
+    curve = Path(name, "curves.jsonl")
+    points = 3 - (curve.read_text().count("\\n") if curve.exists() else 0)  # still to come
+    # The first run is left alone, to know how long one takes; one that has only its end to come, now and then.
+    alone = whole is None or len(kills) == wanted or (points == 0 and rng.random() < 0.5)
+    at_a_write = not alone and rng.random() < 0.5
+    moment = rng.randint(1, 3 + 6 * points) if at_a_write else 0  # three to a file: run.json, then two at each point
+    Path("died").unlink(missing_ok=True)
+    began = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        live(name, moment)
+    until = began + (60 if alone or at_a_write else rng.uniform(0, whole * (1 + points) / 4))
+    ended = 0
+    while not ended and time.monotonic() < until:
+        time.sleep(0.002)
+        ended, status = os.waitpid(child, os.WNOHANG)
+    if not ended:
+        os.kill(child, signal.SIGKILL)
+        ended, status = os.waitpid(child, 0)
+    unfinished = os.WIFSIGNALED(status)
+    if unfinished:
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        kills.append(Path("died").read_text() if Path("died").exists() else "")
+    else:
+        assert status == 0, name
+        runs.append(name)
+        whole = whole or time.monotonic() - began  # the first one is left alone, to know how long one takes
+print(json.dumps({"kills": kills, "runs": runs}))
+"""
 
 
 def test_ctrl_c_ends_with_one_line_and_keeps_the_run(start: Start, project: Path) -> None:

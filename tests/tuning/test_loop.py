@@ -2,9 +2,11 @@
 
 import json
 import os
+import platform
 import random
 import signal
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,62 @@ def test_a_finished_run_can_be_given_more_steps(tmp_path: Path) -> None:
     assert more.curve[: len(first.curve)] == first.curve
     again = run(tmp_path / "run", steps=20, patience=9, resume=True)
     assert again.prompt.digest == more.prompt.digest
+
+
+def test_a_run_writes_down_on_what_it_ran_and_its_id_does_not_follow_from_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def file(name: str) -> dict[str, Any]:
+        return dict(json.loads((tmp_path / name / "run.json").read_text()))
+
+    here = {
+        **{package: version(package) for package in ("foreword", "torch", "transformers")},
+        "python": platform.python_version(),
+        "threads": 1,
+        "dtype": "float32",
+        "device": "cpu",
+    }
+    first = run(tmp_path / "run", steps=2, command="foreword tune a")
+    begun = file("run")
+    assert begun["environment"].items() >= here.items()
+    assert begun["environment"]["processor"]
+    assert "latest_environment" not in begun
+
+    monkeypatch.setattr(loop, "environment", lambda _: {"torch": "9.9"})
+    other = run(tmp_path / "other", steps=2, command="foreword tune b")
+    assert file("other") == {**begun, "environment": {"torch": "9.9"}, "command": "foreword tune b"}
+    assert first.prompt.digest == other.prompt.digest
+
+    run(tmp_path / "run", steps=2, resume=True, command="foreword tune a --resume")
+    latest = {"latest_environment": {"torch": "9.9"}, "latest_command": "foreword tune a --resume"}
+    assert file("run") == {**begun, **latest}
+    monkeypatch.setattr(loop, "environment", lambda _: begun["environment"])
+    run(tmp_path / "run", steps=2, resume=True)
+    assert file("run") == begun, "the same again: nothing to add"
+
+
+@pytest.mark.parametrize("file", [b"{", b"[]", b'{"id": "x"}', None])
+def test_a_run_goes_on_without_the_file_that_describes_it(tmp_path: Path, file: bytes | None) -> None:
+    path = tmp_path / "run" / "run.json"
+    run(tmp_path / "run", steps=2)
+    before = json.loads(path.read_text())
+    path.unlink() if file is None else path.write_bytes(file)
+    run(tmp_path / "run", steps=2, resume=True)
+    after = json.loads(path.read_text())
+    assert after == {**before, "environment": None, "latest_environment": before["environment"]}, "at first: unknown"
+
+
+def test_what_a_kill_left_behind_is_mended(tmp_path: Path) -> None:
+    found = run(tmp_path / "run")
+    for name in (".checkpoint.safetensors.0123456789ab.part", ".run.json.0123456789ab.part", ".mine.part"):
+        (tmp_path / "run" / name).write_bytes(b"half")
+    lines = (tmp_path / "run" / "curves.jsonl").read_text()
+    (tmp_path / "run" / "curves.jsonl").write_text(lines[: lines.index("\n") + 1])
+    again = run(tmp_path / "run", resume=True)
+    assert again.prompt.digest == found.prompt.digest
+    assert (tmp_path / "run" / "curves.jsonl").read_text() == lines
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {".lock", ".mine.part", "checkpoint.safetensors", "curves.jsonl", "run.json"}
 
 
 def test_ctrl_c_saves_between_two_steps(tmp_path: Path) -> None:

@@ -29,6 +29,10 @@ def examine(folder: Path, as_json: bool) -> None:
                 "backbone": file.backbone,
                 "dtype": file.dtype,
                 "settings": asdict(file.options),
+                "environment": file.environment,
+                "latest_environment": file.latest_environment,
+                "command": file.command,
+                "latest_command": file.latest_command,
                 "steps": record.step,
                 "best_step": record.best_step,
                 "seconds": _seconds(record),
@@ -58,6 +62,13 @@ def _facts(folder: Path, record: "Record") -> Iterator[tuple[str, str]]:
     yield "settings", ", ".join(f"{name} {value}" for name, value in settings.items())
     yield "steps", f"{record.step:,} of {file.options.steps:,} done; the version of step {record.best_step:,} is kept"
     yield "seconds", f"{_seconds(record):,.0f} until the last measurement"
+
+    for name, command in (("command", file.command), ("resumed by", file.latest_command)):
+        if command:
+            yield name, command
+    for name, environment in (("on", file.environment), ("resumed on", file.latest_environment)):
+        if environment:
+            yield name, ", ".join(f"{key} {value}" for key, value in environment.items())
 
 
 def _print_curve(record: "Record") -> None:

@@ -1,5 +1,7 @@
 """`foreword tune`: learn soft prompts for a task or several, store them, and report them on the test rows once."""
 
+import re
+import shlex
 import uuid
 from dataclasses import replace
 from itertools import zip_longest
@@ -21,15 +23,26 @@ if TYPE_CHECKING:
     from foreword.tasks import Row, Task
     from foreword.tuning import Run
 
+COMMAND = "foreword.command"
+"""Where the context of a call keeps its command line."""
+
 
 class Tune(TyperCommand):
     """The verb as a command line knows it: `--method` without a name lists the methods."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[COMMAND] = command_line(args)
         if any(a == "--method" and (b is None or b.startswith("-")) for a, b in zip_longest(args, args[1:])):
             list_methods()
             ctx.exit()
         return super().parse_args(ctx, args)
+
+
+def command_line(arguments: list[str]) -> str:
+    """The call as a shell takes it, to be kept; the password of a database is not."""
+    shown = [re.sub(r"(://[^/:@\s]*):\S*@", r"\1:***@", argument) for argument in arguments]
+    shown = [re.sub(r"([?&]password=)[^&\s]*", r"\1***", argument) for argument in shown]
+    return shlex.join(["foreword", "tune", *shown]).encode(errors="backslashreplace").decode()
 
 
 def list_methods() -> None:
@@ -43,6 +56,7 @@ def list_methods() -> None:
 
 
 def tune(
+    context: typer.Context,
     tasks: Annotated[
         list[Path],
         typer.Argument(
@@ -144,7 +158,7 @@ def tune(
             )  # fmt: skip
         runs = tune_many(
             model, data, prompts, folder=folder, resume=resume, add_to=add_to,
-            on_step=lambda p: display.step("tuning", p), **vars(options),
+            on_step=lambda p: display.step("tuning", p), command=context.meta[COMMAND], **vars(options),
         )  # fmt: skip
         if name:
             runs = [replace(run, prompt=run.prompt.replace(name=name)) for run in runs]

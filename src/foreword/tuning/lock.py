@@ -1,4 +1,7 @@
-"""One run to a folder: a second process is refused while the first is alive, however it ends."""
+"""One run to a folder: a second process is refused while the first is alive, however it ends.
+
+A process that is killed while it writes leaves a part of a file behind; the next one sweeps it away.
+"""
 
 import contextlib
 import fcntl
@@ -6,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from foreword.errors import ForewordError
+
+FILES = ("run.json", "checkpoint.safetensors", "curves.jsonl")
 
 
 @contextlib.contextmanager
@@ -23,4 +28,7 @@ def locked(folder: Path) -> Iterator[None]:
             raise ForewordError(
                 f"another process is tuning in {str(folder)!r}; wait for it or choose another folder"
             ) from None
+        for name in FILES:
+            for part in folder.glob(f".{name}.*.part"):  # nobody writes it any more: this process holds the folder
+                part.unlink(missing_ok=True)
         yield

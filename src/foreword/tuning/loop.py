@@ -24,6 +24,7 @@ from foreword.tuning import checkpoint
 from foreword.tuning.accumulate import Accumulator
 from foreword.tuning.curves import CurvePoint
 from foreword.tuning.drift import moved, norm_ratio, real_norm
+from foreword.tuning.environment import environment
 from foreword.tuning.finished import Finished, id_of, read_finished
 from foreword.tuning.interrupts import interrupts
 from foreword.tuning.learner import Learner
@@ -31,6 +32,7 @@ from foreword.tuning.lesson import Lesson, prepare, shares
 from foreword.tuning.lock import locked
 from foreword.tuning.methods import METHODS, by_task
 from foreword.tuning.options import TuneOptions
+from foreword.tuning.record import write_run_file
 from foreword.tuning.rows import encode_rows
 from foreword.tuning.run import Progress, Run
 from foreword.tuning.served import dev_score, served
@@ -46,16 +48,20 @@ def tune(
     folder: Path | str | None = None,
     resume: bool = False,
     on_step: Callable[[Progress], None] | None = None,
+    command: str | None = None,
     **settings: Any,
 ) -> Run:
     """Learn a soft prompt for `task` in front of `start`, and keep the version that does best on dev.
 
     `settings` are the fields of `TuneOptions`: method, tokens, steps and so on. The run lives in `folder` (`runs/ID` by
     default): `checkpoint.safetensors`, `curves.jsonl`, `run.json`. With `resume` it goes on from its checkpoint exactly
-    as if it had not stopped, or, given more steps, beyond its end. Ctrl-C saves before it ends.
+    as if it had not stopped, or, given more steps, beyond its end. Ctrl-C saves before it ends. `command`, the command
+    line that asked for it, is written down beside its settings.
     Raises ForewordError when the loss is not finite any more; the last good checkpoint stays.
     """
-    [run] = tune_many(backbone, [task], [start], folder=folder, resume=resume, on_step=on_step, **settings)
+    [run] = tune_many(
+        backbone, [task], [start], folder=folder, resume=resume, on_step=on_step, command=command, **settings
+    )
     return run
 
 
@@ -68,6 +74,7 @@ def tune_many(
     resume: bool = False,
     add_to: Path | str | None = None,
     on_step: Callable[[Progress], None] | None = None,
+    command: str | None = None,
     **settings: Any,
 ) -> list[Run]:
     """Learn a soft prompt for each of `tasks` in front of its start, through one encoder that all of them share.
@@ -95,7 +102,7 @@ def tune_many(
             raise ForewordError(f"{str(place)!r} holds a run already; add --resume to go on, or choose another folder")
         if saved is not None:
             _check_same(saved.settings, identity, place)
-        write_atomic(place / "run.json", json.dumps({"id": run_id, **identity}, indent=2).encode())
+        write_run_file(place, run_id, identity, environment(backbone), command, resumed=saved is not None)
         lessons = [
             Lesson(t, start, prompt, encode_rows(backbone, prompt, t, options.objective), t.dev[: options.dev_rows])
             for t, start, prompt in zip(tasks, starts, prompts, strict=True)
@@ -171,7 +178,9 @@ class _Loop:
         self.before = self.curve[-1].seconds if self.curve else 0.0
 
     def run(self, on_step: Callable[[Progress], None] | None) -> None:
-        if not self.curve:
+        if self.curve:
+            self._write_curve()  # a kill may have come between the checkpoint and it
+        else:
             self._measure()
         first, ran = self.step, time.perf_counter()
         with interrupts() as interrupted:
@@ -270,6 +279,9 @@ class _Loop:
             settings=self.settings,
         )
         checkpoint.write(self.folder / "checkpoint.safetensors", state)
+        self._write_curve()
+
+    def _write_curve(self) -> None:
         lines = "".join(json.dumps(asdict(point)) + "\n" for point in self.curve)
         write_atomic(self.folder / "curves.jsonl", lines.encode())
 

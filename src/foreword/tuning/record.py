@@ -1,11 +1,18 @@
-"""What a run's folder tells about the run. Only reads, so that a run may be looked at while it goes on."""
+"""What a run's folder tells about the run: how it was started, its curve, where it stands.
 
+Reading writes nothing and takes no lock, so that a run may be looked at while it goes on.
+"""
+
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from foreword.errors import ForewordError, UsageError
+from foreword.files import write_atomic
 from foreword.tuning import checkpoint
 from foreword.tuning.curves import CurvePoint
 from foreword.tuning.options import TuneOptions
@@ -14,14 +21,23 @@ POINT = TypeAdapter(CurvePoint)
 
 
 class RunFile(BaseModel):
-    """`run.json`: what the run was started with."""
+    """`run.json`: what the run was started with, and on what."""
 
     id: str
+    """Follows from the settings, the data and the backbone alone, which stand beside it."""
     task: str | list[str]
     """The name of one task, or those of several that were tuned together."""
     backbone: str
     dtype: str
     options: TuneOptions
+    environment: dict[str, Any] | None = None
+    """At its start; None where an older version started it."""
+    latest_environment: dict[str, Any] | None = None
+    """When it was last resumed, where that differs."""
+    command: str | None = None
+    """The command line that started it; None where Python did."""
+    latest_command: str | None = None
+    """The one that resumed it last."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +50,30 @@ class Record:
     """Optimiser steps done at the last checkpoint."""
     best_step: int
     """The step whose version is kept."""
+
+
+def write_run_file(
+    folder: Path, run_id: str, identity: Mapping[str, Any], environment: Mapping[str, Any], command: str | None,
+    resumed: bool,
+) -> None:  # fmt: skip
+    """Write `run.json`. Of a resumed run the first environment and command stay, with the latest beside them."""
+    path = folder / "run.json"
+    before = _before(path) if resumed else {"environment": environment, "command": command}
+    document = {"id": run_id, **identity}
+    for name, now in (("environment", environment), ("command", command)):
+        document[name] = before.get(name)
+        if now not in (None, document[name]):
+            document[f"latest_{name}"] = now
+    write_atomic(path, json.dumps(document, indent=2).encode())
+
+
+def _before(path: Path) -> dict[str, Any]:
+    """What can be read of it: a run goes on from its checkpoint, whatever has become of the file that describes it."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def read_record(folder: Path) -> Record:

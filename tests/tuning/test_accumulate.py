@@ -1,0 +1,76 @@
+"""A step whose memory runs out begins again in smaller pieces, with the same loss and gradient."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from foreword.backbone import Backbone
+from foreword.backbone.batch import Part
+from foreword.errors import ForewordError
+from foreword.tuning.accumulate import Accumulator
+from foreword.tuning.learner import Learner
+from foreword.tuning.methods import Start
+from foreword.tuning.options import TuneOptions
+from foreword.tuning.rows import encode_rows
+from foreword.tuning.start import soften
+from tiny import backbone
+from tuning.test_loop import START, task
+
+
+class Short:
+    """Memory for `tokens` row tokens; layers that are computed twice take half."""
+
+    def __init__(self, model: Backbone, tokens: int) -> None:
+        self.model, self.tokens, self.exact = model, tokens, model.log_probs_mixed
+        self.passes: list[int] = []
+
+    def __call__(self, parts: list[Part]) -> torch.Tensor:
+        size = sum(len(example) for part in parts for example in part.examples) // (
+            2 if self.model.architecture.twice else 1
+        )
+        self.passes.append(size)
+        if size > self.tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.exact(parts)
+
+
+@pytest.mark.parametrize(("room", "twice"), [(10_000, False), (40, False), (7, True)])
+def test_the_step_goes_on_in_less_memory(monkeypatch: pytest.MonkeyPatch, room: int, twice: bool) -> None:
+    model = backbone(dtype=torch.float64)
+    rows = encode_rows(model, soften(START.answering(task().choices), 3, "p"), task(), "choices")
+    results = []
+    for short in (Short(model, 10_000), Short(model, room)):
+        monkeypatch.setattr(model, "log_probs_mixed", short)
+        learner = Learner(
+            TuneOptions(tokens=3), [Start(torch.randn(3, 32, generator=torch.Generator()), None, 9)], model.device
+        )
+        accumulator = Accumulator(model, [rows])
+        [vectors] = learner.vectors()
+        results.append((accumulator.loss([vectors], [rows.batch(0, 8, 0)]), vectors.embeddings.grad))
+    assert abs(results[0][0] - results[1][0]) < 1e-9
+    assert torch.allclose(results[0][1], results[1][1])
+    assert bool(accumulator.notes) == (room < 10_000)
+    assert model.architecture.twice == twice
+
+
+def test_a_row_that_memory_cannot_hold_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = backbone()
+    rows = encode_rows(model, soften(START.answering(task().choices), 3, "p"), task(), "choices")
+    monkeypatch.setattr(model, "log_probs_mixed", Short(model, 1))
+    learner = Learner(TuneOptions(tokens=3), [Start(torch.ones(3, 32), None, 9)], model.device)
+    with pytest.raises(ForewordError, match=r"memory does not hold one row of \d+ tokens; shorten the rows"):
+        Accumulator(model, [rows]).loss(learner.vectors(), [rows.batch(0, 8, 0)])
+
+
+def test_other_errors_are_not_taken_for_want_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = backbone()
+    rows = encode_rows(model, soften(START.answering(task().choices), 3, "p"), task(), "choices")
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(model, "log_probs_mixed", broken)
+    learner = Learner(TuneOptions(tokens=3), [Start(torch.ones(3, 32), None, 9)], model.device)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        Accumulator(model, [rows]).loss(learner.vectors(), [rows.batch(0, 8, 0)])
