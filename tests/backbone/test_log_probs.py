@@ -49,7 +49,8 @@ def naive(model: Backbone, examples: list[Example], front: Ids, vectors: Vectors
                 [vectors.embeddings[-1 - i] if i < 0 else e for i, e in zip(ids, embedded, strict=True)]
             )
             if vectors.offsets is not None:
-                text = [i for i, token in enumerate(ids) if token >= 0][: len(vectors.offsets)]
+                asked = ids[: -len(answer)]  # what is written has no offsets
+                text = [i for i, token in enumerate(asked) if token >= 0][: len(vectors.offsets)]
                 embedded = torch.stack(
                     [e + vectors.offsets[text.index(i)] if i in text else e for i, e in enumerate(embedded)]
                 )

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from foreword.backbone import Vectors
+from foreword.backbone import Example, Sampling, Vectors
+from foreword.backbone.generate import generate_ids
 from foreword.prompts import Prompt
 from foreword.tuning import Run, checkpoint, tune
 from foreword.tuning.methods import METHODS, Start, count, flat, made
@@ -80,6 +81,26 @@ def test_what_is_served_is_what_was_trained(tmp_path: Path, method: str) -> None
     sums = [part.sum().item() for part in trained.split([len(a) for e in whole for a in e.answers])]
     assert np.allclose(np.reshape(sums, served.shape), served, rtol=1e-4)
     assert model.generate(prompt, text="a quiet film") in prompt.output.choices
+
+
+@pytest.mark.parametrize("method", ["prompt-tuning", "prefix-tuning", "dept"])
+def test_what_is_written_is_what_was_likeliest_in_training(tmp_path: Path, method: str) -> None:
+    """Greedy text, token by token, is the argmax of the log-probabilities that the loss was taken from."""
+    model = backbone()
+    settings = {"steps": 8, "batch": 8, "eval_every": 8, "learning_rate": 0.1}
+    found = tune(model, task(choices=False), START, folder=tmp_path / "run", method=method, **settings)
+    vectors = model.vectors(found.prompt)
+    question = model.encode(found.prompt, {"text": "a quiet , generous film"}).ids
+    written = generate_ids(model, [question], vectors, Sampling(max_tokens=6))[0]
+    front, rest = question[: vectors.prefix], question[vectors.prefix :]
+    said: tuple[int, ...] = ()
+    for _ in written:
+        every = [Example(rest, tuple((*said, token) for token in range(model.vocabulary)))]
+        with torch.no_grad():
+            likely = model.log_probs(every, front, vectors).view(-1, len(said) + 1)[:, -1]
+        said = (*said, int(likely.argmax()))
+    assert written
+    assert tuple(written) == said
 
 
 @pytest.mark.parametrize("method", METHODS)

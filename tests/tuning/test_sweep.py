@@ -2,11 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from foreword.errors import ForewordError
-from foreword.tuning import TuneOptions, sweep
+from foreword.prompts import SoftTokens
+from foreword.tuning import TuneOptions, accumulate, sweep
+from foreword.tuning.accumulate import Accumulator
 from foreword.tuning.budget import parse, plan
 from foreword.tuning.sweep import _encoded, _Racer, _step, grid
 from tiny import backbone
@@ -29,13 +32,14 @@ def test_learning_side_by_side_is_learning_alone(family: str, monkeypatch: pytes
         found = []
         for settings in groups:
             racers = [_Racer(model, task(), START, *pair) for pair in _encoded(model, task(), START, settings)]
+            accumulator = Accumulator(model, [racer.rows for racer in racers])
             for step in range(4):
-                _step(model, racers, step)
+                _step(accumulator, racers, step)
             found += [dict(racer.learner.average) for racer in racers]
         return found
 
     together, alone = learned([SETTINGS]), learned([[options] for options in SETTINGS])
-    monkeypatch.setattr(sweep, "PACKED_TOKENS", 100)
+    monkeypatch.setattr(accumulate, "STEP_TOKENS", 100)
     in_pieces = learned([SETTINGS])
     for other in (alone, in_pieces):
         for a, b in zip(together, other, strict=True):
@@ -59,13 +63,30 @@ def test_the_worse_trials_drop_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_grid_keeps_what_was_given_and_varies_the_rest() -> None:
-    made = grid(TuneOptions(tokens=10, seed=3), ["tokens", "seed"], 9)
+    made = grid(TuneOptions(tokens=10, seed=3), ["tokens", "seed"], 9, START)
     assert len(made) == len(set(made)) == 9
     assert made[0] == replace(TuneOptions(tokens=10, seed=3), init="text", learning_rate=TuneOptions().rate)
     assert {o.tokens for o in made} == {10}
     assert {o.method for o in made} == {"prompt-tuning", "prefix-tuning"}
     assert len({o.rate for o in made}) > 2
-    assert len(grid(TuneOptions(), ["method", "tokens", "learning_rate", "init"], 9)) == 1
+    assert len(grid(TuneOptions(), ["method", "tokens", "learning_rate", "init"], 9, START)) == 1
+
+
+def test_a_soft_start_decides_size_and_beginning() -> None:
+    inside = START.replace(body="Review: {{ text }}{{ virtual(5) }} Sentiment:")
+    made = grid(TuneOptions(), [], 9, inside)
+    assert {(o.tokens, o.method) for o in made} == {(5, "prompt-tuning")}
+    for kind, methods in (("embeddings", {"prompt-tuning", "prefix-tuning"}), ("keys", {"prefix-tuning"})):
+        model = backbone()
+        L, H, size = model.cache_shape
+        cache = np.ones((L, H, 4, size), np.float32)
+        tensors = {"keys": cache, "values": cache} if kind == "keys" else {kind: np.ones((4, 32), np.float32)}
+        soft = SoftTokens(tensors, model.name, model.fingerprint, "m", "r", 1)
+        start = START.replace(body="{{ virtual(4) }}" + START.body, soft=soft)
+        made = grid(TuneOptions(batch=4), [], 9, start)
+        assert {o.method for o in made} == methods
+        assert {(o.tokens, o.init) for o in made} == {(4, "prompt")}
+        assert [_Racer(model, task(), start, *pair) for pair in _encoded(model, task(), start, made)]
 
 
 def test_a_budget_becomes_steps_and_dev_rows() -> None:

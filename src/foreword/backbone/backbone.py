@@ -107,12 +107,18 @@ class Backbone(FrozenModel):
         One row alone is compared with another that no input has in common with it.
         """
         others = rows[1:] if len(rows) > 1 else self._other(prompt)
-        ids = rows[0][: shared_front([rows[0], *others]) if others else 0]
+        vectors = self.vectors(prompt)
+        if min(map(len, rows)) <= vectors.prefix:
+            raise ForewordError(
+                f"prompt {prompt.name!r} renders to nothing behind its prefix; give its template some text"
+            )
+        shared = shared_front([rows[0], *others]) if others else 0
+        ids = rows[0][: max(shared, vectors.prefix)]
         key = (prompt.digest, ids.tobytes())
         with self._lock:
             front = self._fronts.pop(key, None)
         if front is None:
-            front = self.prefill(ids, self.vectors(prompt))
+            front = self.prefill(ids, vectors)
         with self._lock:
             self._fronts[key] = front  # the newest stands last
             while len(self._fronts) > 1 and sum(kept.nbytes for kept in self._fronts.values()) > FRONT_BYTES:
@@ -149,7 +155,7 @@ class Backbone(FrozenModel):
         log_likelihoods = np.zeros((len(rows), len(choices)))
         vectors, done = self.vectors(prompt), 0
         with torch.no_grad():
-            for batch in batches(examples, BATCH_TOKENS):
+            for batch in batches(examples, BATCH_TOKENS, F):
                 part = [examples[i] for i in batch]
                 flat = self.log_probs(part, front, vectors).double().cpu().numpy()
                 starts = np.cumsum([0, *(len(answer) for example in part for answer in example.answers)])[:-1]

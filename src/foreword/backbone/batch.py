@@ -16,7 +16,7 @@ from foreword.backbone.encode import Ids, text_places
 from foreword.backbone.vectors import NONE, LayerCache, Vectors
 
 ATTENTION = 2_000_000
-"""Pairs of tokens of the same row in a batch: what attention takes memory for, in every head and layer."""
+"""Pairs of a token and what it looks at in a batch: what attention takes memory for, in every head and layer."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,8 @@ class _Sequence:
 
     def add(self, ids: Ids, skip: int = 0, branch: bool = False) -> None:
         """Go on with `ids`, the first `skip` of which are in the cache; a `branch` leaves the place where it began."""
-        places = text_places(ids, self._texts, self._length)
+        # What is written has no offsets: generation could not add them to tokens that it has yet to choose.
+        places = text_places(ids, self._texts, 0 if branch else self._length)
         self.ids.append(np.where(ids < 0, ids - self._virtual, ids)[skip:])
         self.positions.append(np.arange(self._position, self._position + len(ids))[skip:])
         self.offsets.append(np.where(places < 0, -1, self._offset + places)[skip:])
@@ -184,16 +185,17 @@ def _visible(branches: list[np.ndarray], width: int) -> np.ndarray:
     return visible
 
 
-def batches(examples: Sequence[Example], tokens: int) -> list[list[int]]:
+def batches(examples: Sequence[Example], tokens: int, front: int = 0) -> list[list[int]]:
     """Cut into batches of like length, at most `tokens` tokens each when padded; returns indices, longest first.
 
-    Long rows share a batch with fewer others still, because their attention grows with the square of the length.
+    Long rows, and rows behind a long front of `front` tokens, share a batch with fewer others still, because attention
+    grows with the product of what looks and what is looked at.
     """
     order = sorted(range(len(examples)), key=lambda i: -len(examples[i]))
     result: list[list[int]] = []
     for i in order:
         rows, width = (len(result[-1]) + 1, len(examples[result[-1][0]])) if result else (1, 0)
-        if not result or rows * width > tokens or rows * width**2 > ATTENTION:
+        if not result or rows * width > tokens or rows * width * (front + width) > ATTENTION:
             result.append([])
         result[-1].append(i)
     return result

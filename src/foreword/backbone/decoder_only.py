@@ -118,6 +118,16 @@ class DecoderOnly:
             )
         return False
 
+    def _windows_told(self, windows: Sequence[int | None]) -> bool:
+        """Whether every sliding layer has said how far it sees: no probe is long enough to show it."""
+        config = self.model.config.get_text_config()
+        if types := getattr(config, "layer_types", None):
+            slides = [kind == "sliding_attention" for kind in types]
+        else:
+            window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+            slides = [window is not None and window < self.frozen.context] * len(windows)
+        return not any(slide and window is None for slide, window in zip(slides, windows, strict=True))
+
     def _plain_probe(self) -> Tensor:
         """Log-probabilities of the probe's answers, one row at a time, as transformers computes them."""
         found: list[Tensor] = []
@@ -137,7 +147,7 @@ class DecoderOnly:
                     rows = pack([probe.PART], self.frozen.device)
                     logits = self._logits(rows, NONE)
                     found = torch.log_softmax(logits.float(), -1)[rows.which, rows.target]
-                    if len(rows.layout.windows) != layers:
+                    if len(rows.layout.windows) != layers or not self._windows_told(rows.layout.windows):
                         return False
                     self.layers = Layers(self.model, rows.layout.windows)
                 else:

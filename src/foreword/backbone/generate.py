@@ -20,6 +20,8 @@ def generate_ids(model: FrozenModel, prompts: Sequence[Ids], vectors: Vectors, s
     ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ends:
         ends.append(tokenizer.eos_token_id)
+    # A model's own generation settings give way: what is asked for here is all that changes its probabilities.
+    plain: dict[str, Any] = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0, "num_beams": 1}
     options: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if sampling.temperature > 0:
         options = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
@@ -33,6 +35,7 @@ def generate_ids(model: FrozenModel, prompts: Sequence[Ids], vectors: Vectors, s
             max_new_tokens=sampling.max_tokens,
             eos_token_id=ends or None,
             pad_token_id=ends[0] if ends else 0,
+            **plain,
             **options,
         )
     return [_until(row, ends) for row in new.tolist()]

@@ -106,8 +106,24 @@ class FrozenModel:
 
     @property
     def context(self) -> int:
-        """The longest sequence that the model was made for, in tokens."""
-        return int(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2**31)
+        """The longest sequence that the model was made for, in tokens.
+
+        Where longer rows would turn all rows of a batch another way (`longrope`, `dynamic`), it ends before them.
+        """
+        config = self.model.config.get_text_config()
+        longest = int(getattr(config, "max_position_embeddings", None) or 2**31)
+        rope = getattr(config, "rope_parameters", None) or {}
+        if rope.get("rope_type") in ("longrope", "dynamic"):
+            first = rope.get("original_max_position_embeddings") or getattr(
+                config, "original_max_position_embeddings", None
+            )
+            return min(longest, int(first or longest))
+        return longest
+
+    @property
+    def vocabulary(self) -> int:
+        """V, the tokens that have both a name and an embedding."""
+        return min(len(self.tokenizer), len(self._embedding))
 
     @property
     def dimension(self) -> int:
@@ -142,10 +158,14 @@ class FrozenModel:
             embedded = embedded.index_add(0, places, vectors.offsets[offsets[places]].to(embedded.dtype))
         return embedded
 
-    def embed_row(self, ids: Ids, vectors: Vectors = NONE, before: int = 0) -> Tensor:
-        """Input embeddings [T, D] of one row or front, or of what follows `before` text tokens of it."""
-        offsets = None if vectors.offsets is None else torch.from_numpy(text_places(ids, before, vectors.length))
-        moved = None if offsets is None else offsets.to(self.device)
+    def embed_row(self, ids: Ids, vectors: Vectors = NONE, before: int = 0, asked: int | None = None) -> Tensor:
+        """Input embeddings [T, D] of one row or front, or of what follows `before` text tokens of it.
+
+        Tokens past the first `asked` are an answer's, which offsets are not added to.
+        """
+        places = text_places(ids, before, vectors.length)
+        places[len(ids) if asked is None else asked :] = -1
+        moved = None if vectors.offsets is None else torch.from_numpy(places).to(self.device)
         return self.embed(torch.from_numpy(ids).to(self.device), vectors, moved)
 
     def prefill(self, front: Ids, vectors: Vectors = NONE) -> Front:

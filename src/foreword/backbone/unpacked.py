@@ -39,7 +39,7 @@ def _piece(model: "FrozenModel", part: Part, rows: Sequence[tuple[Ids, tuple[int
     for i, sequence in enumerate(sequences):
         mask[i, F : F + len(sequence)] = 1
         padded = np.pad(sequence, (0, n - len(sequence)))
-        embedded.append(model.embed_row(padded, part.vectors, before))
+        embedded.append(model.embed_row(padded, part.vectors, before, asked=len(rows[i][0])))
     cache = model.new_cache(part.cache)
     if part.cached < F:
         front = model.embed_row(part.front[part.cached :], part.vectors)[None]

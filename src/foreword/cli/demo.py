@@ -26,7 +26,7 @@ EXAMPLES = 8
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for report.html, result.json and the runs.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Seed of the split, the examples and the tuning.")] = 7,
-    steps: Annotated[int, typer.Option(min=1, help="Tuning steps of 16 rows.")] = 100,
+    steps: Annotated[int, typer.Option(min=1, help="Tuning steps of 16 rows.")] = 120,
     dtype: Dtype = "auto",
     table: TableUrl = None,
     as_json: Json = False,

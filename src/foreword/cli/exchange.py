@@ -8,7 +8,7 @@ import typer
 
 from foreword.cli.console import Display
 from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, TableUrl, find_prompt, load_backbone
-from foreword.errors import UsageError
+from foreword.errors import ForewordError, UsageError
 
 if TYPE_CHECKING:
     from foreword.backbone import Backbone
@@ -74,6 +74,10 @@ def _base(backbone: "Backbone") -> "Base":
     from foreword.prompts.peft import Base
 
     config = backbone.model.config
+    if config.is_encoder_decoder:
+        raise ForewordError(
+            f"{backbone.name!r} has an encoder and a decoder; only prompts of decoders are exchanged with PEFT"
+        )
     heads, path = config.get_text_config().num_attention_heads, str(config.name_or_path or "")
     return Base(backbone.name, path, backbone.fingerprint, backbone.dimension, heads, backbone.cache_shape)
 

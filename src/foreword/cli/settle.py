@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foreword.cli.console import Display
+from foreword.errors import ForewordError
 
 if TYPE_CHECKING:
     from foreword.backbone import Backbone
@@ -22,14 +23,24 @@ def settle(
     model: "Backbone", task: "Task", start: "Prompt", options: "TuneOptions", given: Sequence[str], *,
     sweep: bool, budget: str | None, folder: Path, resume: bool, display: Display,
 ) -> "TuneOptions":  # fmt: skip
-    """`options` after a sweep and within a budget. A run that goes on keeps what it was started with."""
+    """`options` after a sweep and within a budget. A run that goes on keeps what it was started with, but for more
+    steps; one that was killed before its first checkpoint begins anew.
+    """
+    from foreword.tuning import TuneOptions, checkpoint
     from foreword.tuning.budget import plan
-    from foreword.tuning.record import read_record
+    from foreword.tuning.lock import locked
 
-    if resume and (sweep or budget):
-        return read_record(folder).file.options
+    path = folder / "checkpoint.safetensors"
+    if not (sweep or budget):
+        return options
+    if path.exists():
+        if not resume:
+            raise ForewordError(f"{str(folder)!r} holds a run already; add --resume to go on, or choose another folder")
+        saved = TuneOptions.of(checkpoint.read(path).settings["options"])
+        return replace(saved, steps=max(saved.steps, options.steps if "steps" in given else 0))
     if sweep:
-        options = _search(model, task, start, options, given, folder, display)
+        with locked(folder):
+            options = _search(model, task, start, options, given, folder, display)
     if budget:
         display.stage("timing a few steps", 0, 0)
         options = plan(model, task, start, options, budget)
@@ -48,7 +59,7 @@ def _search(
     from foreword.files import write_atomic
     from foreword.tuning.sweep import grid, sweep
 
-    settings = grid(options, given, TRIALS)
+    settings = grid(options, given, TRIALS, start)
     display.say(f"{len(settings)} settings learn side by side in one batch; dev decides which of them go on.")
 
     def on_rung(steps: int, trials: Sequence["Trial"], going: int) -> None:

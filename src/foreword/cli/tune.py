@@ -40,8 +40,8 @@ class Tune(TyperCommand):
 
 def command_line(arguments: list[str]) -> str:
     """The call as a shell takes it, to be kept; the password of a database is not."""
-    shown = [re.sub(r"(://[^/:@\s]*):\S*@", r"\1:***@", argument) for argument in arguments]
-    shown = [re.sub(r"([?&]password=)[^&\s]*", r"\1***", argument) for argument in shown]
+    shown = [re.sub(r"(://[^/:@]*):.*@", r"\1:***@", argument) for argument in arguments]
+    shown = [re.sub(r"(?i)([?&]password=)[^&]*", r"\1***", argument) for argument in shown]
     return shlex.join(["foreword", "tune", *shown]).encode(errors="backslashreplace").decode()
 
 
@@ -156,6 +156,7 @@ def tune(
                 model, data[0], prompts[0], options, list(settings), sweep=sweep, budget=budget, folder=folder,
                 resume=resume, display=display,
             )  # fmt: skip
+            resume = resume and ((folder / "checkpoint.safetensors").exists() or not (sweep or budget))
         runs = tune_many(
             model, data, prompts, folder=folder, resume=resume, add_to=add_to,
             on_step=lambda p: display.step("tuning", p), command=context.meta[COMMAND], **vars(options),

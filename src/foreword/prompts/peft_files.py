@@ -75,7 +75,7 @@ def _check_kind(fields: Mapping[str, Any], path: Path) -> None:
         field = "task_type" if task == "SEQ_2_SEQ_LM" else "num_transformer_submodules"
         raise ForewordError(
             f"{str(path)!r}, {field!r}: {shown(fields[field])}, a prompt for an encoder and a decoder; "
-            "backbones here are decoders only: give a prompt that was learned with task_type 'CAUSAL_LM'"
+            "only prompts of decoders are exchanged with PEFT: give one that was learned with task_type 'CAUSAL_LM'"
         )
     if task not in (None, "CAUSAL_LM"):
         raise ForewordError(

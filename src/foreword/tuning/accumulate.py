@@ -53,7 +53,8 @@ class Accumulator:
     def _pieces(self, vectors: Sequence[Vectors], given: Sequence[Batch]) -> float:
         whole, loss = [weight(examples) for examples, _ in given], 0.0
         rows = [(task, i) for task, (examples, _) in enumerate(given) for i in range(len(examples))]
-        for piece in batches([given[task][0][i] for task, i in rows], self.tokens):
+        front = max(len(one.front) for one in self.rows)
+        for piece in batches([given[task][0][i] for task, i in rows], self.tokens, front):
             members: dict[int, Batch] = {}
             for task, i in (rows[row] for row in piece):
                 examples, right = members.setdefault(task, ([], []))

@@ -32,7 +32,7 @@ UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 def parse(text: str) -> tuple[float | None, int | None]:
     """Seconds or training rows: `90s`, `5m`, `1.5h`, `4000rows`."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h|rows)", text.strip())
-    if not found or float(found[1]) <= 0:
+    if not found or not 0 < float(found[1]) < 1e9:
         raise UsageError(f"budget {text!r}: write it as 90s, 5m, 1.5h or 4000rows")
     number = float(found[1])
     return (None, int(number)) if found[2] == "rows" else (number * UNITS[found[2]], None)

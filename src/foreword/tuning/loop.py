@@ -245,7 +245,9 @@ class _Loop:
         distances = (moved(now, start) for now, start in pairs)
         return CurvePoint(
             step=self.step,
-            rows=self.step * sum(self.shares),
+            rows=sum(
+                lesson.rows.seen(self.step, share) for lesson, share in zip(self.lessons, self.shares, strict=True)
+            ),
             loss=_mean(self.losses),
             dev=dev,
             seconds=self.seconds,

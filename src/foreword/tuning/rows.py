@@ -26,7 +26,12 @@ class TrainingRows:
     right: list[int]
     """Which of an example's answers is the target."""
     longest: int
-    """Text tokens of the longest sequence in a row, its answer counted where it stands behind the question."""
+    """Text tokens of the longest row, its answer not counted."""
+
+    def seen(self, steps: int, size: int) -> int:
+        """Rows that so many steps have read, repeats counted; to within a batch inside an epoch."""
+        per_epoch = -(-len(self.examples) // size)
+        return steps // per_epoch * len(self.examples) + min(steps % per_epoch * size, len(self.examples))
 
     def batch(self, step: int, size: int, seed: int) -> Batch:
         """The rows of a step, known from the seed alone, as resuming needs."""
@@ -65,8 +70,7 @@ def encode_rows(backbone: Backbone, prompt: Prompt, task: Task, objective: str) 
         _example(backbone, prompt, row, task.choices or (row.target,), ended)
     F = shared_front([example.question for example in whole])
     examples = [replace(example, question=example.question[F:]) for example in whole]
-    span = backbone.architecture.span
-    longest = max(span(int((e.question >= 0).sum()), max(map(len, e.answers))) for e in whole)
+    longest = max(int((e.question >= 0).sum()) for e in whole)
     return TrainingRows(whole[0].question[:F], examples, right, longest)
 
 

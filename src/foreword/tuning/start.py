@@ -67,7 +67,7 @@ def start_vectors(
     """
     P = prompt.virtual_tokens
     generator = torch.Generator().manual_seed(seed)
-    vocabulary = len(backbone.tokenizer)
+    vocabulary = backbone.vocabulary
 
     def random_tokens() -> Tensor:
         """Sampled vocabulary, special tokens left out: few texts hold them."""

@@ -10,15 +10,13 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
-from foreword.backbone import Backbone, Example
+from foreword.backbone import Backbone
 from foreword.errors import ForewordError
 from foreword.prompts import Output, Prompt
 from foreword.tasks import Task
+from foreword.tuning.accumulate import Accumulator
 from foreword.tuning.learner import Learner
-from foreword.tuning.methods import METHODS
-from foreword.tuning.objective import mean_loss
+from foreword.tuning.methods import METHODS, flat
 from foreword.tuning.options import TuneOptions
 from foreword.tuning.rows import TrainingRows, encode_rows
 from foreword.tuning.served import dev_score, served
@@ -29,8 +27,6 @@ RUNGS = (20, 60, 120)
 KEEP = 1 / 3
 """The share of trials that a rung leaves."""
 DEV_ROWS = 200
-PACKED_TOKENS = 8_192
-"""Tokens of all trials' rows and fronts that go through the backbone at once."""
 WARM_UP = 5
 """Steps of a linear warm-up; then the rate stays, because nobody knows yet who will go on."""
 
@@ -59,13 +55,24 @@ OnStep = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
 
 
-def grid(given: TuneOptions, fixed: Sequence[str], count: int) -> list[TuneOptions]:
-    """`count` settings: the ones `given`, and others drawn by its seed that differ in what is not `fixed`."""
-    first = replace(given, init=given.init or "text", learning_rate=given.rate)
-    methods = [given.method] if "method" in fixed else METHODS_TRIED
+def grid(given: TuneOptions, fixed: Sequence[str], count: int, start: Prompt) -> list[TuneOptions]:
+    """`count` settings: the ones `given`, and others drawn by its seed that differ in what is not `fixed`.
+
+    A start with places for virtual tokens fixes their number, and one with vectors where they begin.
+    """
+    places, soft = start.virtual_tokens, start.soft
+    prefix = soft is not None and "keys" in soft.tensors
+    init = given.init or ("prompt" if soft else "text")
+    first = replace(given, tokens=places or given.tokens, init=init, learning_rate=given.rate)
+    opens = not places or start.body.startswith(f"{{{{ virtual({places}) }}}}")
+    methods: Sequence[str] = [m for m in METHODS_TRIED if METHODS[m].learns == "prefix" or not prefix]
+    methods = [m for m in methods if METHODS[m].learns == "tokens" or opens]
+    if prefix and "method" not in fixed:
+        first = replace(first, method="prefix-tuning", learning_rate=METHODS["prefix-tuning"].learning_rate)
+    methods = [given.method] if "method" in fixed else methods
     rates = [None] if "learning_rate" in fixed else RATES
-    tokens = [given.tokens] if "tokens" in fixed else TOKENS
-    starts = [first.init] if {"init", "init_text"} & set(fixed) else STARTS_TRIED
+    tokens = [first.tokens] if "tokens" in fixed or places else TOKENS
+    starts = [first.init] if soft or {"init", "init_text"} & set(fixed) else STARTS_TRIED
     made = [
         replace(
             given, method=method, tokens=P, init=init,
@@ -92,8 +99,9 @@ def sweep(
     out: list[Trial] = []
     done = 0
     for rung, until in enumerate(RUNGS):
+        accumulator = Accumulator(backbone, [racer.rows for racer in racers])
         for step in range(done, until):
-            _step(backbone, racers, step)
+            _step(accumulator, racers, step)
             if on_step:
                 on_step(step + 1, RUNGS[-1])
         done = until
@@ -144,27 +152,15 @@ def _encoded(
     return found
 
 
-def _step(backbone: Backbone, racers: Sequence[_Racer], step: int) -> None:
+def _step(accumulator: Accumulator, racers: Sequence[_Racer], step: int) -> None:
     """One step of every trial, on the same rows, in as few passes as memory takes."""
-    waiting = list(racers)
-    while waiting:
-        group: list[tuple[_Racer, list[Example], list[int]]] = []
-        tokens = 0
-        while waiting and (not group or tokens < PACKED_TOKENS):
-            racer = waiting.pop(0)
-            options = racer.trial.options
-            examples, right = racer.rows.batch(step, options.batch, options.seed)
-            group.append((racer, examples, right))
-            tokens += len(racer.rows.front) + sum(map(len, examples))
-        parts = [backbone.part(examples, racer.rows.front, *racer.learner.vectors()) for racer, examples, _ in group]
-        log_probs = backbone.log_probs_mixed(parts)
-        sizes = [sum(len(answer) for example in examples for answer in example.answers) for _, examples, _ in group]
-        losses = [
-            mean_loss(part, examples, right)
-            for part, (_, examples, right) in zip(log_probs.split(sizes), group, strict=True)
-        ]
-        torch.stack(losses).sum().backward()  # each loss reaches its own vectors only
-        for racer, _, _ in group:
-            norm = racer.learner.norm()
-            if math.isfinite(norm):  # a rate that is too high ends a trial's progress, not the search
-                racer.learner.move(min(1.0, (step + 1) / WARM_UP))
+    vectors = [racer.learner.vectors()[0] for racer in racers]
+    given = [r.rows.batch(step, r.trial.options.batch, r.trial.options.seed) for r in racers]
+    accumulator.loss(vectors, given)
+    for racer, own in zip(racers, vectors, strict=True):
+        for leaf in flat(own).values():
+            assert leaf.grad is not None
+            leaf.grad *= len(racers)  # the loss is the trials' mean; each of them has a loss of its own
+        norm = racer.learner.norm()
+        if math.isfinite(norm):  # a rate that is too high ends a trial's progress, not the search
+            racer.learner.move(min(1.0, (step + 1) / WARM_UP))

@@ -27,7 +27,7 @@ class Start:
     prefix: tuple[Tensor, Tensor] | None
     """[L, H, P, head_dim] fp32 each: keys and values, for methods that learn these."""
     longest: int
-    """Text tokens of the longest sequence in a training row, its answer counted where it stands behind the question."""
+    """Text tokens of the longest training row, its answer not counted."""
 
 
 @dataclass(frozen=True)
