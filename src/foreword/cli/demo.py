@@ -116,7 +116,7 @@ def _tune(
     from foreword.tuning import tune
     from foreword.tuning.methods import METHODS
 
-    display.say(f"  {method}: {METHODS[method].trains}.")
+    display.say(f"  {method} trains {METHODS[method].trains}.")
     folder = out / "runs" / f"{method}-{time.strftime('%Y%m%d-%H%M%S')}"
     run = tune(
         backbone, task, start, method=method, steps=steps, eval_every=20, dev_rows=200, seed=seed, folder=folder,
