@@ -237,7 +237,7 @@ def test_text_answers_are_trained_to_end() -> None:
 
 def test_the_best_version_on_dev_is_the_one_that_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bytes] = []
-    dev = iter([0.2, 0.9, 0.4, 0.9, 0.1, 0.1])
+    dev = iter([0.2, 0.9, 0.4, 0.85, 0.1, 0.1])
 
     def fake(_backbone: object, _task: object, prompt: Prompt, _rows: object) -> float:
         seen.append(prompt.soft.embeddings.tobytes())
@@ -245,7 +245,7 @@ def test_the_best_version_on_dev_is_the_one_that_is_kept(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(loop, "dev_score", fake)
     found = run(tmp_path / "run", steps=100, patience=3)
-    assert found.prompt.soft.embeddings.tobytes() == seen[1]
+    assert found.prompt.soft.embeddings.tobytes() == seen[3], "the later of two that ten rows cannot tell apart"
     assert found.steps == 16, "three measurements after the best one without a better one end the run"
 
 

@@ -1,5 +1,6 @@
 """One point of a learning curve: what a run wrote down at a step. Knows nothing about how it was measured."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -29,3 +30,9 @@ class CurvePoint:
     """Share of those steps in which it was clipped."""
     dev_by_task: dict[str, float] | None = None
     """Where several tasks are tuned together: each one's metric on dev, of which `dev` is the mean."""
+
+
+def peak(curve: Sequence[CurvePoint]) -> int:
+    """The step that did best on dev, the first of equals; without dev, the last."""
+    measured = [point for point in curve if point.dev is not None]
+    return max(measured, key=lambda point: point.dev or 0.0).step if measured else curve[-1].step if curve else 0

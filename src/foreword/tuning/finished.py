@@ -14,6 +14,7 @@ from torch import Tensor
 
 from foreword.errors import ForewordError, UsageError
 from foreword.tuning import checkpoint
+from foreword.tuning.curves import peak
 from foreword.tuning.lesson import check_multitask, soft_name
 from foreword.tuning.methods import METHODS
 from foreword.tuning.options import TuneOptions
@@ -57,7 +58,7 @@ def read_finished(folder: Path, options: TuneOptions, fingerprint: str) -> Finis
             raise UsageError(f"the run in {str(folder)!r} has {name} {old!r}, not {new!r}; give --{name} {old}")
     if state.settings["fingerprint"] != fingerprint:
         raise ForewordError(f"the run in {str(folder)!r} has another backbone, {state.settings['backbone']!r}; take it")
-    if not before.ended(state.step, state.best_step):
+    if not before.ended(state.step, peak(state.curve)):
         raise ForewordError(
             f"the run in {str(folder)!r} stopped at step {state.step} of {before.steps}; finish it first with --resume"
         )

@@ -22,7 +22,7 @@ from foreword.prompts import Prompt
 from foreword.tasks import Task
 from foreword.tuning import checkpoint
 from foreword.tuning.accumulate import Accumulator
-from foreword.tuning.curves import CurvePoint
+from foreword.tuning.curves import CurvePoint, peak
 from foreword.tuning.drift import moved, norm_ratio, real_norm
 from foreword.tuning.environment import environment
 from foreword.tuning.finished import Finished, id_of, read_finished
@@ -38,6 +38,10 @@ from foreword.tuning.run import Progress, Run
 from foreword.tuning.served import dev_score, served
 from foreword.tuning.start import begin
 from foreword.tuning.step import DivergedError, check_finite, schedule
+
+APART = 0.1
+"""The share of rows that two versions of a prompt answer differently, about: it says how far their scores are apart by
+chance (one standard error). Within that, the later version is kept, which has learned more."""
 
 
 def tune(
@@ -184,7 +188,7 @@ class _Loop:
             self._measure()
         first, ran = self.step, time.perf_counter()
         with interrupts() as interrupted:
-            while not self.options.ended(self.step, self.best_step):
+            while not self.options.ended(self.step, peak(self.curve)):
                 self.losses.append(self._step())
                 if self.step % self.options.eval_every == 0 or self.step == self.options.steps:
                     self._measure()
@@ -231,7 +235,8 @@ class _Loop:
         devs = {each.task.name: dev_score(self.backbone, each.task, p, each.dev) for each, p in measured if each.dev}
         dev = _mean(devs.values())
         best = max((p.dev for p in self.curve if p.dev is not None), default=-math.inf)
-        if dev is None or dev > best:
+        rows = sum(len(each.dev) for each in self.lessons)
+        if dev is None or dev >= best - math.sqrt(APART / rows):
             self.best, self.best_step = self.learner.average, self.step
         self.curve.append(self._point(dev, devs))
         self.losses, self.gradients = [], []
