@@ -176,12 +176,15 @@ def test_what_is_measured_are_the_weights_of_that_step(family: str, monkeypatch:
     assert [point.step for point in found.curve] == [0, 50, 52]
     assert abs(seen[0] - seen[1]).max() > 0.1
     assert abs(seen[1] - seen[2]).max() > 1e-6
-    best = max(range(3), key=lambda i: found.curve[i].dev)
+    devs = [point.dev for point in found.curve]
+    best = max(i for i in range(3) if devs[i] >= max(devs[: i + 1]) - 0.1)  # ten rows tell no less apart
     inputs = [{"text": row.inputs["text"]} for row in data.dev]
     assert (found.backbone.score(found.prompt, inputs).log_likelihoods == seen[best]).all()
 
 
-@pytest.mark.parametrize(("dev", "kept"), [([0.2, 0.9, 0.4, 0.9], 1), ([0.9, 0.2, 0.4, 0.8], 0), (None, -1)])
+@pytest.mark.parametrize(
+    ("dev", "kept"), [([0.2, 0.9, 0.4, 0.7], 1), ([0.2, 0.9, 0.4, 0.85], 3), ([0.9, 0.2, 0.4, 0.7], 0), (None, -1)]
+)
 def test_the_best_version_on_dev_is_the_one_that_is_kept(
     dev: list[float] | None, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,6 @@ between the two is what is trained and nothing else.
 """
 
 import copy
-import math
 import time
 import warnings
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from foreword.prompts import Output, Prompt
 from foreword.tasks import Task
 from foreword.tuning import CurvePoint, TuneOptions
 from foreword.tuning.accumulate import Accumulator
+from foreword.tuning.curves import keeps, peak
 from foreword.tuning.lesson import soft_name
 from foreword.tuning.rows import encode_rows
 from foreword.tuning.served import dev_score
@@ -78,7 +78,7 @@ def adapt(backbone: Backbone, task: Task, start: Prompt, lora: Lora, on_stage: O
     model, weights = with_adapters(backbone, lora.rank, options.seed)
     optimiser = torch.optim.AdamW(weights, lr=options.rate, weight_decay=options.weight_decay, fused=False)
     accumulator = Accumulator(model, [rows])
-    best, best_score, best_step = [w.detach().clone() for w in weights], -math.inf, 0
+    best = [w.detach().clone() for w in weights]
     curve: list[CurvePoint] = []
     losses: list[float] = []
     for step in range(options.steps + 1):
@@ -86,11 +86,11 @@ def adapt(backbone: Backbone, task: Task, start: Prompt, lora: Lora, on_stage: O
             model.forget_fronts()  # computed with weights of an earlier step
             score = dev_score(model, task, prompt, dev) if dev else None
             loss = sum(losses) / len(losses) if losses else None
-            curve.append(CurvePoint(step, step * options.batch, loss, score, time.perf_counter() - began))
+            if keeps(score, curve, len(dev)):
+                best = [w.detach().clone() for w in weights]
+            curve.append(CurvePoint(step, rows.seen(step, options.batch), loss, score, time.perf_counter() - began))
             losses = []
-            if score is None or score > best_score:
-                best, best_score, best_step = [w.detach().clone() for w in weights], score or 0.0, step
-        if step == options.steps or step - best_step >= options.patience * options.eval_every:
+        if options.ended(step, peak(curve)):
             break
         batch = rows.batch(step, options.batch, options.seed)
         try:

@@ -26,7 +26,7 @@ class State:
     average: Mapping[str, Tensor]
     """fp32, the running average of the vectors."""
     best: Mapping[str, Tensor]
-    """fp32, the average that did best on dev so far."""
+    """fp32, the average that is kept: the best on dev so far, the latest of those that dev cannot tell apart."""
     step: int
     best_step: int
     curve: tuple[CurvePoint, ...]
@@ -77,7 +77,7 @@ def read(path: Path) -> State:
             gradients=tuple(plain.get("gradients", ())),  # not kept by older runs
             settings=plain["settings"],
         )
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ForewordError(
             f"{str(path)!r} is no checkpoint of a run: {error}; start again in another folder"
         ) from error

@@ -1,5 +1,6 @@
 """One point of a learning curve: what a run wrote down at a step. Knows nothing about how it was measured."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,19 @@ class CurvePoint:
     """Share of those steps in which it was clipped."""
     dev_by_task: dict[str, float] | None = None
     """Where several tasks are tuned together: each one's metric on dev, of which `dev` is the mean."""
+
+
+APART = 0.1
+"""The share of rows that two versions answer differently, about: it says how far their scores are apart by chance."""
+
+
+def keeps(dev: float | None, curve: Sequence[CurvePoint], rows: int) -> bool:
+    """Whether a version that scores `dev` on so many rows is kept instead of those measured before.
+
+    A later version has learned more, so it is kept unless an earlier one did better by more than a standard error.
+    """
+    best = max((point.dev for point in curve if point.dev is not None), default=-math.inf)
+    return dev is None or dev >= best - math.sqrt(APART / rows)
 
 
 def peak(curve: Sequence[CurvePoint]) -> int:

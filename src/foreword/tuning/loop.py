@@ -22,7 +22,7 @@ from foreword.prompts import Prompt
 from foreword.tasks import Task
 from foreword.tuning import checkpoint
 from foreword.tuning.accumulate import Accumulator
-from foreword.tuning.curves import CurvePoint, peak
+from foreword.tuning.curves import CurvePoint, keeps, peak
 from foreword.tuning.drift import moved, norm_ratio, real_norm
 from foreword.tuning.environment import environment
 from foreword.tuning.finished import Finished, id_of, read_finished
@@ -39,10 +39,6 @@ from foreword.tuning.served import dev_score, served
 from foreword.tuning.start import begin
 from foreword.tuning.step import DivergedError, check_finite, schedule
 
-APART = 0.1
-"""The share of rows that two versions of a prompt answer differently, about: it says how far their scores are apart by
-chance (one standard error). Within that, the later version is kept, which has learned more."""
-
 
 def tune(
     backbone: Backbone,
@@ -55,7 +51,8 @@ def tune(
     command: str | None = None,
     **settings: Any,
 ) -> Run:
-    """Learn a soft prompt for `task` in front of `start`, and keep the version that does best on dev.
+    """Learn a soft prompt for `task` in front of `start`, and keep the version that does best on dev: the latest of
+    those that dev cannot tell apart.
 
     `settings` are the fields of `TuneOptions`: method, tokens, steps and so on. The run lives in `folder` (`runs/ID` by
     default): `checkpoint.safetensors`, `curves.jsonl`, `run.json`. With `resume` it goes on from its checkpoint exactly
@@ -234,9 +231,7 @@ class _Loop:
         measured = zip(self.lessons, self.prompts(self.learner.average), strict=True)
         devs = {each.task.name: dev_score(self.backbone, each.task, p, each.dev) for each, p in measured if each.dev}
         dev = _mean(devs.values())
-        best = max((p.dev for p in self.curve if p.dev is not None), default=-math.inf)
-        rows = sum(len(each.dev) for each in self.lessons)
-        if dev is None or dev >= best - math.sqrt(APART / rows):
+        if keeps(dev, self.curve, sum(len(each.dev) for each in self.lessons)):
             self.best, self.best_step = self.learner.average, self.step
         self.curve.append(self._point(dev, devs))
         self.losses, self.gradients = [], []
