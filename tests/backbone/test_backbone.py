@@ -1,5 +1,6 @@
 """Prompts on a local backbone: exact tokens, scores, generation, refusals."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from foreword.backbone import Backbone, Sampling
 from foreword.backbone.encode import encode, encode_answer, shared_front
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Input, Output, Prompt, SoftTokens
-from tiny import FAMILIES, backbone, tokenizer
+from foreword.tuning.drift import real_norm
+from tiny import ENDS, FAMILIES, SMALL, backbone, tokenizer
 
 CHOICES = Output(choices=("very good", "bad"))
 ROWS = [{"text": text} for text in ("a quiet film", "silly", "what is this review ? very tedious and simplistic", "")]
@@ -181,3 +183,56 @@ def test_a_family_that_reads_rows_in_a_way_of_its_own_is_refused(kind: str, more
     model = getattr(hf, f"{kind}ForCausalLM")(getattr(hf, f"{kind}Config")(**small))
     with pytest.raises(ForewordError, match=r"'x' is of the family .* choose a decoder-only model"):
         Backbone(model, tokenizer(), "x")
+
+
+def test_a_prefix_answers_one_row_alone_and_needs_text_behind_it() -> None:
+    """No other row may be there to compare with: a template that indexes a list takes no made-up one."""
+    model = backbone()
+    L, H, size = model.cache_shape
+    cache = np.random.default_rng(0).normal(size=(L, H, 3, size)).astype(np.float32)
+    soft = SoftTokens({"keys": cache, "values": cache}, model.name, model.fingerprint, "prefix-tuning", "r", 1)
+    docs = Prompt("p", "{{ virtual(3) }}Review: {{ docs[0] }}", {"docs": Input(type="array")}, CHOICES, soft)
+    rows = [{"docs": ["a quiet film"]}, {"docs": ["silly"]}]
+    together = model.score(docs, rows).log_likelihoods
+    assert np.allclose(np.concatenate([model.score(docs, [row]).log_likelihoods for row in rows]), together, rtol=1e-5)
+    bare = Prompt("p", "{{ virtual(3) }}{{ text }}", None, CHOICES, soft)
+    with pytest.raises(ForewordError, match="renders to nothing behind its prefix"):
+        model.score(bare, [{"text": ""}])
+
+
+def test_a_window_that_layers_do_not_tell_is_not_packed() -> None:
+    """Qwen-MoE builds its window into a mask only; no short probe could see that packed rows ignore it."""
+    shape = {**SMALL, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16, "num_experts": 2}
+    made = hf.Qwen2MoeConfig(
+        vocab_size=len(tokenizer()), num_experts_per_tok=1, use_sliding_window=True, sliding_window=16,
+        layer_types=["sliding_attention"] * 3, **shape,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    assert not Backbone(hf.AutoModelForCausalLM.from_config(made), tokenizer(), "moe").packs
+
+
+def test_a_context_ends_before_long_rows_turn_short_ones_another_way() -> None:
+    rope = {
+        "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4,
+        "original_max_position_embeddings": 32,
+    }  # fmt: skip
+    made = hf.Phi3Config(
+        vocab_size=len(tokenizer()), original_max_position_embeddings=32, rope_parameters=rope, **ENDS, **SMALL
+    )
+    assert Backbone(hf.AutoModelForCausalLM.from_config(made), tokenizer(), "long").context == 32
+
+
+def test_greedy_is_greedy_whatever_the_model_ships() -> None:
+    model, prompt = backbone(), Prompt("p", "Review: {{ text }}")
+    before = model.answer(prompt, ROWS)
+    settings = model.model.generation_config
+    settings.repetition_penalty, settings.min_length, settings.no_repeat_ngram_size = 3.0, 25, 1
+    assert [answer.text for answer in model.answer(prompt, ROWS)] == [answer.text for answer in before]
+
+
+def test_tokens_without_an_embedding_are_not_counted() -> None:
+    model = backbone()
+    model.tokenizer = copy.deepcopy(model.tokenizer)
+    model.tokenizer.add_tokens(["<one more>"])
+    assert model.vocabulary == len(model.tokenizer) - 1
+    assert real_norm(model) > 0

@@ -141,6 +141,7 @@ import torch, transformers, typer
 import foreword.evals, foreword.tuning
 from foreword.backbone import load
 from foreword.cli.app import app
+from foreword.cli.tune import command_line
 from foreword.table import PromptTable
 
 given, wanted = json.loads(sys.argv[1]), int(sys.argv[2])
@@ -353,3 +354,25 @@ def test_a_sweep_and_a_budget_choose_settings_that_a_resumed_run_keeps(
     assert json.loads(again.stdout)["prompt"] == document["prompt"]
     both = call("tune", "toy.yaml", "--budget", "5m", "--steps", "9")
     assert (both.exit_code, "give it or --steps" in both.stderr) == (2, True)
+
+
+def test_a_sweep_never_touches_a_run_that_is_there(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("foreword.tuning.sweep.RUNGS", (1,))
+    monkeypatch.setattr("foreword.cli.settle.TRIALS", 2)
+    arguments = ["tune", "toy.yaml", "--backbone", "tiny", "--out", "run", "--batch", "4", "--steps", "2", "--sweep"]
+    assert call(*arguments).exit_code == 0
+    before = Path("run/sweep.json").read_bytes()
+    again = call(*arguments, "--seed", "5")
+    assert (again.exit_code, "holds a run already" in again.stderr) == (1, True)
+    assert Path("run/sweep.json").read_bytes() == before
+    longer = call(*[*arguments[:-2], "4", "--sweep"], "--resume", "--json")
+    assert json.loads(longer.stdout)["steps"] == 4
+    Path("run/checkpoint.safetensors").unlink()  # as if killed before the first one
+    assert call(*arguments, "--resume").exit_code == 0
+
+
+def test_no_password_is_kept_in_a_command() -> None:
+    kept = command_line(["t.yaml", "--table", "postgresql://u:pa ss@h/db", "--x", "a?Password=b c&d=e"])
+    assert "pa ss" not in kept
+    assert "b c" not in kept
+    assert "u:***@h/db" in kept

@@ -91,7 +91,7 @@ def test_a_soft_start_decides_size_and_beginning() -> None:
 
 def test_a_budget_becomes_steps_and_dev_rows() -> None:
     assert [parse(text) for text in ("90s", "1.5h", "4000 rows")] == [(90, None), (5400, None), (None, 4000)]
-    for text in ("5", "0m", "m", "-3s", "5m30s"):
+    for text in ("5", "0m", "m", "-3s", "5m30s", "9" * 400 + "rows"):
         with pytest.raises(ForewordError, match="write it as 90s"):
             parse(text)
     options = TuneOptions(batch=4)
