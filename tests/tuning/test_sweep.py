@@ -89,7 +89,7 @@ def test_a_soft_start_decides_size_and_beginning() -> None:
         assert [_Racer(model, task(), start, *pair) for pair in _encoded(model, task(), start, made)]
 
 
-def test_a_budget_becomes_steps_and_dev_rows() -> None:
+def test_a_budget_becomes_steps_and_dev_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [parse(text) for text in ("90s", "1.5h", "4000 rows")] == [(90, None), (5400, None), (None, 4000)]
     for text in ("5", "0m", "m", "-3s", "5m30s", "9" * 400 + "rows"):
         with pytest.raises(ForewordError, match="write it as 90s"):
@@ -100,5 +100,10 @@ def test_a_budget_becomes_steps_and_dev_rows() -> None:
     short, long = (plan(backbone(), task(), START, options, budget) for budget in ("2s", "20s"))
     assert 10 <= short.steps < long.steps
     assert short.method == options.method
+    monkeypatch.setattr("foreword.tuning.budget._seconds", lambda *_: (0.1, 0.3))  # 77 choices make a dev row dear
+    costly = plan(backbone(), replace(task(), dev=task().dev * 20), START, options, "150s")
+    assert (costly.steps, costly.eval_every, costly.dev_rows) == (1200, 1200, 50), (
+        "else measuring takes all of the time"
+    )
     with pytest.raises(ForewordError, match="holds 2 steps of 4 rows; give at least ten"):
         plan(backbone(), task(), START, options, "8rows")

@@ -19,7 +19,7 @@ from foreword.tuning.served import dev_score, served
 from foreword.tuning.start import begin, soften
 
 MEASUREMENTS = 8
-"""On dev, over a run."""
+"""On dev, over a run, where they are cheap."""
 SHARE = 0.2
 """Of the time that goes into them at most."""
 FEWEST = 50
@@ -45,20 +45,22 @@ def plan(backbone: Backbone, task: Task, start: Prompt, options: TuneOptions, bu
     """
     seconds, rows = parse(budget)
     if rows is not None:
-        return _spread(options, rows // options.batch, min(options.dev_rows, len(task.dev)), budget)
+        return _spread(options, rows // options.batch, MEASUREMENTS, min(options.dev_rows, len(task.dev)), budget)
     assert seconds is not None
     step, row = _seconds(backbone, task, start, options)
-    dev = min(options.dev_rows, len(task.dev), max(FEWEST, int(SHARE * seconds / (row * (MEASUREMENTS + 1)))))
-    return _spread(options, int((seconds - row * dev * (MEASUREMENTS + 1)) / step), dev, budget)
+    affordable = int(SHARE * seconds / row) if row else 0  # dev rows in all; with many choices each takes long
+    times = min(MEASUREMENTS, max(1, affordable // FEWEST - 1))  # and one more before the first step
+    dev = min(options.dev_rows, len(task.dev), max(FEWEST, affordable // (times + 1)))
+    return _spread(options, int((seconds - row * dev * (times + 1)) / step), times, dev, budget)
 
 
-def _spread(options: TuneOptions, steps: int, dev_rows: int, budget: str) -> TuneOptions:
+def _spread(options: TuneOptions, steps: int, times: int, dev_rows: int, budget: str) -> TuneOptions:
     if steps < 10:
         raise UsageError(
             f"budget {budget!r} holds {max(steps, 0)} steps of {options.batch} rows; give at least ten steps"
         )
     return replace(
-        options, steps=steps, eval_every=max(1, round(steps / MEASUREMENTS)), dev_rows=max(1, dev_rows),
+        options, steps=steps, eval_every=max(1, round(steps / times)), dev_rows=max(1, dev_rows),
         patience=max(2, MEASUREMENTS // 2),
     )  # fmt: skip
 

@@ -13,6 +13,8 @@ from foreword.tasks import Row, Task
 Batch = tuple[list[Example], list[int]]
 """Rows, and which of each one's answers is the target."""
 POOL = 8
+COMPETITORS = 15
+"""Wrong choices that a row's right one is told from in a step; where a task has more, each step draws others."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,21 @@ class TrainingRows:
         lengths = tuple(map(len, self.examples))
         per_epoch = -(-len(lengths) // size)
         rows = _epoch(lengths, size, seed, step // per_epoch)[step % per_epoch]
-        return [self.examples[row] for row in rows], [self.right[row] for row in rows]
+        drawn = [_drawn(self.examples[row], self.right[row], random.Random(f"{seed}-{step}-{row}")) for row in rows]
+        return [example for example, _ in drawn], [right for _, right in drawn]
+
+
+def _drawn(example: Example, right: int, rng: random.Random) -> tuple[Example, int]:
+    """`example` with its right answer and at most `COMPETITORS` others, and the right one's new place.
+
+    Drawn evenly, they leave the loss its minimum (sampled softmax, Bengio and Senécal 2008), at a cost that does not
+    grow with the number of choices.
+    """
+    others = [place for place in range(len(example.answers)) if place != right]
+    if len(others) <= COMPETITORS:
+        return example, right
+    kept = sorted([right, *rng.sample(others, COMPETITORS)])
+    return replace(example, answers=tuple(example.answers[place] for place in kept)), kept.index(right)
 
 
 @lru_cache(maxsize=64)  # an entry for each task of a run

