@@ -54,7 +54,7 @@ class Grammars:
             if text not in self._compiled:
                 # A space may stand before it: behind "Answer:" that is how a model's own words begin.
                 grammar = self._engine.LLMatcher.grammar_from_lark(f'start: " "? answer\nanswer: %json {text}')
-                matcher = self._engine.LLMatcher(self._tokenizer, grammar)
+                matcher = self._engine.LLMatcher(self._tokenizer, grammar, log_level=0)
                 if matcher.is_error():
                     reason = matcher.get_error().splitlines()[0]
                     raise ForewordError(f"the schema cannot be held on {self._name!r}: {reason}; simplify it")
@@ -86,7 +86,7 @@ class Hold:
         return {"logits_processor": [_Mask(self)], "stopping_criteria": [_End(self)]}
 
     def allowed(self, width: int) -> np.ndarray:
-        """[B, V] bool: the tokens that may come next; all of them where a row has ended, since it is only filled up."""
+        """[B, V] bool: the tokens that may come next; all of them where a row has ended, and is only filled up."""
         from llguidance.numpy import fill_next_token_bitmask
 
         for row, matcher in enumerate(self._matchers):
@@ -95,6 +95,7 @@ class Hold:
         bits = np.unpackbits(self._mask.view(np.uint8), axis=1, bitorder="little")[:, :width].astype(bool)
         allowed = np.pad(bits, ((0, 0), (0, width - bits.shape[1])))
         allowed[self._done] = True
+        allowed[~allowed.any(1)] = True  # the engine has given up: `take` will end the row
         return allowed
 
     def take(self, ids: Sequence[int]) -> list[bool]:
@@ -117,10 +118,10 @@ class Hold:
         try:
             return text, read(self._schema, text), None, len(ids)
         except ValueError:  # what is finished fits, so it is not
-            problem = (
-                f"the JSON is not finished after {len(ids):,} tokens: {text!r:.80}; raise max_tokens, or bound what "
-                "the schema asks for with maxLength and maxItems"
-            )
+            problem, remedy = "", "raise max_tokens, or bound what the schema asks for with maxLength and maxItems"
+            if self._matchers[row].is_error():  # it has limits of its own to what it works out
+                problem, remedy = f" ({self._matchers[row].get_error():.200})", "simplify the schema"
+            problem = f"the JSON is not finished after {len(ids):,} tokens: {text!r:.80}{problem}; {remedy}"
             return text, None, problem, len(ids)
 
 
