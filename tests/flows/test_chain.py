@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from pydantic import BaseModel
 
 import tiny
 from foreword.backbone import Sampling
@@ -82,6 +83,19 @@ def test_a_chain_is_what_the_same_calls_by_hand_are(table: PromptTable, tmp_path
         triage()
 
 
+def test_the_output_may_be_any_step_and_is_typed_at_the_end(table: PromptTable, tmp_path: Path) -> None:
+    class Fields(BaseModel):
+        say: str
+        tags: list[Literal["a", "b"]]
+
+    found = load(table, tmp_path, TRIAGE.replace("output: team", "output: fields"))
+    result = Program(found, backbone("llama"), sampling=Sampling(60), returns=Fields)(text="film")
+    assert result.value == Fields(**result.steps["fields"].value)
+    assert list(result.steps) == ["summary", "fields", "team"]
+    with pytest.raises(UsageError, match="'team' answers one of"):
+        Program(load(table, tmp_path), backbone("llama"), returns=Fields)
+
+
 def test_a_row_without_an_answer_stops_there_and_the_others_go_on(table: PromptTable, tmp_path: Path) -> None:
     triage = Program(load(table, tmp_path), backbone("llama"), sampling=Sampling(35, temperature=1.0, seed=2))
     results = triage.batch([{"text": f"film {number}"} for number in range(8)])
@@ -89,7 +103,7 @@ def test_a_row_without_an_answer_stops_there_and_the_others_go_on(table: PromptT
     assert 0 < len(stopped) < len(results)
     for result in stopped:
         assert list(result.steps) == ["summary", "fields"]
-        with pytest.raises(ForewordError, match="chain 'triage', step 'fields': prompt 'fields': the JSON is not fini"):
+        with pytest.raises(ForewordError, match="chain 'triage', step 'fields', prompt 'fields': the JSON is not fi"):
             _ = result.value
     assert all(result.value in ("billing", "technical") for result in results if result.problem is None)
 

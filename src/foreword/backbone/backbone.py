@@ -40,13 +40,17 @@ class Scores:
 
     def choose(self, log_prior: Sequence[float] | None = None) -> list[int]:
         """Per row, the index of the best choice, the model's own leaning taken off."""
-        return [int(k) for k in self.probabilities(log_prior).argmax(1)]
+        return [int(k) for k in self._fair(log_prior).argmax(1)]
 
     def probabilities(self, log_prior: Sequence[float] | None = None) -> np.ndarray:
         """[B, K] of each choice among the others, the model's own leaning taken off."""
-        fair = self.comparable - np.array(log_prior if log_prior is not None else 0.0)
+        fair = self._fair(log_prior)
         shares: np.ndarray = np.exp(fair - np.logaddexp.reduce(fair, axis=1, keepdims=True))
         return shares
+
+    def _fair(self, log_prior: Sequence[float] | None) -> np.ndarray:
+        fair: np.ndarray = self.comparable - np.array(log_prior if log_prior is not None else 0.0)
+        return fair
 
     @property
     def comparable(self) -> np.ndarray:
@@ -217,10 +221,8 @@ class Backbone(FrozenModel):
         self.check(prompt)
         encoded, vectors = [self.encode(prompt, row) for row in rows], self.vectors(prompt)
         longest, limit, schema = max(len(e.ids) for e in encoded), sampling.limit(prompt), prompt.output.json_schema
-        while (
-            sampling.max_tokens is None and schema and limit > TEXT_TOKENS and self._overflows(longest, limit, vectors)
-        ):
-            limit //= 2  # 512 is no one's wish, only what is ample
+        while sampling.max_tokens is None and limit > TEXT_TOKENS and self._overflows(longest, limit, vectors):
+            limit //= 2  # nobody asked for 512: it is only what is ample
         if self._overflows(longest, limit, vectors):
             raise ForewordError(
                 f"a prompt of {longest:,} tokens and {limit:,} to write are more than the "

@@ -49,11 +49,13 @@ class Program(Generic[T]):
     ) -> None:
         self.prompt, self.model, self.sampling = prompt, model, sampling
         self._steps: list[tuple[Step, Program[Any]]] = []
-        self._read: Read = lambda value: value
+        self._read: Read
         if isinstance(prompt, Chain):
             for step in prompt.steps:
-                kind = returns if step.name == prompt.output else None
-                self._steps.append((step, Program(step.prompt, model, returns=kind, sampling=sampling)))
+                asked = step.prompt
+                if step.name == prompt.output:  # read at the end: later steps take apart what the JSON says
+                    asked, self._read = returning(asked, returns)
+                self._steps.append((step, Program(asked, model, sampling=sampling)))
         else:
             self.prompt, self._read = returning(prompt, returns)
             model.check(self.prompt)
@@ -89,14 +91,7 @@ class Program(Generic[T]):
         share = (time.perf_counter() - began) / len(taken)
         results: list[Result[T]] = []
         for row, answer in zip(taken, answers, strict=True):
-            value, problem = answer.value, answer.problem
-            if problem is not None:
-                problem = f"prompt {self.prompt.name!r}: {problem}"
-            else:
-                try:
-                    value = self._read(value)
-                except ValueError as error:
-                    value, problem = None, f"prompt {self.prompt.name!r}: {error}"
+            value, problem = self._value(answer.value, answer.problem)
             likely = answer.probabilities
             likely_of = None if likely is None else dict(zip(self.prompt.output.choices or (), likely, strict=True))
             usage = Usage(answer.prompt_tokens, answer.answer_tokens)
@@ -119,10 +114,29 @@ class Program(Generic[T]):
             for i, result in zip(going, results, strict=True):
                 found[i][step.name] = result
                 if result.problem is not None:
-                    problems[i] = f"chain {chain.name!r}, step {step.name!r}: {result.problem}"
+                    problems[i] = f"chain {chain.name!r}, step {step.name!r}, {result.problem}"
                 else:
                     values[i][step.name] = result.value
-        return [_of_chain(chain, steps, problems.get(i)) for i, steps in enumerate(found)]
+        return [self._of_chain(chain, steps, problems.get(i)) for i, steps in enumerate(found)]
+
+    def _of_chain(self, chain: Chain, steps: Mapping[str, Result[Any]], problem: str | None) -> Result[T]:
+        usage = sum((result.usage for result in steps.values()), Usage())
+        seconds = sum(result.seconds for result in steps.values())
+        if problem is not None:
+            return Result(list(steps.values())[-1].text, None, usage, seconds, problem=problem, steps=steps)
+        last = steps[chain.output]
+        value, problem = self._value(last.parsed, None)
+        return Result(last.text, value, usage, seconds, last.probabilities, problem, steps)
+
+    def _value(self, value: Any, problem: str | None) -> tuple[Any, str | None]:
+        """The typed value of a valid answer; or None, and what is wrong."""
+        if problem is None:
+            try:
+                return self._read(value), None
+            except ValueError as error:
+                problem = str(error)
+        kind = "chain" if isinstance(self.prompt, Chain) else "prompt"
+        return None, f"{kind} {self.prompt.name!r}: {problem}"
 
 
 def check(prompt: Prompt | Chain, inputs: Row) -> None:
@@ -133,13 +147,3 @@ def check(prompt: Prompt | Chain, inputs: Row) -> None:
     prompt.take(inputs, "the call")
     if unknown := [name for name in inputs if name not in prompt.inputs]:
         raise UsageError(f"chain {prompt.name!r} has no input {unknown[0]!r}; it takes {list(prompt.inputs)}")
-
-
-def _of_chain(chain: Chain, steps: Mapping[str, Result[Any]], problem: str | None) -> Result[Any]:
-    usage = sum((result.usage for result in steps.values()), Usage())
-    seconds = sum(result.seconds for result in steps.values())
-    if problem is not None:
-        text = list(steps.values())[-1].text
-        return Result(text, None, usage, seconds, problem=problem, steps=steps)
-    last = steps[chain.output]
-    return Result(last.text, last.parsed, usage, seconds, last.probabilities, steps=steps)
