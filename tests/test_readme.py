@@ -57,7 +57,7 @@ def test_the_example_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(block("import foreword", "python"), {})
-    verdict, answer = printed.getvalue().strip().splitlines()
+    verdict, answer, called = printed.getvalue().strip().splitlines()
     assert verdict.endswith(".")
-    assert answer == "billing"
+    assert answer == called == "billing"
     assert "staging" in PromptTable.open().list("tickets-prompt-tuning")[0].aliases

@@ -8,6 +8,7 @@ from foreword.errors import ForewordError, UsageError
 if TYPE_CHECKING:
     from foreword.backbone import Backbone, RemoteBackbone, Sampling
     from foreword.evals import Lora, calibrate, compare, few_shot
+    from foreword.flows import Chain, Program, Result, trace
     from foreword.prompts import Prompt
     from foreword.table import PromptTable
     from foreword.tasks import Task
@@ -16,32 +17,40 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Backbone",
+    "Chain",
     "ForewordError",
     "Lora",
+    "Program",
     "Prompt",
     "PromptTable",
     "RemoteBackbone",
+    "Result",
     "Sampling",
     "Task",
     "UsageError",
     "calibrate",
     "compare",
     "few_shot",
+    "trace",
     "tune",
     "tune_many",
 ]
 
 _ROOMS = {
     "Backbone": "backbone",
+    "Chain": "flows",
     "Lora": "evals",
+    "Program": "flows",
     "Prompt": "prompts",
     "PromptTable": "table",
     "RemoteBackbone": "backbone",
+    "Result": "flows",
     "Sampling": "backbone",
     "Task": "tasks",
     "calibrate": "evals",
     "compare": "evals",
     "few_shot": "evals",
+    "trace": "flows",
     "tune": "tuning",
     "tune_many": "tuning",
 }

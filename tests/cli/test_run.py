@@ -43,3 +43,62 @@ def test_a_stored_name_means_the_same_in_every_folder(call: Any, project: Path) 
     assert call("prompts", "add", "plain.prompt").exit_code == 0
     (project / "plain").write_text("another file of that name")
     assert call("prompts", "show", "plain").stdout.startswith("---\nname: plain\n")
+
+
+SCHEMA = """---
+output:
+  schema:
+    type: object
+    properties: {good: {type: boolean}, why: {type: string, maxLength: 6}}
+    required: [good, why]
+---
+Review: {{ text }}
+Answer:
+"""
+
+
+def test_json_by_a_schema_is_shown_as_what_it_says_and_a_cut_one_is_an_error(call: Any, project: Path) -> None:
+    (project / "read.prompt").write_text(SCHEMA)
+    ended = call("run", "read.prompt", "-i", "text=film", *TINY)
+    assert ended.exit_code == 0, ended.stderr
+    document = json.loads(ended.stdout)
+    assert document["value"] == json.loads(document["text"])
+    assert isinstance(document["value"]["good"], bool)
+
+    ended = call("run", "read.prompt", "-i", "text=film", "--max-tokens", 4, *TINY)
+    assert ended.exit_code == 1
+    assert json.loads(ended.stdout)["value"] is None
+    assert "raise max_tokens" in ended.stderr.splitlines()[-1]
+
+
+CHAIN = """name: triage
+inputs: [text]
+steps:
+  - {call: free, as: short, with: {text: "{{ text }}"}}
+  - {call: plain.prompt, as: label, with: {text: "{{ short }}!"}}
+output: label
+"""
+
+
+def test_a_chain_shows_every_steps_answer_and_what_it_cost(call: Any, project: Path) -> None:
+    (project / "triage.yaml").write_text(CHAIN)
+    assert call("prompts", "add", "free.prompt").exit_code == 0
+    ended = call("run", "triage.yaml", "-i", "text=film", "--max-tokens", 5, *TINY)
+    assert ended.exit_code == 0, ended.stderr
+    document = json.loads(ended.stdout)
+    short, label = document["steps"]
+    assert (short["name"], short["prompt"], label["name"], label["prompt"]) == ("short", "free", "label", "plain")
+    alone = json.loads(call("run", "plain.prompt", "-i", f"text={short['value']}!", *TINY).stdout)
+    assert {key: label[key] for key in alone} == alone
+    assert (document["text"], document["value"]) == (label["text"], label["value"])
+    for count in ("prompt_tokens", "completion_tokens"):
+        assert document["usage"][count] == short["usage"][count] + label["usage"][count]
+    assert document["ms"] >= max(short["ms"], label["ms"]) > 0
+
+    (project / "triage.yaml").write_text(CHAIN.replace("call: free", "call: fre"))
+    ended = call("run", "triage.yaml", "-i", "text=film", "--backbone", "nowhere")
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert "step 'short': there is no prompt 'fre'; did you mean 'free'?" in ended.stderr
+    (project / "triage.yaml").write_text(CHAIN)
+    ended = call("run", "triage.yaml", "-i", "txt=film", "--backbone", "nowhere")
+    assert (ended.exit_code, ended.stdout) == (2, "")

@@ -4,17 +4,18 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 
-from foreword.backbone.answer import Answer, Inputs, OnRows, Sampling
+from foreword.backbone.answer import TEXT_TOKENS, Answer, Inputs, OnRows, Sampling
 from foreword.backbone.batch import Example, batches
 from foreword.backbone.encode import Encoded, Ids, encode, encode_answer, shared_front
-from foreword.backbone.generate import generate_ids
+from foreword.backbone.generate import ends_of, generate_ids
 from foreword.backbone.model import Front, FrozenModel
+from foreword.backbone.structured import Grammars
 from foreword.backbone.vectors import NONE, Vectors
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Prompt
@@ -39,8 +40,17 @@ class Scores:
 
     def choose(self, log_prior: Sequence[float] | None = None) -> list[int]:
         """Per row, the index of the best choice, the model's own leaning taken off."""
-        fair = self.comparable - np.array(log_prior if log_prior is not None else 0.0)
-        return [int(k) for k in fair.argmax(1)]
+        return [int(k) for k in self._fair(log_prior).argmax(1)]
+
+    def probabilities(self, log_prior: Sequence[float] | None = None) -> np.ndarray:
+        """[B, K] of each choice among the others, the model's own leaning taken off."""
+        fair = self._fair(log_prior)
+        shares: np.ndarray = np.exp(fair - np.logaddexp.reduce(fair, axis=1, keepdims=True))
+        return shares
+
+    def _fair(self, log_prior: Sequence[float] | None) -> np.ndarray:
+        fair: np.ndarray = self.comparable - np.array(log_prior if log_prior is not None else 0.0)
+        return fair
 
     @property
     def comparable(self) -> np.ndarray:
@@ -51,6 +61,9 @@ class Scores:
 
 class Backbone(FrozenModel):
     """A frozen model with its tokenizer, for prompts of every kind."""
+
+    parallel = 1
+    """One batch keeps the machine busy: what comes at the same time is best put into it."""
 
     def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
         super().__init__(model, tokenizer, name)
@@ -173,44 +186,65 @@ class Backbone(FrozenModel):
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         on_rows: OnRows | None = None,
     ) -> list[Answer]:
-        """One answer per row: the best choice where the prompt has choices, generated text where it has none."""
+        """One answer per row: the best choice where the prompt has choices, else generated text.
+
+        With a schema the text is held to it while it is written: it is valid JSON unless `max_tokens` cut it off.
+        """
         if not rows:
             return []
         if prompt.output.choices is None:
             return self._write(prompt, rows, sampling, on_rows)
         scores = self.score(prompt, rows, on_rows)
-        chosen = [prompt.output.choices[k] for k in scores.choose(prompt.output.log_prior)]
+        prior = prompt.output.log_prior
         return [
-            Answer(text, text, tuple(values.tolist()), int(length), 0)
-            for text, values, length in zip(chosen, scores.log_likelihoods, scores.prompt_tokens, strict=True)
+            Answer(prompt.output.choices[k], prompt.output.choices[k], tuple(values), int(length), 0, tuple(shares))
+            for k, values, length, shares in zip(
+                scores.choose(prior),
+                scores.log_likelihoods.tolist(),
+                scores.prompt_tokens,
+                scores.probabilities(prior).tolist(),
+                strict=True,
+            )
         ]
 
     def generate(self, prompt: Prompt, sampling: Sampling = Sampling(), /, **inputs: str) -> str:  # noqa: B008 - frozen
         """The answer to one row, as text."""
         return self.answer(prompt, [inputs], sampling)[0].text
 
+    @cached_property
+    def _grammars(self) -> Grammars:
+        return Grammars(self.tokenizer, ends_of(self), self.name)
+
     def _write(
         self, prompt: Prompt, rows: Sequence[Inputs], sampling: Sampling, on_rows: OnRows | None
     ) -> list[Answer]:
         self.check(prompt)
         encoded, vectors = [self.encode(prompt, row) for row in rows], self.vectors(prompt)
-        longest = max(len(e.ids) for e in encoded)
-        if self.architecture.span(longest, sampling.max_tokens, vectors.prefix) > self.context:
+        longest, limit, schema = max(len(e.ids) for e in encoded), sampling.limit(prompt), prompt.output.json_schema
+        while sampling.max_tokens is None and limit > TEXT_TOKENS and self._overflows(longest, limit, vectors):
+            limit //= 2  # nobody asked for 512: it is only what is ample
+        if self._overflows(longest, limit, vectors):
             raise ForewordError(
-                f"a prompt of {longest:,} tokens and {sampling.max_tokens:,} to write are more than the "
-                f"{self.context:,} that {self.name!r} can hold: ask for fewer tokens or shorten the input"
+                f"a prompt of {longest:,} tokens and {limit:,} to write are more than the "
+                f"{self.context:,} that {self.name!r} can hold: ask for fewer (max_tokens) or shorten the input"
             )
         answers = {}
         for batch in batches([Example(e.ids, ((0,),)) for e in encoded], BATCH_TOKENS):
-            for i, ids in zip(
-                batch, generate_ids(self, [encoded[i].ids for i in batch], vectors, sampling), strict=True
-            ):
-                text = self.tokenizer.decode(ids, skip_special_tokens=True)
-                text = _cut(text, sampling.stop).strip()
-                answers[i] = Answer(text, text, None, len(encoded[i].ids), len(ids))
+            hold = None if schema is None else self._grammars.hold(schema, len(batch))
+            written = generate_ids(self, [encoded[i].ids for i in batch], vectors, sampling, limit, hold)
+            for row, (i, ids) in enumerate(zip(batch, written, strict=True)):
+                if hold is not None:
+                    text, value, problem, length = hold.answer(row)
+                else:
+                    text = _cut(self.tokenizer.decode(ids, skip_special_tokens=True), sampling.stop).strip()
+                    value, problem, length = text, None, len(ids)
+                answers[i] = Answer(text, value, None, len(encoded[i].ids), length, problem=problem)
             if on_rows:
                 on_rows(len(answers), len(rows))
         return [answers[i] for i in range(len(rows))]
+
+    def _overflows(self, read: int, write: int, vectors: Vectors) -> bool:
+        return self.architecture.span(read, write, vectors.prefix) > self.context
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:

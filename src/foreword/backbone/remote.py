@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from foreword.backbone.answer import Answer, Inputs, OnRows, Sampling
 from foreword.errors import ForewordError
 from foreword.prompts import Prompt, Text, Turn, Virtual
+from foreword.prompts.schema import Schema, closed, read
 
 PARALLEL = 8
 """Requests under way at once."""
@@ -19,8 +20,11 @@ class RemoteBackbone:
     """`openai:URL#model`; the key comes from `OPENAI_API_KEY` and is written nowhere.
 
     A plain prompt is sent as one user turn. With choices, the answer is the choice that the model's text begins with,
-    or else the only one that it names; `value` is None where there is none.
+    or else the only one that it names; `value` is None where there is none. A schema goes with the request, and what
+    comes back is checked against it.
     """
+
+    parallel = PARALLEL
 
     def __init__(self, url: str, model: str) -> None:
         import openai
@@ -30,6 +34,7 @@ class RemoteBackbone:
         self.name = f"openai:{place}#{model}"  # a password in the URL is not for reports
         self.model = model
         self._api = openai
+        self._pool = concurrent.futures.ThreadPoolExecutor(PARALLEL)  # one for all calls, so that they share the bound
         self._client = openai.OpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY") or "none")
 
     @classmethod
@@ -46,6 +51,7 @@ class RemoteBackbone:
 
     def close(self) -> None:
         """Give the connections back."""
+        self._pool.shutdown(cancel_futures=True)
         self._client.close()
 
     def answer(
@@ -59,20 +65,22 @@ class RemoteBackbone:
         self.check(prompt)
         messages = [_messages(prompt, row) for row in rows]
         answers: list[Answer] = []
-        with concurrent.futures.ThreadPoolExecutor(PARALLEL) as pool:
-            for answer in pool.map(lambda m: self._ask(prompt, m, sampling), messages):
-                answers.append(answer)
-                if on_rows:
-                    on_rows(len(answers), len(rows))
+        for answer in self._pool.map(lambda m: self._ask(prompt, m, sampling), messages):
+            answers.append(answer)
+            if on_rows:
+                on_rows(len(answers), len(rows))
         return answers
 
     def _ask(self, prompt: Prompt, messages: list[dict[str, str]], sampling: Sampling) -> Answer:
+        schema, choices, limit = prompt.output.json_schema, prompt.output.choices, sampling.limit(prompt)
         options: dict[str, Any] = {"stop": list(sampling.stop)} if sampling.stop else {}
+        if schema is not None:
+            options = {"response_format": _response_format(prompt.name, closed(schema))}
         try:
             reply = self._client.chat.completions.create(
                 model=self.model,
                 messages=messages,  # type: ignore[arg-type]
-                max_tokens=sampling.max_tokens,
+                max_tokens=limit,
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 seed=sampling.seed,
@@ -83,10 +91,38 @@ class RemoteBackbone:
                 f"{self.name}: {error}; check the address, the model's name and OPENAI_API_KEY"
             ) from error
         text = (reply.choices[0].message.content or "").strip() if reply.choices else ""
-        value = text if prompt.output.choices is None else _choice(text, prompt.output.choices)
         usage = reply.usage
-        read, written = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
-        return Answer(value or text, value, None, read, written)
+        read_tokens, written = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+        value, problem = _value(text, choices, schema)
+        if problem is not None and reply.choices and reply.choices[0].finish_reason == "length":
+            problem += f"; it was cut off after {limit:,} tokens: raise max_tokens"
+        shown = text if choices is None or value is None else value
+        return Answer(shown, value, None, read_tokens, written, problem=problem)
+
+
+def _response_format(name: str, schema: Schema) -> dict[str, Any]:
+    """Servers differ in what they hold an answer to; `strict` asks for all of it, which needs every key required."""
+    form = {"name": re.sub(r"[^a-zA-Z0-9_-]", "_", name)[:64], "schema": schema, "strict": _all_required(schema)}
+    return {"type": "json_schema", "json_schema": form}
+
+
+def _all_required(schema: Schema) -> bool:
+    parts: dict[str, Schema] = schema.get("properties", {})
+    below = [*parts.values(), *schema.get("anyOf", ()), *([schema["items"]] if "items" in schema else [])]
+    return set(parts) == set(schema.get("required", ())) and all(map(_all_required, below))
+
+
+def _value(text: str, choices: Sequence[str] | None, schema: Schema | None) -> tuple[Any, str | None]:
+    """What an answer says, and what is wrong with it."""
+    if schema is not None:
+        try:
+            return read(schema, text), None
+        except ValueError as error:
+            return None, str(error)
+    if choices is not None:
+        value = _choice(text, choices)
+        return value, f"the answer {text!r:.80} is none of {list(choices)}" if value is None else None
+    return text, None
 
 
 def _messages(prompt: Prompt, row: Inputs) -> list[dict[str, str]]:

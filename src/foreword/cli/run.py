@@ -1,17 +1,21 @@
-"""`foreword run`: one prompt, one row, one answer."""
+"""`foreword run`: one prompt or one chain, one row, one answer."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from foreword.cli.console import Display, print_json
 from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, TableUrl, find_prompt, load_model, read_inputs
+from foreword.errors import ForewordError
+
+if TYPE_CHECKING:
+    from foreword.flows import Result
 
 
 def run(
-    prompt: Annotated[str, typer.Argument(help="A .prompt file or a name in the table.")],
+    prompt: Annotated[str, typer.Argument(help="A .prompt file, a name in the table, or the .yaml file of a chain.")],
     inputs: Annotated[list[str], typer.Option("--input", "-i", help="name=value; once per variable.")] = [],  # noqa: B006
-    max_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="64, or 512 for JSON by a schema.")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option(min=0.0, max=1.0)] = 1.0,
     stop: Annotated[list[str], typer.Option(help="Stop before this text; may be given more than once.")] = [],  # noqa: B006
@@ -20,15 +24,39 @@ def run(
     dtype: Dtype = "auto",
     table: TableUrl = None,
 ) -> None:
-    """Run a prompt on one row; prints {"text", "value", "usage"} as JSON."""
+    """Run a prompt on one row; prints {"text", "value", "usage"} as JSON. A chain's has "ms" and "steps" besides.
+
+    Where the answer is not what the prompt asks for, "value" is null, and the exit code is 1.
+    """
     from foreword.backbone import Sampling
+    from foreword.flows import Chain, Program
+    from foreword.flows.program import check
     from foreword.table import PromptTable
 
-    row = read_inputs(inputs)
-    chosen = find_prompt(prompt, PromptTable.open(table))
-    chosen.render(row)  # a wrong input is told before a model is loaded
+    row, store = read_inputs(inputs), PromptTable.open(table)
+    chosen = Chain.load(prompt, store) if prompt.endswith((".yaml", ".yml")) else find_prompt(prompt, store)
+    check(chosen, row)  # a wrong input is told before a model is loaded
     with Display() as display:
         model = load_model(backbone, dtype, display)
-        answer = model.answer(chosen, [row], Sampling(max_tokens, temperature, top_p, tuple(stop), seed))[0]
-    usage = {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.answer_tokens}
-    print_json({"text": answer.text, "value": answer.value, "usage": usage})
+        program = Program(chosen, model, sampling=Sampling(max_tokens, temperature, top_p, tuple(stop), seed))
+        result = program(**row)
+    document = _document(result)
+    if isinstance(chosen, Chain):
+        called = {step.name: step.prompt.name for step in chosen.steps}
+        document["ms"] = _ms(result)
+        document["steps"] = [
+            {"name": name, "prompt": called[name], **_document(step), "ms": _ms(step)}
+            for name, step in result.steps.items()
+        ]
+    print_json(document)
+    if result.problem is not None:
+        raise ForewordError(result.problem)
+
+
+def _document(result: "Result[Any]") -> dict[str, Any]:
+    usage = {"prompt_tokens": result.usage.prompt_tokens, "completion_tokens": result.usage.completion_tokens}
+    return {"text": result.text, "value": result.parsed, "usage": usage}
+
+
+def _ms(result: "Result[Any]") -> float:
+    return round(1_000 * result.seconds, 1)

@@ -16,7 +16,7 @@ from foreword.backbone import Backbone, Example, LanguageModel
 from foreword.backbone.vectors import NONE
 from foreword.errors import ForewordError, UsageError
 from foreword.evals.choose import OnStage
-from foreword.prompts import Output, Prompt
+from foreword.prompts import Prompt
 from foreword.tasks import Task
 from foreword.tuning import CurvePoint, TuneOptions
 from foreword.tuning.accumulate import Accumulator
@@ -72,7 +72,7 @@ def adapt(backbone: Backbone, task: Task, start: Prompt, lora: Lora, on_stage: O
     `backbone` is never changed, however this ends. Raises ForewordError when PEFT is missing or the loss is not finite.
     """
     began, options, dev = time.perf_counter(), lora.options, task.dev[: lora.options.dev_rows]
-    plain = start.answering(task.choices).replace(output=Output(choices=task.choices))  # a prior fits one model only
+    plain = start.answering(task.choices).without_prior()  # a prior fits one model only
     prompt = plain.replace(name=soft_name(task.name, "lora"), labelled_rows=len(task.train))
     rows = encode_rows(backbone, prompt, task, options.objective)
     model, weights = with_adapters(backbone, lora.rank, options.seed)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from foreword.prompts.pieces import Text, Turn
-from foreword.prompts.prompt import Output, Prompt
+from foreword.prompts.prompt import Prompt
 
 
 def few_shot(prompt: Prompt, examples: Sequence[tuple[Mapping[str, object], str]]) -> Prompt:
@@ -34,7 +34,7 @@ def few_shot(prompt: Prompt, examples: Sequence[tuple[Mapping[str, object], str]
     return prompt.replace(
         name=f"{prompt.name[:80]}-{len(examples)}-shot",
         body=body,
-        output=Output(choices=prompt.output.choices),  # a matched prior fits one prompt only
+        output=prompt.without_prior().output,  # a matched prior fits one prompt only
         labelled_rows=prompt.labelled_rows + len(examples),
     )
 

@@ -62,7 +62,7 @@ def from_text(text: str, source: str, name: str | None = None, soft: SoftTokens 
         raise ForewordError(f"{source!r} has {len(text):,} characters, {2 * MAX_TEMPLATE:,} at most")
     head, body = _split(text, source)
     try:
-        front = FrontMatter.model_validate(_yaml(head, source))
+        front = FrontMatter.model_validate(read_yaml(head, source))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "front matter"
@@ -88,16 +88,17 @@ def _split(text: str, source: str) -> tuple[str, str]:
     return head, body.removesuffix("\n")
 
 
-def _yaml(head: str, source: str) -> Any:
+def read_yaml(head: str, source: str) -> Any:
+    """What a text of at most `MAX_FRONT` characters holds; aliases are refused. `source` is named in errors."""
     try:
         # Aliases let a small file unfold into a huge one, and no prompt needs them.
         if "*" in head and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(head)):
-            raise ForewordError(f"{source!r}: aliases (*name) are not allowed in front matter; write the value out")
+            raise ForewordError(f"{source!r}: aliases (*name) are not allowed; write the value out")
         return yaml.safe_load(head) or {}
     except ForewordError:
         raise
     except Exception as error:  # PyYAML lets all kinds slip: IndexError for `!!int ""`, OverflowError for "\\UFFFFFFFF"
-        raise ForewordError(f"{source!r}: the front matter is no YAML: {' '.join(str(error).split())}") from error
+        raise ForewordError(f"{source!r}: this is no YAML: {' '.join(str(error).split())}") from error
 
 
 def load(path: Path) -> Prompt:

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts.pieces import Piece
+from foreword.prompts.schema import checked
 from foreword.prompts.soft import SoftTokens
 from foreword.prompts.template import MAX_ITEMS, Template
 
@@ -29,12 +30,14 @@ class Input(BaseModel):
 
 
 class Output(BaseModel):
-    """What the answer may be: free text, or one of `choices`."""
+    """What the answer may be: free text, one of `choices`, or JSON that fits a `schema`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
     choices: tuple[str, ...] | None = None
     log_prior: tuple[FiniteFloat, ...] | None = None
     """Per choice, nats: the model's own leaning, taken off before choosing (Zhou 2023, batch calibration)."""
+    json_schema: Annotated[dict[str, Any], AfterValidator(checked)] | None = Field(default=None, alias="schema")
+    """A part of JSON Schema (`prompts.schema`); written `schema`, as in the file and in `Output(schema=…)`."""
 
     @model_validator(mode="after")
     def _fits(self) -> "Output":
@@ -43,6 +46,8 @@ class Output(BaseModel):
             raise ValueError(f"choices must be at least two different, non-empty texts, not {list(choices)}")
         if self.log_prior is not None and len(self.log_prior) != len(choices or ()):
             raise ValueError("log_prior needs one number per choice")
+        if choices is not None and self.json_schema is not None:
+            raise ValueError("an answer has 'choices' or a 'schema', not both")
         return self
 
 
@@ -122,6 +127,13 @@ class Prompt:
 
     def answering(self, choices: tuple[str, ...] | None) -> "Prompt":
         """This prompt for a task with these choices; refuses other choices than its own."""
+        if self.output.json_schema is not None:
+            if choices is not None:
+                raise UsageError(
+                    f"prompt {self.name!r} answers JSON by a schema, the task asks for one of {list(choices)}; "
+                    "take the schema out of its 'output'"
+                )
+            return self
         if self.output.choices is None:
             return replace(self, output=Output(choices=choices))
         if self.output.choices != choices:
@@ -130,6 +142,10 @@ class Prompt:
                 f"{list(choices) if choices else 'free text'}; make them the same, in the same order"
             )
         return self
+
+    def without_prior(self) -> "Prompt":
+        """This prompt as a start for others: a prior fits the prompt and the model that it was measured on."""
+        return replace(self, output=self.output.model_copy(update={"log_prior": None}))
 
     def _check_input(self, name: str, value: object) -> None:
         spec = (self.inputs or {}).get(name, Input())

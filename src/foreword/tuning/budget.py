@@ -8,7 +8,7 @@ import torch
 
 from foreword.backbone import Backbone
 from foreword.errors import UsageError
-from foreword.prompts import Output, Prompt
+from foreword.prompts import Prompt
 from foreword.tasks import Task
 from foreword.tuning.accumulate import Accumulator
 from foreword.tuning.learner import Learner
@@ -68,7 +68,7 @@ def _spread(options: TuneOptions, steps: int, times: int, dev_rows: int, budget:
 def _seconds(backbone: Backbone, task: Task, start: Prompt, options: TuneOptions) -> tuple[float, float]:
     """What a training step and a dev row take; the first of each warms up and is not counted."""
     method = METHODS[options.method]
-    plain = start.answering(task.choices).replace(output=Output(choices=task.choices))
+    plain = start.answering(task.choices).without_prior()
     prompt = soften(plain, options.tokens, "timed", method.learns)
     rows = encode_rows(backbone, prompt, task, options.objective)
     origin = begin(backbone, prompt, method.learns, options, start, task.train, rows.longest)

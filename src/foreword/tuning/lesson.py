@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from foreword.errors import UsageError
-from foreword.prompts import Output, Prompt
+from foreword.prompts import Prompt
 from foreword.tasks import Row, Task
 from foreword.tuning.methods import METHODS
 from foreword.tuning.options import TuneOptions
@@ -45,7 +45,7 @@ def prepare(tasks: Sequence[Task], starts: Sequence[Prompt], options: TuneOption
     method = METHODS[options.method]
     prompts: list[Prompt] = []
     for task, start in zip(tasks, starts, strict=True):
-        plain = start.answering(task.choices).replace(output=Output(choices=task.choices))  # a prior fits one prompt
+        plain = start.answering(task.choices).without_prior()  # a prior fits one prompt
         prompts.append(soften(plain, options.tokens, soft_name(task.name, options.method), method.learns))
     first = prompts[0]
     for place, prompt in enumerate(prompts):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from foreword.backbone import Backbone
 from foreword.errors import ForewordError
-from foreword.prompts import Output, Prompt
+from foreword.prompts import Prompt
 from foreword.tasks import Task
 from foreword.tuning.accumulate import Accumulator
 from foreword.tuning.learner import Learner
@@ -140,7 +140,7 @@ def _encoded(
     backbone: Backbone, task: Task, start: Prompt, settings: Sequence[TuneOptions]
 ) -> list[tuple[TuneOptions, tuple[Prompt, TrainingRows]]]:
     """Settings with their prompt and rows, encoded once for all that share a template."""
-    plain = start.answering(task.choices).replace(output=Output(choices=task.choices))
+    plain = start.answering(task.choices).without_prior()
     known: dict[tuple[str, str], tuple[Prompt, TrainingRows]] = {}
     found = []
     for options in settings:

@@ -1,0 +1,170 @@
+"""A chain: prompts called one after the other, each with what the ones before it have said. Knows no models.
+
+The file is YAML, its expressions are templates in the language that prompts are written in. A chain calls prompts and
+no chains, so it ends after as many calls as it has steps.
+"""
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from foreword.errors import ForewordError, UsageError
+from foreword.prompts import Prompt, Text
+from foreword.prompts.file import MAX_FRONT, read_yaml
+from foreword.prompts.prompt import NAME
+from foreword.prompts.template import RESERVED, Template
+from foreword.table import PromptTable
+
+MAX_STEPS = 20
+
+Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=100)]
+"""What a template can name."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of a prompt."""
+
+    name: str
+    prompt: Prompt
+    expressions: Mapping[str, Template]
+    """What the prompt's inputs are made of: templates over the chain's inputs and the values of earlier steps."""
+
+    def inputs(self, values: Mapping[str, object]) -> dict[str, object]:
+        """The prompt's inputs. One that is declared as another type than string is read as JSON."""
+        return {name: self._input(name, template, values) for name, template in self.expressions.items()}
+
+    def _input(self, name: str, template: Template, values: Mapping[str, object]) -> object:
+        text = ""
+        for piece in template.render({variable: values[variable] for variable in template.variables}):
+            if not isinstance(piece, Text):
+                raise ForewordError(f"{template.name!r}: an expression makes a text; turns stand in the prompt itself")
+            text += piece.text
+        spec = (self.prompt.inputs or {}).get(name)
+        if spec is None or spec.type == "string":
+            return text
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ForewordError(
+                f"{template.name!r} must give a value of type {spec.type}, not {text!r:.80}; write {{{{ … | tojson }}}}"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Steps in order; the answer is that of the step `output`. Made by `Chain.load`, run by `Program(chain, model)`."""
+
+    name: str
+    inputs: tuple[str, ...]
+    steps: tuple[Step, ...]
+    output: str
+
+    @staticmethod
+    def load(path: str | Path, table: PromptTable | None = None) -> "Chain":
+        """Read a chain and every prompt that it calls: from the table (the user's own where none is given), or, where
+        `call` ends in `.prompt`, from a file in the chain's folder.
+
+        Raises ForewordError or UsageError that names the file, the step and what is wrong; nothing is run.
+        """
+        path = Path(path)
+        return _build(_read(path), path, table)
+
+    def take(self, row: Mapping[str, object], where: str) -> dict[str, object]:
+        """The inputs of this chain out of a row that may hold more."""
+        for name in self.inputs:
+            if name not in row:
+                raise UsageError(f"{where}: chain {self.name!r} needs the input {name!r}; the row has {list(row)}")
+        return {name: row[name] for name in self.inputs}
+
+
+# The file
+
+
+class _StepForm(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    call: str = Field(max_length=500)
+    name: Word = Field(alias="as")
+    expressions: dict[str, str] = Field(default={}, alias="with")
+
+
+class _ChainForm(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str | None = Field(default=None, pattern=rf"^(?:{NAME.pattern})$")
+    inputs: list[Word] = []
+    steps: list[_StepForm] = Field(min_length=1, max_length=MAX_STEPS)
+    output: Word
+
+
+def _read(path: Path) -> _ChainForm:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ForewordError(f"no chain file {str(path)!r}; look at the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ForewordError(f"cannot read {str(path)!r}: {error}") from error
+    if len(text) > MAX_FRONT:
+        raise ForewordError(f"{str(path)!r} has {len(text):,} characters, {MAX_FRONT:,} at most for a chain")
+    try:
+        return _ChainForm.model_validate(read_yaml(text, str(path)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "file"
+        raise ForewordError(f"{str(path)!r}, {place!r}: {first['msg']} (found {first['input']!r:.80})") from error
+
+
+def _build(form: _ChainForm, path: Path, table: PromptTable | None) -> Chain:
+    name, known = form.name or path.stem, list(form.inputs)
+
+    def refuse(step: str, what: str) -> NoReturn:
+        raise UsageError(f"{str(path)!r}, step {step!r}: {what}")
+
+    for word in [*known, *(step.name for step in form.steps)]:
+        if word in RESERVED:
+            raise UsageError(f"{str(path)!r}: {word!r} has a meaning in templates; choose another name")
+    steps: list[Step] = []
+    for step in form.steps:
+        if step.name in known:
+            refuse(step.name, "this name is taken by an input or an earlier step; give it another with 'as'")
+        try:
+            prompt = _find(step.call, path, table)
+        except ForewordError as error:
+            raise type(error)(f"{str(path)!r}, step {step.name!r}: {error}") from error
+        templates = {key: Template(text, f"{name}.{step.name}.{key}") for key, text in step.expressions.items()}
+        for key, template in templates.items():
+            if key not in prompt.variables and key not in (prompt.inputs or {}):
+                refuse(step.name, f"prompt {prompt.name!r} has no input {key!r}; {_near(key, prompt.variables)}")
+            if template.places:
+                refuse(step.name, f"{key!r} has virtual tokens; they stand in the prompt itself")
+            for variable in template.variables:
+                if variable not in known:
+                    refuse(step.name, f"{key!r} uses {variable!r}, which is not known here; {_near(variable, known)}")
+        for variable in prompt.variables:
+            optional = getattr((prompt.inputs or {}).get(variable), "default", None) is not None
+            if variable not in templates and not optional:
+                refuse(step.name, f"prompt {prompt.name!r} needs the input {variable!r}; add it to 'with'")
+        steps.append(Step(step.name, prompt, templates))
+        known.append(step.name)
+    names = [step.name for step in steps]
+    if form.output not in names:
+        raise UsageError(f"{str(path)!r}: 'output' names a step, not {form.output!r}; {_near(form.output, names)}")
+    return Chain(name, tuple(form.inputs), tuple(steps), form.output)
+
+
+def _find(call: str, path: Path, table: PromptTable | None) -> Prompt:
+    if not call.endswith(".prompt"):
+        return (table or PromptTable.open()).get(call)
+    file, folder = (path.parent / call).resolve(), path.parent.resolve()
+    if not file.is_relative_to(folder):
+        raise UsageError(f"{call!r} lies outside of the chain's folder {str(folder)!r}; copy it there, or store it")
+    return Prompt.load(file)
+
+
+def _near(word: str, there: Sequence[Any]) -> str:
+    near = difflib.get_close_matches(word, there, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(there) or 'none'}"

@@ -1,0 +1,52 @@
+"""What a call of a prompt gives back. Knows no models and no prompts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from foreword.errors import ForewordError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens that calls took; they add up with `+`."""
+
+    prompt_tokens: int = 0
+    """Tokens that the model read, virtual ones and the shared front counted."""
+    completion_tokens: int = 0
+    """Tokens that it wrote; 0 where choices were scored."""
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(self.prompt_tokens + other.prompt_tokens, self.completion_tokens + other.completion_tokens)
+
+
+@dataclass(frozen=True)
+class Result(Generic[T]):
+    """An answer, read.
+
+    A call never fails for what a model has said: an answer that is not what was asked for has a `problem`, and asking
+    for its `value` raises. So one bad row does not take a batch with it, and no program goes on with a None.
+    """
+
+    text: str
+    """What the model said; with choices, the one chosen."""
+    parsed: T | None
+    """`value`, or None where there is a `problem`."""
+    usage: Usage
+    seconds: float
+    """Wall time; of a batch, this row's share in equal parts."""
+    probabilities: Mapping[str, float] | None = None
+    """With choices: of each, as it was compared. None where the model does not tell."""
+    problem: str | None = None
+    """Why the answer is not what was asked for: none of the choices, JSON cut off or not by the schema."""
+    steps: Mapping[str, "Result[Any]"] = field(default_factory=dict)
+    """Of a chain, the result of each step by name, in order."""
+
+    @property
+    def value(self) -> T:
+        """The typed answer: one of the choices, what the JSON says, or the text. Raises ForewordError by `problem`."""
+        if self.problem is not None:
+            raise ForewordError(self.problem)
+        return self.parsed  # type: ignore[return-value]  # None only beside a problem, or as the value itself

@@ -1,0 +1,75 @@
+"""Python types for answers: what a prompt must be asked for to give one, and the value read. Knows no models."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import PydanticInvalidForJsonSchema, PydanticUserError, TypeAdapter, ValidationError
+
+from foreword.errors import UsageError
+from foreword.prompts import Output, Prompt
+
+Read = Callable[[Any], Any]
+"""Makes the value of what an answer says. Raises ValueError that says what is wrong."""
+
+
+def returning(prompt: Prompt, kind: Any) -> tuple[Prompt, Read]:
+    """`prompt` with the output that gives a `kind`, and what reads it.
+
+    A prompt with an output of its own keeps it; one that answers free text takes its choices from a Literal or an enum
+    of texts, and its schema from any other type that pydantic knows: a model, a dataclass, int, list[str] …
+    Raises UsageError where the two do not go together, or the type's schema cannot be enforced.
+    """
+    if kind is None:
+        return prompt, lambda value: value
+    try:
+        adapter = TypeAdapter(kind)
+        schema = adapter.json_schema()
+        plain = _plain(schema, schema.get("$defs", {}), ())
+    except (PydanticInvalidForJsonSchema, PydanticUserError, ValueError) as error:
+        raise UsageError(f"no answer can be read as {kind!r}: {' '.join(str(error).split()):.200}") from error
+    texts = [plain["const"]] if "const" in plain else plain.get("enum")
+    choices = prompt.output.choices
+    if choices is not None and (texts is None or set(texts) != set(choices)) and kind is not str:
+        raise UsageError(f"prompt {prompt.name!r} answers one of {list(choices)}; {kind!r} does not fit that")
+    if prompt.output == Output() and kind is not str:
+        prompt = prompt.replace(output=_output(plain, texts, kind))
+
+    def read(value: Any) -> Any:
+        try:
+            return adapter.validate_python(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "the answer"
+            raise ValueError(f"the answer {value!r:.80} is no {kind!r}: {place}, {first['msg']}") from None
+
+    return prompt, read
+
+
+def _output(schema: dict[str, Any], texts: list[Any] | None, kind: Any) -> Output:
+    try:
+        if texts is not None and len(texts) > 1 and all(isinstance(text, str) for text in texts):
+            return Output(choices=tuple(texts))
+        return Output(schema=schema)
+    except ValidationError as error:
+        raise UsageError(f"no answer can be held to {kind!r}: {error.errors()[0]['msg']}") from error
+
+
+def _plain(node: Mapping[str, Any], definitions: Mapping[str, Any], within: tuple[str, ...]) -> dict[str, Any]:
+    """Pydantic's schema with its references written out, and without what asks nothing of an answer."""
+    if (ref := node.get("$ref")) is not None:
+        if ref in within:
+            raise ValueError("it holds itself; an answer must have an end")
+        target = definitions[ref.removeprefix("#/$defs/")]
+        return _plain({**target, **{k: v for k, v in node.items() if k != "$ref"}}, definitions, (*within, ref))
+    found = {key: value for key, value in node.items() if key not in ("$defs", "default", "title")}
+    for key in ("properties", "items", "anyOf"):
+        if key not in found:
+            continue
+        part = found[key]
+        if key == "properties":
+            found[key] = {name: _plain(inner, definitions, within) for name, inner in part.items()}
+        elif key == "items":
+            found[key] = _plain(part, definitions, within)
+        else:
+            found[key] = [_plain(inner, definitions, within) for inner in part]
+    return found
