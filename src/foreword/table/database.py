@@ -93,7 +93,7 @@ class Database:
 
     def stamp(self) -> Hashable | None:
         """Equal to an earlier one as long as what was read since then is current: in SQLite until anybody writes, on a
-        server for `watch.LIFETIME` seconds or until this process writes. None: it cannot be told.
+        server for `watch.LIFETIME` seconds or until one writes through this object. None: it cannot be told.
         """
         return self._watch.stamp()
 

@@ -1,28 +1,40 @@
-"""Things that a forked process must not share with the one it came from. Knows nothing of what they are."""
+"""What must be in order at the moment when a process is forked. Knows nothing of what that is."""
 
 import os
+import threading
 import weakref
 from typing import Protocol
 
 
-class Renewable(Protocol):
-    """Something that can begin anew."""
+class Forkable(Protocol):
+    """Something with a lock, and perhaps with what must not be in two processes."""
 
-    def renew(self) -> None:
-        """Called in the new process, which has one thread, before it goes on."""
+    def before_fork(self) -> None:
+        """Takes the lock, so that no other thread is at work in it, and gives up what no child may have."""
+
+    def after_fork(self) -> None:
+        """Lets go of the lock, in parent and child."""
 
 
-_there: "weakref.WeakSet[Renewable]" = weakref.WeakSet()
+_there: "weakref.WeakSet[Forkable]" = weakref.WeakSet()
+_ready = threading.local()  # two threads may fork at once
 
 
-def renew_after_fork(thing: Renewable) -> None:
-    """From now on, until it is gone, `thing` begins anew in every process forked from this one."""
+def watch_forks(thing: Forkable) -> None:
+    """From now on, until it is gone, `thing` is told."""
     _there.add(thing)
 
 
-def _renew_all() -> None:
-    for thing in list(_there):
-        thing.renew()
+def _before() -> None:
+    _ready.things = list(_there)
+    for thing in _ready.things:
+        thing.before_fork()
 
 
-os.register_at_fork(after_in_child=_renew_all)
+def _after() -> None:
+    for thing in _ready.things:
+        thing.after_fork()
+    _ready.things = []
+
+
+os.register_at_fork(before=_before, after_in_parent=_after, after_in_child=_after)

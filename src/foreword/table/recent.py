@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 
 from foreword.prompts.prompt import Prompt
-from foreword.table.forks import renew_after_fork
+from foreword.table.forks import watch_forks
 from foreword.table.refs import Ref
 
 MAX_PROMPTS = 1_000
@@ -20,15 +20,18 @@ class Recent:
     """
 
     def __init__(self) -> None:
-        self.renew()
-        renew_after_fork(self)
-
-    def renew(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._stamp: Hashable | None = None
         self._refs: dict[Ref, str] = {}
         self._prompts: OrderedDict[str, Prompt] = OrderedDict()
         self._bytes = 0
+        watch_forks(self)
+
+    def before_fork(self) -> None:
+        self._lock.acquire()
+
+    def after_fork(self) -> None:
+        self._lock.release()
 
     def get(self, ref: Ref, stamp: Hashable | None) -> Prompt | None:
         with self._lock:

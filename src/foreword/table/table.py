@@ -108,7 +108,7 @@ class PromptTable:
         """The prompt that `name` (newest), `name@alias` or `name:3` stands for.
 
         Asked again it comes from this process's memory, the same object for all who ask, as long as nobody has written
-        to the table; on a server, for a second (`watch.LIFETIME`) or until this process writes.
+        to the table; on a server, for a second (`watch.LIFETIME`) or until one writes through this object.
         Raises UsageError with near matches when there is none, ForewordError when its vectors are missing or altered.
         """
         wanted, stamp = parse(ref), self._database.stamp()

@@ -1,7 +1,6 @@
 """Whether anything has been written to a database since one last looked, for a few microseconds. Knows no tables."""
 
 import contextlib
-import ctypes
 import os
 import sqlite3
 import threading
@@ -10,7 +9,7 @@ import weakref
 from collections.abc import Callable, Hashable
 from typing import Protocol
 
-from foreword.table.forks import renew_after_fork
+from foreword.table.forks import watch_forks
 
 LIFETIME = 1.0
 """Seconds for which what was read from a server counts as current."""
@@ -23,7 +22,7 @@ class Watch(Protocol):
         """Equal to an earlier one as long as what was read since then is current; None when that cannot be told."""
 
     def wrote(self) -> None:
-        """To be called after every write of this process."""
+        """To be called after every write of one's own."""
 
 
 class FileWatch:
@@ -31,12 +30,12 @@ class FileWatch:
 
     def __init__(self, path: str, connect: Callable[[], sqlite3.Connection]) -> None:
         self._path, self._connect = path, connect
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._kept: list[sqlite3.Connection] = []
         self._file = (0, 0)
         self._opened = 0
         weakref.finalize(self, _close, self._kept)
-        renew_after_fork(self)
+        watch_forks(self)
 
     def stamp(self) -> Hashable | None:
         with self._lock:
@@ -55,25 +54,25 @@ class FileWatch:
     def wrote(self) -> None:
         """Nothing to do: writes go through other connections."""
 
-    def renew(self) -> None:
-        """SQLite forbids a child even to close its parent's connection, so that is kept for ever, and left alone."""
-        self._lock = threading.Lock()
-        while self._kept:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._kept.pop()))
+    def before_fork(self) -> None:
+        """SQLite counts its locks per process: a child that had this connection would write as if it held them."""
+        self._lock.acquire()
+        _close(self._kept)
+
+    def after_fork(self) -> None:
+        self._lock.release()
 
 
 class ClockWatch:
-    """A server is not asked: what was read counts for `LIFETIME`, or until this process writes."""
+    """A server is not asked: what was read counts for `LIFETIME`, or until one writes oneself."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._writes = 0
-        self._since = (0, clock())
+        self._since = time.monotonic()
 
     def stamp(self) -> Hashable:
-        count, since = self._since
-        if (now := self._clock()) - since > LIFETIME:
-            self._since = count + 1, now
+        if (now := time.monotonic()) - self._since > LIFETIME:
+            self._since = now
         return self._since, self._writes
 
     def wrote(self) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from sqlalchemy import ColumnElement, delete, func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, lazyload
 
 from foreword.errors import UsageError
 from foreword.table.notes import author, note
@@ -24,11 +24,12 @@ def hold(session: Session, name: str) -> None:
 
 def add_version(session: Session, row: PromptRow) -> PromptRow:
     """Gives `row` its version, unless the newest is equal: then that one is returned, and `row` is dropped."""
-    there = session.scalar(newest(row.name))
+    every = select(PromptRow).where(PromptRow.name == row.name).order_by(PromptRow.version.desc()).limit(1)
+    last = session.scalar(every.options(lazyload("*")))
+    there = last if last is None or last.deleted is None else session.scalar(newest(row.name).options(lazyload("*")))
     if there is not None and there.digest == row.digest:
         return there
-    last = session.scalar(select(func.max(PromptRow.version)).where(PromptRow.name == row.name))
-    row.version = (last or 0) + 1
+    row.version = last.version + 1 if last is not None else 1
     if row.parent is None and there is not None:
         row.parent = f"{row.name}:{there.version}"
     session.add(row)
@@ -42,13 +43,16 @@ def move_alias(session: Session, name: str, alias: str, version: int, message: s
     before = row.version if row is not None else None
     if before == version:
         return
-    session.merge(AliasRow(name=name, alias=alias, version=version))
+    if row is not None:
+        row.version = version
+    else:
+        session.add(AliasRow(name=name, alias=alias, version=version))
+    now, by = datetime.now(UTC), author()
     session.add(
         AliasMoveRow(
-            name=name, alias=alias, before=before, version=version, author=author(), message=note(message),
-            created=datetime.now(UTC),
+            name=name, alias=alias, before=before, version=version, author=by, message=note(message), created=now
         )
-    )  # fmt: skip
+    )
     session.flush()
 
 
