@@ -31,10 +31,11 @@ def test_a_version_knows_what_it_was_made_from_and_how(table: PromptTable, monke
     assert (again.ref, again.parent, again.origin, again.tags) == ("soft:1", "hard:1", kept, ("t",))
     table.delete("hard:2")
     assert table.put(Prompt("hard", "c")).parent == "hard:1", "the newest that is there"
+    assert table.put(Prompt("late", "c"), parent="hard:2").parent == "hard:2", "it took long, and that went meanwhile"
     for parent, why in (
         ("hrad", "no prompt 'hrad'; did you mean 'hard'"),
         ("hard:9", "no version 9"),
-        ("hard:2", "del"),
+        ("hard@x", "no alias"),
     ):
         with pytest.raises(UsageError, match=why):
             table.put(Prompt("new", "a"), parent=parent)

@@ -33,6 +33,13 @@ def find(session: Session, ref: Ref, *options: ORMOption) -> PromptRow:
     raise missing(session, ref)
 
 
+def parent(session: Session, ref: Ref) -> str:
+    """`name:version` of what a prompt was made from; it may be deleted by now. Raises UsageError as `find` does."""
+    if ref.version is None or session.get(PromptRow, (ref.name, ref.version)) is None:
+        ref = Ref(ref.name, version=find(session, ref).version)
+    return f"{ref.name}:{ref.version}"
+
+
 def newest_of_each(
     tag: str | None, after: str | None, limit: int | None, words: str | None = None
 ) -> Select[PromptRow]:

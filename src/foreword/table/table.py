@@ -61,9 +61,10 @@ class PromptTable:
     ) -> Stored:
         """Stores the next version of `prompt.name`, moves `alias` to it, and adds `tags` to the prompt.
 
-        `parent` is the stored prompt that it was made from, as `get` takes it; by default the newest version of its own
-        name. `origin` says how it was made. What equals the newest version of that name is not stored twice: then that
-        version is returned, as it was, but for alias and tags. Raises UsageError when there is no such parent.
+        `parent` is the stored prompt that it was made from, as `get` takes it, or a version deleted by now; by default
+        the newest version of its own name. `origin` says how it was made. What equals the newest version of that name
+        is not stored twice: then that version is returned, as it was, but for alias and tags. Raises UsageError when
+        there is no such parent.
         """
         tags = [check_tag(tag) for tag in tags]
         if alias is not None:
@@ -92,8 +93,7 @@ class PromptTable:
                 with self._database.session(write=True) as session:
                     writes.hold(session, row.name)
                     if made_from is not None:
-                        found = queries.find(session, made_from)
-                        row.parent = f"{found.name}:{found.version}"
+                        row.parent = queries.parent(session, made_from)
                     row = writes.add_version(session, row)
                     if alias is not None:
                         writes.move_alias(session, row.name, alias, row.version, message)
