@@ -84,7 +84,7 @@ def test_tags_and_deletion_with_undo(call: Any, project: Path) -> None:
     assert call("prompts", "untag", "plain", "2026").stdout == "plain: no tags\n"
 
     gone = call("prompts", "delete", "plain:2").stdout
-    assert gone == "plain:2 deleted; 'foreword prompts restore plain:2' brings back what was deleted last\n"
+    assert gone == "plain:2 deleted; 'foreword prompts restore plain:2' brings it back\n"
     assert "Review" in call("prompts", "show", "plain").stdout
     assert read(call("prompts", "delete", "plain", "--json")) == {"deleted": ["plain:1"]}
     assert read(call("prompts", "list", "--json")) == {"prompts": [], "after": None}

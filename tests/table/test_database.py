@@ -4,6 +4,8 @@ import re
 import sqlite3
 import subprocess
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -95,3 +97,35 @@ def test_an_address_that_leads_nowhere(address: str, why: str) -> None:
     with pytest.raises(UsageError, match=why) as caught:
         PromptTable.open(address)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://me:s3cr3t@localhost:1/prompts",
+        "postgres://localhost:1/prompts?user=me&password=s3cr3t",
+        "postgresql+psycopg://me:s3cr3t@localhost:1/prompts?sslpassword=s3cr3t",
+    ],
+)
+def test_a_server_that_is_not_there_is_told_without_the_password(address: str) -> None:
+    with pytest.raises(ForewordError, match=r"localhost:1/prompts.*check the address and the server") as caught:
+        PromptTable.open(address)
+    assert "s3cr3t" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_missing_driver_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(UsageError, match=r"pip install 'foreword\[postgres\]'"):
+        PromptTable.open("postgresql://me:s3cr3t@localhost/prompts")
+
+
+@pytest.mark.parametrize("address", ["postgresql"], indirect=True)
+def test_a_password_is_stored_nowhere(address: str, execute: Callable[..., int]) -> None:
+    """Whatever a user writes beside a version, the URL of a database in it keeps its password out of the table."""
+    url = "postgresql://me:s3cr3t@host/db"
+    table = PromptTable.open(address)
+    table.put(Prompt("x", "a"), alias="prod", message=f"from {url}", origin={"table": url})
+    table.put(Prompt("x", "b"), alias="prod", message="key: https://host/v1?api_key=s3cr3t&x=1")
+    for name in ("prompts", "alias_moves"):
+        assert execute(f"SELECT 1 FROM {name} AS t WHERE t::text LIKE '%s3cr3t%'") == 0
+    assert table.log("x")[0].message == "key: https://host/v1?api_key=***&x=1"
