@@ -23,6 +23,7 @@ fix: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python benchmarks/train_vs_peft.py
+	$(BIN)/python benchmarks/table.py
 
 clean:
 	rm -rf .venv

@@ -16,7 +16,7 @@ TINY = ("--backbone", "tiny", "--dtype", "float32")
 
 
 def test_versions_and_aliases_from_file_to_table_and_back(call: Any, project: Path) -> None:
-    assert json.loads(call("prompts", "list", "--json").stdout) == {"prompts": []}
+    assert json.loads(call("prompts", "list", "--json").stdout) == {"prompts": [], "after": None}
     assert "No prompts yet" in call("prompts", "list").stdout
     assert call("prompts", "add", "plain.prompt", "--alias", "prod", "-m", "first [/b] try").stdout == "plain:1\n"
     assert call("prompts", "add", "plain.prompt").stdout == "plain:1\n", "the same is not stored twice"

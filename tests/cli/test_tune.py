@@ -21,6 +21,7 @@ from foreword.cli.app import app
 from foreword.cli.tune import command_line
 from foreword.prompts import Prompt
 from foreword.table import PromptTable
+from foreword.tasks import Task
 from foreword.tuning import TuneOptions, checkpoint
 from foreword.tuning.methods import METHODS
 
@@ -51,6 +52,12 @@ def test_the_document_has_the_stated_shape_and_the_prompt_is_stored(call: Any, p
         stored.soft.embeddings.tobytes()
         == checkpoint.read(Path("run/checkpoint.safetensors")).best["embeddings"].numpy().tobytes()
     )
+    entry = PromptTable.open(project / "my.db").find("mine")
+    assert entry.origin == {
+        "task": "toy", "data": Task.load(Path("toy.yaml")).data_hash, "run": stored.soft.run, "method": "p-tuning",
+        "start": "plain", "start_digest": Prompt.load("plain.prompt").digest, "backbone": "tiny",
+        "fingerprint": stored.soft.fingerprint,
+    }  # fmt: skip
     assert not (project.parent / "home").exists(), "--table takes the place of the user's own table"
 
 

@@ -1,36 +1,26 @@
-"""Opening: migrations that give what the ORM expects, and clear words for what is no prompt table."""
+"""Opening: what is made where nothing is, and clear words for what is no prompt table."""
 
+import re
 import sqlite3
 import subprocess
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine
 
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Prompt
 from foreword.table import PromptTable
-from foreword.table.migrations import HEAD, VERSION_TABLE
-from foreword.table.schema import Base
+from foreword.table.migrations import VERSION_TABLE
 
 
-def test_the_migrations_end_in_the_schema_that_the_code_works_with(tmp_path: Path) -> None:
-    config = Config()
-    config.set_main_option("script_location", "foreword.table:migrations")
-    config.set_main_option("path_separator", "os")
-    assert ScriptDirectory.from_config(config).get_heads() == [HEAD]
+def test_readers_and_a_writer_do_not_wait_for_each_other(tmp_path: Path) -> None:
     PromptTable.open(tmp_path / "prompts.db")
-    engine = create_engine(f"sqlite:///{tmp_path}/prompts.db")
-    with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE, "compare_type": True})
-        assert compare_metadata(context, Base.metadata) == []
-        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-    engine.dispose()
+    database = sqlite3.connect(tmp_path / "prompts.db")
+    assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    database.close()
 
 
 def test_a_current_table_needs_none_of_alembic(tmp_path: Path) -> None:
@@ -81,16 +71,23 @@ def test_a_damaged_table_says_so(tmp_path: Path) -> None:
     path = tmp_path / "prompts.db"
     PromptTable.open(path).put(Prompt("x", "a" * 50_000))
     whole = path.read_bytes()
+    told: list[str] = []
     for length in range(100, len(whole), 4_000):
         path.write_bytes(whole[:length])
-        with pytest.raises(ForewordError, match=r"prompts\.db|'x:1'"):
-            PromptTable.open(path).get("x")
+        try:
+            body = PromptTable.open(path).get("x").body
+        except ForewordError as error:
+            told.append(str(error))
+        else:
+            assert body == "a" * 50_000, "what is missing was not needed"
+    assert len(told) > 20
+    assert all(re.search(r"prompts\.db|'x:1'", line) for line in told)
 
 
 @pytest.mark.parametrize(
     ("address", "why"),
     [
-        ("nonsense://x", "no driver"),
+        ("mysql://me:secret@host/db", r"'mysql://…': a prompt table is in SQLite or PostgreSQL"),
         ("sqlite://", "names no file"),
         ("sqlite:///:memory:", "names no file"),
         ("postgresql://me:secret@[::1/db", r"'postgresql://…' is not of the form"),
@@ -100,3 +97,35 @@ def test_an_address_that_leads_nowhere(address: str, why: str) -> None:
     with pytest.raises(UsageError, match=why) as caught:
         PromptTable.open(address)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://me:s3cr3t@localhost:1/prompts",
+        "postgres://localhost:1/prompts?user=me&password=s3cr3t",
+        "postgresql+psycopg://me:s3cr3t@localhost:1/prompts?sslpassword=s3cr3t",
+    ],
+)
+def test_a_server_that_is_not_there_is_told_without_the_password(address: str) -> None:
+    with pytest.raises(ForewordError, match=r"localhost:1/prompts.*check the address and the server") as caught:
+        PromptTable.open(address)
+    assert "s3cr3t" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_missing_driver_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(UsageError, match=r"pip install 'foreword\[postgres\]'"):
+        PromptTable.open("postgresql://me:s3cr3t@localhost/prompts")
+
+
+@pytest.mark.parametrize("address", ["postgresql"], indirect=True)
+def test_a_password_is_stored_nowhere(address: str, execute: Callable[..., int]) -> None:
+    """Whatever a user writes beside a version, the URL of a database in it keeps its password out of the table."""
+    url = "postgresql://me:s3cr3t@host/db"
+    table = PromptTable.open(address)
+    table.put(Prompt("x", "a"), alias="prod", message=f"from {url}", origin={"table": url})
+    table.put(Prompt("x", "b"), alias="prod", message="key: https://host/v1?api_key=s3cr3t&x=1")
+    for name in ("prompts", "alias_moves"):
+        assert execute(f"SELECT 1 FROM {name} AS t WHERE t::text LIKE '%s3cr3t%'") == 0
+    assert table.log("x")[0].message == "key: https://host/v1?api_key=***&x=1"

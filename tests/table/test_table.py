@@ -6,17 +6,20 @@ import resource
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Input, Output, Prompt, SoftTokens
 from foreword.table import PromptTable
+
+Execute = Callable[..., int]
 
 
 def soft_prompt(name: str = "soft", value: float = 0.5) -> Prompt:
@@ -31,17 +34,12 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "prompts.db"
 
 
-@pytest.fixture
-def table(path: Path) -> PromptTable:
-    return PromptTable.open(path)
-
-
-def test_it_behaves_like_a_dictionary_of_lists_over_many_random_steps(path: Path) -> None:
+def test_it_behaves_like_a_dictionary_of_lists_over_many_random_steps(address: str) -> None:
     rng = random.Random(7)
     versions: dict[str, list[Prompt]] = {}
     aliases: dict[tuple[str, str], int] = {}
     for _ in range(60):
-        table = PromptTable.open(path)  # nothing is kept in the object
+        table = PromptTable.open(address)  # nothing is kept in the object
         name = rng.choice(["ab", "a.b", "a-b"])
         alias = rng.choice([None, "prod", "staging"])
         known = versions.get(name, [])
@@ -141,31 +139,34 @@ def test_what_cannot_be_stored_or_moved_is_refused_before_anything_changes(table
     assert table.list("x")[0].aliases == ()
 
 
-def test_the_database_itself_keeps_versions_as_they_are(table: PromptTable, path: Path) -> None:
+def test_the_database_itself_keeps_versions_as_they_are(table: PromptTable, execute: Execute) -> None:
     table.put(Prompt("x", "a"))
-    database = sqlite3.connect(path)
-    with pytest.raises(sqlite3.IntegrityError, match="never changes"):
-        database.execute("UPDATE prompts SET text = 'b'")
-    with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
-        database.execute("INSERT INTO prompts SELECT * FROM prompts")
-    database.close()
+    for column in ("name", "version", "text", "digest", "kind", "virtual_tokens", "tensors", "fingerprint", "author",
+                   "message", "created", "parent", "origin", "words"):  # fmt: skip
+        with pytest.raises(DBAPIError, match="never changes"):
+            execute(f"UPDATE prompts SET {column} = {column}")
+    with pytest.raises(IntegrityError, match=r"(?i)unique"):
+        execute("INSERT INTO prompts SELECT * FROM prompts")
 
 
-def test_an_altered_text_is_not_handed_out(table: PromptTable, path: Path) -> None:
+def drop_trigger(address: str) -> str:
+    return "DROP TRIGGER versions_never_change" + (" ON prompts" if "://" in address else "")
+
+
+def test_an_altered_text_is_not_handed_out(table: PromptTable, address: str, execute: Execute) -> None:
     table.put(Prompt("x", "a"))
-    database = sqlite3.connect(path)
-    database.executescript("DROP TRIGGER versions_never_change; UPDATE prompts SET text = replace(text, 'a', 'b')")
-    database.close()
+    execute(drop_trigger(address), "UPDATE prompts SET text = replace(text, 'a', 'b')")
     with pytest.raises(ForewordError, match="'x:1' is not what was stored"):
         table.get("x")
 
 
 @pytest.mark.parametrize(("damage", "why"), [(b"", "altered"), (b"x" * 100, "altered"), (None, "missing")])
 def test_altered_or_missing_vectors_are_named_and_mended_by_storing_again(
-    table: PromptTable, tmp_path: Path, damage: bytes | None, why: str
+    path: Path, damage: bytes | None, why: str
 ) -> None:
+    table = PromptTable.open(path)
     table.put(soft_prompt())
-    (file,) = (tmp_path / "tensors").iterdir()
+    (file,) = (path.parent / "tensors").iterdir()
     whole = file.read_bytes()
     assert file.name == f"{soft_prompt().soft.digest}.safetensors"  # type: ignore[union-attr]
     if damage is None:
@@ -179,8 +180,24 @@ def test_altered_or_missing_vectors_are_named_and_mended_by_storing_again(
     assert file.read_bytes() == whole
 
 
-def test_a_version_number_taken_by_another_writer_is_tried_again(table: PromptTable, path: Path) -> None:
+@pytest.mark.parametrize("damage", ["UPDATE prompt_tensors SET data = 'x'", "DELETE FROM prompt_tensors"])
+@pytest.mark.parametrize("address", ["postgresql"], indirect=True)
+def test_a_servers_vectors_are_in_its_database_and_mended_by_storing_again(
+    table: PromptTable, execute: Execute, tmp_path: Path, damage: str
+) -> None:
+    table.put(soft_prompt())
+    table.put(soft_prompt("other"))
+    assert not (tmp_path / "home").exists()
+    assert execute(damage) == 1, "equal bytes are kept once"
+    with pytest.raises(ForewordError, match=r"vectors of 'soft:1' are (not what was stored|missing)"):
+        table.get("soft")
+    assert table.put(soft_prompt()).version == 1
+    assert table.get("soft").digest == soft_prompt().digest
+
+
+def test_a_version_number_taken_by_another_writer_is_tried_again(path: Path) -> None:
     """SQLite's lock rules this out, so here the database is told to report a clash, as a server would."""
+    table = PromptTable.open(path)
     clashes = iter([1, 1, 1])
     event.listen(
         table._database._engine,

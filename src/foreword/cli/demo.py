@@ -79,7 +79,7 @@ def demo(
             notes=[_note(candidate) for candidate in (*weighed, *tuned)],
         )
         page, document = save(result, out)
-        refs = _store(store, [best.best, *(candidate.best for candidate in tuned)])
+        refs = _store(store, task, best, list(zip(runs, tuned, strict=True)))
     if as_json:
         print_json(result.to_json())
         return
@@ -128,8 +128,15 @@ def _tune(
     return run
 
 
-def _store(store: "PromptTable", prompts: "list[Prompt]") -> list[str]:
-    return [store.put(prompt, message="made by foreword demo").ref for prompt in prompts]
+def _store(store: "PromptTable", task: "Task", start: "Candidate", tuned: "list[tuple[Run, Candidate]]") -> list[str]:
+    from foreword.cli.tune import origin
+
+    message = "made by foreword demo"
+    first = store.put(start.best, message=message).ref
+    return [first] + [
+        store.put(learned.best, None, message, first, origin(task, start.plain, first, run)).ref
+        for run, learned in tuned
+    ]
 
 
 def _tell(result: "Result", page: Path, document: Path, refs: list[str], seconds: float) -> None:

@@ -77,7 +77,7 @@ def _problems(table: str | None) -> Iterator[str]:
         elif shutil.disk_usage(there).free < ROOM_GB * 1e9:
             yield f"{str(there)!r} has less than {ROOM_GB:g} GB free; delete something or move the folder"
     try:
-        PromptTable.open(table).list()
+        PromptTable.open(table).list(limit=1)
     except ForewordError as error:
         yield str(error)
 

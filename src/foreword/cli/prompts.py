@@ -5,41 +5,18 @@ from typing import Annotated
 
 import typer
 
-from foreword.cli import exchange
-from foreword.cli.console import Display, print_json, print_table
+from foreword.cli import exchange, versions
+from foreword.cli.console import Display, print_json
 from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, find_prompt, read_inputs
 
 app = typer.Typer(no_args_is_help=True, help="Stored prompts: names, versions, aliases.")
 app.command("import")(exchange.import_prompt)
 app.command("export")(exchange.export_prompt)
+app.command("list")(versions.list_prompts)
+for verb in (versions.search, versions.log, versions.tag, versions.untag, versions.delete, versions.restore):
+    app.command()(verb)
+Message = Annotated[str, typer.Option("--message", "-m", help="Why, for the log.")]
 Ref = Annotated[str, typer.Argument(help="name, name@alias or name:version; or a .prompt file.")]
-
-
-@app.command("list")
-def list_prompts(
-    name: Annotated[str | None, typer.Argument(help="All versions of this prompt.")] = None,
-    table: TableUrl = None,
-    as_json: Json = False,
-) -> None:
-    """The newest version of every prompt, or all versions of one."""
-    from rich.table import Table
-
-    from foreword.table import PromptTable
-
-    entries = PromptTable.open(table).list(name)
-    if as_json:
-        fields = ("name", "version", "kind", "digest", "message", "author", "virtual_tokens")
-        rows = [
-            {f: getattr(e, f) for f in fields} | {"aliases": [*e.aliases], "created": e.created.isoformat()}
-            for e in entries
-        ]
-        print_json({"prompts": rows})
-        return
-    shown = Table("prompt", "kind", "virtual tokens", "aliases", "created", "message", box=None, pad_edge=False)
-    for entry in entries:
-        created, tokens = entry.created.astimezone().strftime("%Y-%m-%d %H:%M"), str(entry.virtual_tokens or "")
-        shown.add_row(entry.ref, entry.kind, tokens, ", ".join(entry.aliases), created, entry.message)
-    print_table(shown if entries else "No prompts yet: 'foreword prompts add FILE' or 'foreword demo'.")
 
 
 @app.command()
@@ -60,14 +37,23 @@ def show(ref: Ref, table: TableUrl = None) -> None:
 def add(
     file: Annotated[Path, typer.Argument(help="A .prompt file; its vectors are taken from beside it.")],
     alias: Annotated[str | None, typer.Option(help="Alias to give the new version.")] = None,
-    message: Annotated[str, typer.Option("--message", "-m")] = "",
+    message: Message = "",
+    parent: Annotated[
+        str | None, typer.Option(help="Stored prompt that it was made from. [default: the newest of its name]")
+    ] = None,
+    tag: Annotated[list[str], typer.Option(help="A tag to add to the prompt; more than once for more.")] = [],  # noqa: B006
     table: TableUrl = None,
+    as_json: Json = False,
 ) -> None:
     """Store a prompt file as a new version."""
     from foreword.prompts import Prompt
     from foreword.table import PromptTable
 
-    print(PromptTable.open(table).put(Prompt.load(file), alias=alias, message=message).ref)
+    stored = PromptTable.open(table).put(Prompt.load(file), alias, message, parent, tags=tag)
+    if as_json:
+        print_json(versions.entry(stored))
+    else:
+        print(stored.ref)
 
 
 @app.command()
@@ -75,12 +61,13 @@ def alias(
     name: Annotated[str, typer.Argument(help="The prompt.")],
     alias: Annotated[str, typer.Argument(help="The alias, such as prod.")],
     version: Annotated[int, typer.Argument(help="The version that it shall point to.")],
+    message: Message = "",
     table: TableUrl = None,
 ) -> None:
     """Point an alias at a version."""
     from foreword.table import PromptTable
 
-    PromptTable.open(table).alias(name, alias, version)
+    PromptTable.open(table).alias(name, alias, version, message)
     print(f"{name}@{alias} is {name}:{version}")
 
 

@@ -13,7 +13,16 @@ from typer.core import TyperCommand
 
 from foreword.cli.console import Display, print_json
 from foreword.cli.settle import settle
-from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, find_prompt, load_backbone
+from foreword.cli.shared import (
+    DEFAULT_BACKBONE,
+    BackboneName,
+    Dtype,
+    Json,
+    TableUrl,
+    find_prompt,
+    load_backbone,
+    stored_as,
+)
 from foreword.errors import UsageError
 
 if TYPE_CHECKING:
@@ -146,6 +155,7 @@ def tune(
         store = PromptTable.open(table)
         data = [load_task(path, display) for path in tasks]
         prompts = [find_prompt(ref, store) for ref in start] if start else [plain_prompt(task) for task in data]
+        parents = [stored_as(ref, store) for ref in start] if start else [None for _ in data]
         prompts[0].replace(name=name or prompts[0].name)  # refuses what no prompt may be called
         title = data[0].name if len(data) == 1 else f"{len(data)}-tasks"
         folder = out or Path("runs") / f"{title}-{options.method}-{uuid.uuid4().hex[:12]}"
@@ -168,8 +178,8 @@ def tune(
                 f"Stopped after {runs[0].steps} of {options.steps} steps: dev had not become better for a while."
             )
         results = [
-            _store(model, task, run, store, alias, display, f"{task.name}: " if len(data) > 1 else "")
-            for task, run in zip(data, runs, strict=True)
+            _store(model, task, begun, parent, run, store, alias, display, f"{task.name}: " if len(data) > 1 else "")
+            for task, begun, parent, run in zip(data, prompts, parents, runs, strict=True)
         ]
         refs = [result["prompt"] for result in results]
         display.say(f"Stored as {', '.join(refs)}; the run, its curves and its checkpoint are in {folder}.")
@@ -182,8 +192,9 @@ def tune(
 
 
 def _store(
-    model: "Backbone", task: "Task", run: "Run", store: "PromptTable", alias: str | None, display: Display, heading: str
-) -> dict[str, Any]:
+    model: "Backbone", task: "Task", start: "Prompt", parent: str | None, run: "Run", store: "PromptTable",
+    alias: str | None, display: Display, heading: str,
+) -> dict[str, Any]:  # fmt: skip
     """Put a task's prompt into the table and measure it: its part of the document."""
     from foreword.evals import weigh
 
@@ -191,7 +202,8 @@ def _store(
     if task.dev:
         [candidate] = weigh(model, task, [learned], display.stage)
         learned = candidate.best  # calibrated, where that does better on dev
-    stored = store.put(learned, alias=alias, message=f"tuned on {task.name}, run {run.folder}")
+    message, how = f"tuned on {task.name}, run {run.folder}", origin(task, start, parent, run)
+    stored = store.put(learned, alias, message, parent, how)
     dev = measure(model, task, learned, task.dev, "dev", display)
     test = measure(model, task, learned, task.test, "test", display)
     for split, measured in (("dev (which the version was chosen on)", dev), ("test", test)):
@@ -201,6 +213,22 @@ def _store(
                 heading,
             )
     return {"prompt": stored.ref, "task": task.name, "dev": dev, "test": test}
+
+
+def origin(task: "Task", start: "Prompt", parent: str | None, run: "Run") -> dict[str, str]:
+    """How a prompt was learned, for the table: whoever has the data and the backbone can learn it again."""
+    soft = run.prompt.soft
+    assert soft is not None
+    return {
+        "task": task.name,
+        "data": task.data_hash,
+        "run": soft.run,
+        "method": soft.method,
+        "start": parent or start.name,
+        "start_digest": start.digest,
+        "backbone": soft.backbone,
+        "fingerprint": soft.fingerprint,
+    }
 
 
 def load_task(path: Path, display: Display, seed: int | None = None) -> "Task":

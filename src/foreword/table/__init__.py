@@ -1,5 +1,6 @@
 """Where prompts live, hard and soft alike: names, versions that never change, and aliases that can be moved."""
 
-from foreword.table.table import PromptTable, Stored
+from foreword.table.stored import AliasMove, Stored
+from foreword.table.table import PromptTable
 
-__all__ = ["PromptTable", "Stored"]
+__all__ = ["AliasMove", "PromptTable", "Stored"]

@@ -1,23 +1,31 @@
 """How the table's database is reached: address, transactions, migration, clear errors. Knows SQL; knows no prompts."""
 
+import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import URL, Connection, column, create_engine, event, inspect, make_url, select, table
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
+from sqlalchemy import URL, Connection, Engine, column, create_engine, event, func, inspect, make_url, select, table
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from foreword.errors import ForewordError, UsageError
 from foreword.files import data_dir
 from foreword.table.migrations import HEAD, VERSION_TABLE, upgrade
+from foreword.table.watch import ClockWatch, FileWatch, Watch
 
 BUSY_SECONDS = 30.0
 """How long one process waits for another's write to end."""
+FILE_ARGUMENTS = {"timeout": BUSY_SECONDS, "check_same_thread": False}  # one is kept, behind a lock
 PAUSE_SECONDS = 0.05
+MIGRATION_LOCK = 0x464F5245574F5244
+"""What a server knows the migration of prompt tables by: one at a time."""
+SECRETS = {"password", "passfile", "sslpassword", "sslkey", "oauth_client_secret"}
+"""Parts of an address that are not shown."""
 
 REMEDIES = {
     "not a database": "that file is no prompt table: name another one",
@@ -41,8 +49,11 @@ def locate(place: str | Path | None) -> tuple[URL, Path]:
             raise UsageError(
                 f"the address {scheme + '://…'!r} is not of the form scheme://user:password@host/database"
             ) from None
-        if url.get_backend_name() != "sqlite":
-            return url, data_dir() / "tensors"
+        backend = url.drivername.partition("+")[0]
+        if backend in ("postgresql", "postgres"):
+            return url.set(drivername="postgresql+psycopg"), data_dir() / "tensors"
+        if backend != "sqlite":
+            raise UsageError(f"{backend + '://…'!r}: a prompt table is in SQLite or PostgreSQL: 'postgresql://…'")
         if not url.database or url.database == ":memory:":
             raise UsageError(f"{place!r} names no file; a prompt table in SQLite needs one: 'sqlite:///prompts.db'")
         place = url.database
@@ -58,12 +69,13 @@ class Database:
     """
 
     def __init__(self, url: URL) -> None:
-        self._shown = url.database or "" if _is_sqlite(url) else url.render_as_string(hide_password=True)
-        self._sqlite = _is_sqlite(url)
+        self.is_file = url.get_backend_name() == "sqlite"
+        self._shown = url.database or "" if self.is_file else _shown(url)
+        self._password = url.password or url.query.get("password")
         try:
-            if self._sqlite:
+            if self.is_file:
                 Path(self._shown).parent.mkdir(parents=True, exist_ok=True)
-                self._engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
+                self._engine = create_engine(url, poolclass=NullPool, connect_args=FILE_ARGUMENTS)
                 event.listen(self._engine, "connect", _connected)
                 event.listen(self._engine, "begin", _begun)
             else:
@@ -72,16 +84,29 @@ class Database:
             raise ForewordError(
                 f"cannot make a folder for {self._shown!r}: {error.strerror}; choose another place with FOREWORD_HOME"
             ) from error
-        except (NoSuchModuleError, ImportError) as error:
-            raise UsageError(f"no driver for {self._shown!r}: {error}; install it, or use SQLite") from error
+        except ImportError as error:
+            raise UsageError(
+                f"no driver for {self._shown!r}: {error}; pip install 'foreword[postgres]', or use SQLite"
+            ) from error
+        self._watch: Watch = FileWatch(self._shown, partial(_bare, self._engine)) if self.is_file else ClockWatch()
         self._prepare()
+
+    def stamp(self) -> Hashable | None:
+        """Equal to an earlier one as long as what was read since then is current: in SQLite until anybody writes, on a
+        server for `watch.LIFETIME` seconds or until one writes through this object. None: it cannot be told.
+        """
+        return self._watch.stamp()
 
     @contextmanager
     def session(self, *, write: bool = False) -> Iterator[Session]:
         """One transaction. Raises ForewordError, or IntegrityError where a concurrent write took the same key."""
         engine = self._engine.execution_options(begin="BEGIN IMMEDIATE" if write else "BEGIN")
-        with self._clear_errors(), Session(engine) as session, session.begin():
-            yield session
+        try:
+            with self._clear_errors(), Session(engine) as session, session.begin():
+                yield session
+        finally:
+            if write:
+                self._watch.wrote()
 
     @contextmanager
     def _clear_errors(self) -> Iterator[None]:
@@ -91,6 +116,8 @@ class Database:
             raise
         except DBAPIError as error:
             said = " ".join(str(error.orig).split())
+            if self._password:
+                said = said.replace(str(self._password), "***")
             remedy = next((r for part, r in REMEDIES.items() if part in said), "check the address and the server")
             raise ForewordError(f"cannot use the prompt table {self._shown!r}: {said}; {remedy}") from error
         except ValueError as error:  # a date that is none, say
@@ -104,9 +131,11 @@ class Database:
                 revision = self._revision(connection)
             if revision != HEAD:
                 with self._engine.execution_options(begin="BEGIN IMMEDIATE").begin() as connection:
+                    if not self.is_file:
+                        connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
                     if self._revision(connection) != HEAD:  # else another process was faster
                         self._upgrade(connection)
-            if self._sqlite:
+            if self.is_file:
                 self._use_wal()
 
     def _revision(self, connection: Connection) -> str | None:
@@ -114,7 +143,7 @@ class Database:
         tables = inspect(connection)
         if tables.has_table(VERSION_TABLE):
             return connection.scalar(select(column("version_num")).select_from(table(VERSION_TABLE)))
-        if self._sqlite and tables.get_table_names():
+        if self.is_file and tables.get_table_names():
             raise ForewordError(f"{self._shown!r} is the database of another program; name another file")
         return None
 
@@ -142,8 +171,17 @@ class Database:
             time.sleep(PAUSE_SECONDS)
 
 
-def _is_sqlite(url: URL) -> bool:
-    return url.get_backend_name() == "sqlite"
+def _bare(engine: Engine) -> sqlite3.Connection:
+    """A connection that is the caller's, to keep and to close."""
+    connection = engine.raw_connection()
+    bare = cast(sqlite3.Connection, connection.driver_connection)
+    connection.detach()
+    return bare
+
+
+def _shown(url: URL) -> str:
+    secret = [key for key in url.query if key.lower() in SECRETS]
+    return url.difference_update_query(secret).render_as_string(hide_password=True)
 
 
 def _connected(connection: Any, _record: object) -> None:

@@ -8,6 +8,7 @@ from foreword.prompts.prompt import NAME
 
 LATEST = "latest"
 ALIAS = re.compile(r"[a-z](?:[a-z0-9._-]{0,48}[a-z0-9])?", re.ASCII)
+TAG = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,48}[a-z0-9])?", re.ASCII)
 VERSION = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 
 
@@ -43,3 +44,10 @@ def check_alias(alias: str) -> str:
     if not ALIAS.fullmatch(alias):
         raise UsageError(f"alias {alias!r}: take a letter, then a-z, 0-9, '.', '_' and '-', 50 characters at most")
     return alias
+
+
+def check_tag(tag: str) -> str:
+    """`tag` itself, when a tag may be called that. Raises UsageError."""
+    if not TAG.fullmatch(tag):
+        raise UsageError(f"tag {tag!r}: take a-z, 0-9, '.', '_' and '-', 50 characters at most")
+    return tag

@@ -1,81 +1,76 @@
 """The prompt table: versions that never change, under names and movable aliases. Knows no models and no tuning."""
 
 import builtins
-import difflib
-import getpass
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, cast
 
-from sqlalchemy import Select, func, select, tuple_
+from sqlalchemy import Select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, lazyload, undefer
 
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts.file import from_text
 from foreword.prompts.prompt import Prompt
 from foreword.prompts.soft import SoftTokens
+from foreword.table import queries, writes
 from foreword.table.database import Database, locate
-from foreword.table.refs import Ref, check_alias, parse
-from foreword.table.schema import AliasRow, PromptRow
-from foreword.table.tensors import TensorFolder
+from foreword.table.notes import author, note, origin_text, plain
+from foreword.table.recent import Recent
+from foreword.table.refs import Ref, check_alias, check_tag, parse
+from foreword.table.schema import PromptRow
+from foreword.table.stored import AliasMove, Stored, move, stored
+from foreword.table.tensors import TensorFolder, TensorRows, Tensors
 
 ATTEMPTS = 20
 """How often a version number is tried when other writers keep taking it."""
-
-
-@dataclass(frozen=True)
-class Stored:
-    """What the table knows of one version."""
-
-    name: str
-    version: int
-    kind: Literal["hard", "soft"]
-    """`soft`: with virtual tokens, tuned or not."""
-    digest: str
-    """Of the prompt: two versions hold the same when it is equal."""
-    aliases: tuple[str, ...]
-    """Those that point at this version now."""
-    created: datetime
-    """UTC."""
-    message: str
-    author: str
-    virtual_tokens: int
-
-    @property
-    def ref(self) -> str:
-        """What `get` takes: `name:3`."""
-        return f"{self.name}:{self.version}"
+MAX_SEARCH = 1_000
+"""Characters of a text to search for."""
 
 
 class PromptTable:
     """Safe for many threads and processes at once: nothing that `put` has returned is ever lost or changed."""
 
-    def __init__(self, database: Database, tensors: TensorFolder) -> None:
+    def __init__(self, database: Database, tensors: Tensors) -> None:
         self._database = database
         self._tensors = tensors
+        self._recent = Recent()
 
     @classmethod
     def open(cls, url: str | Path | None = None) -> "PromptTable":
-        """The table in a SQLite file or at a database URL; made, and brought to the current revision, where needed.
+        """The table in a SQLite file or at a PostgreSQL URL; made, and brought to the current revision, where needed.
 
-        Without `url` it is the user's own, in `data_dir()`. Vectors lie in `tensors/` beside the file. Raises
-        ForewordError when it is no prompt table, cannot be written, or was written by a newer foreword.
+        Without `url` it is the user's own, in `data_dir()`. Vectors lie in `tensors/` beside the file; those of a
+        server are in its database, for all who have the URL. Raises ForewordError when it is no prompt table, cannot
+        be written, or was written by a newer foreword.
         """
         address, folder = locate(url)
-        return cls(Database(address), TensorFolder(folder))
+        database, tensors = Database(address), TensorFolder(folder)
+        return cls(database, tensors if database.is_file else TensorRows(database, tensors))
 
-    def put(self, prompt: Prompt, alias: str | None = None, message: str = "") -> Stored:
-        """Stores the next version of `prompt.name` and moves `alias` to it.
+    def put(
+        self,
+        prompt: Prompt,
+        alias: str | None = None,
+        message: str = "",
+        parent: str | None = None,
+        origin: Mapping[str, str] | None = None,
+        tags: Iterable[str] = (),
+    ) -> Stored:
+        """Stores the next version of `prompt.name`, moves `alias` to it, and adds `tags` to the prompt.
 
-        What equals the newest version of that name is not stored twice: then that version is returned.
+        `parent` is the stored prompt that it was made from, as `get` takes it, or a version deleted by now; by default
+        the newest version of its own name. `origin` says how it was made. What equals the newest version of that name
+        is not stored twice: then that version is returned, as it was, but for alias and tags. Raises UsageError when
+        there is no such parent.
         """
+        tags = [check_tag(tag) for tag in tags]
         if alias is not None:
             check_alias(alias)
-        text = prompt.to_text()
+        made_from = parse(parent) if parent is not None else None
+        text, how = prompt.to_text(), origin_text(origin) if origin else None
         if from_text(text, prompt.name, soft=prompt.soft).digest != prompt.digest:
             raise ForewordError(f"prompt {prompt.name!r} does not survive being written and read; report this as a bug")
         tensors = self._tensors.put(prompt.soft.to_bytes()) if prompt.soft is not None else None
@@ -88,120 +83,160 @@ class PromptTable:
                 virtual_tokens=prompt.virtual_tokens,
                 tensors=tensors,
                 fingerprint=prompt.soft.fingerprint if prompt.soft is not None else None,
-                author=_plain(_author()),
-                message=_plain(message),
+                author=author(),
+                message=note(message),
                 created=datetime.now(UTC),
+                origin=how,
+                words=_words(prompt.name, prompt.description, note(message), prompt.body),
             )
             try:
                 with self._database.session(write=True) as session:
-                    return _store(session, row, alias)
-            except IntegrityError:  # two writers read the same newest version; SQLite's lock rules that out
+                    writes.hold(session, row.name)
+                    if made_from is not None:
+                        row.parent = queries.parent(session, made_from)
+                    row = writes.add_version(session, row)
+                    if alias is not None:
+                        writes.move_alias(session, row.name, alias, row.version, message)
+                    writes.add_tags(session, row.name, tags)
+                    session.refresh(row, ["aliases", "tags"])
+                    return stored(row)
+            except IntegrityError:  # two writers began the same name; SQLite's lock rules that out
                 continue
         raise ForewordError(f"other writers kept taking the next version of {prompt.name!r}; try again")
 
     def get(self, ref: str) -> Prompt:
         """The prompt that `name` (newest), `name@alias` or `name:3` stands for.
 
+        Asked again it comes from this process's memory, the same object for all who ask, as long as nobody has written
+        to the table; on a server, for a second (`watch.LIFETIME`) or until one writes through this object.
         Raises UsageError with near matches when there is none, ForewordError when its vectors are missing or altered.
         """
+        wanted, stamp = parse(ref), self._database.stamp()
+        if (known := self._recent.get(wanted, stamp)) is not None:
+            return known
         with self._database.session() as session:
-            row = _find(session, parse(ref))
-            name = f"{row.name}:{row.version}"
-            text, tensors, digest = row.text, row.tensors, row.digest
+            row = queries.find(session, wanted, undefer(PromptRow.text), lazyload("*"))
+            name, text, tensors, digest = f"{row.name}:{row.version}", row.text, row.tensors, row.digest
         if hashlib.sha256(f"{text}\n{tensors or ''}".encode()).hexdigest() != digest:  # as in Prompt.digest
             raise ForewordError(f"the text of {name!r} is not what was stored: bring the table back from a backup")
-        soft = SoftTokens.from_bytes(self._tensors.get(tensors, name), name) if tensors is not None else None
-        return from_text(text, name, soft=soft)
+        prompt = self._recent.holding(digest)
+        if prompt is None:
+            soft = SoftTokens.from_bytes(self._tensors.get(tensors, name), name) if tensors is not None else None
+            prompt = from_text(text, name, soft=soft)
+        self._recent.keep(wanted, stamp, digest, prompt)
+        return prompt
 
-    def alias(self, name: str, alias: str, version: int) -> None:
+    def find(self, ref: str) -> Stored:
+        """What the table knows of the version that `ref` stands for. Raises UsageError as `get` does."""
+        with self._database.session() as session:
+            return stored(queries.find(session, parse(ref)))
+
+    def alias(self, name: str, alias: str, version: int, message: str = "") -> None:
         """Makes `name@alias` mean this version from now on. Raises UsageError where there is no such version."""
         ref = parse(f"{name}:{version}")
         check_alias(alias)
-        with self._database.session(write=True) as session:
-            _find(session, ref)
-            session.merge(AliasRow(name=name, alias=alias, version=version))
+        with self._writing(name) as session:
+            queries.find(session, ref)
+            writes.move_alias(session, name, alias, version, message)
 
-    def list(self, name: str | None = None) -> builtins.list[Stored]:
-        """The newest version of every name, by name; or all versions of one, newest first."""
+    def list(
+        self, name: str | None = None, tag: str | None = None, limit: int | None = None, after: str | None = None
+    ) -> builtins.list[Stored]:
+        """The newest version of every name, by name; or all versions of one, newest first. Of these `limit` at most.
+
+        `tag`: only prompts that have it. `after`: the `ref` of the last one that was seen, for the page behind it.
+        """
+        begin = parse(after) if after is not None else None
         with self._database.session() as session:
-            if name is not None:
-                _find(session, Ref(name))
-                query = select(PromptRow).where(PromptRow.name == name).order_by(PromptRow.version.desc())
-            else:
-                newest = select(PromptRow.name, func.max(PromptRow.version)).group_by(PromptRow.name)
-                query = select(PromptRow).where(tuple_(PromptRow.name, PromptRow.version).in_(newest))
-                query = query.order_by(PromptRow.name)
-            return [_stored(row) for row in session.scalars(query)]
+            if name is None:
+                return _all(session, queries.newest_of_each(tag, begin.name if begin else None, limit))
+            queries.find(session, Ref(name))
+            if tag is not None and tag not in writes.tags_of(session, name):
+                return []
+            if begin is not None and (begin.name != name or begin.version is None):
+                raise UsageError(f"a page of {name!r} begins after one of its versions: '{name}:3', not {after!r}")
+            return _all(session, queries.versions_of(name, begin.version if begin else None, limit))
+
+    def search(
+        self, text: str, tag: str | None = None, limit: int | None = None, after: str | None = None
+    ) -> builtins.list[Stored]:
+        """The prompts whose name, description, message or body holds `text`, in any case; by name, `limit` at most.
+
+        Of each the newest version that holds it. `tag` and `after` as in `list`.
+        """
+        if len(text) > MAX_SEARCH:
+            raise UsageError(f"a search takes {MAX_SEARCH:,} characters at most, not {len(text):,}")
+        begin = parse(after).name if after is not None else None
+        with self._database.session() as session:
+            return _all(session, queries.newest_of_each(tag, begin, limit, _words(text)))
+
+    def tag(self, name: str, *tags: str) -> tuple[str, ...]:
+        """Adds tags to a prompt, whatever its version; returns all it has then."""
+        for tag in tags:
+            check_tag(tag)
+        with self._writing(name) as session:
+            queries.find(session, Ref(name))
+            writes.add_tags(session, name, tags)
+            return tuple(writes.tags_of(session, name))
+
+    def untag(self, name: str, *tags: str) -> tuple[str, ...]:
+        """Takes tags off a prompt; returns those that are left. Raises UsageError when one of them is not there."""
+        with self._writing(name) as session:
+            queries.find(session, Ref(name))
+            writes.take_tags(session, name, tags)
+            return tuple(writes.tags_of(session, name))
+
+    def delete(self, ref: str) -> builtins.list[str]:
+        """Hides one version (`name:3`), or all of a `name`; returns which. `restore` takes it back.
+
+        Their numbers are not given again, and nothing is lost. What is stored under a deleted name later gets the next
+        number. Raises UsageError when there is no such version, or an alias stands for that one version.
+        """
+        wanted = _whole_or_version(ref)
+        with self._writing(wanted.name) as session:
+            return writes.hide(session, wanted)
+
+    def restore(self, ref: str) -> builtins.list[str]:
+        """Takes back the deletion of `name:3`, or the last deletion under `name`; returns what is there again."""
+        wanted = _whole_or_version(ref)
+        with self._writing(wanted.name) as session:
+            return writes.unhide(session, wanted)
+
+    def log(self, name: str, limit: int | None = None) -> builtins.list[Stored | AliasMove]:
+        """What has happened to a prompt, newest first: its versions, and every move of its aliases. `limit` at most."""
+        with self._database.session() as session:
+            queries.find(session, Ref(name))
+            versions = _all(session, queries.versions_of(name, None, limit))
+            moves = [move(row) for row in session.scalars(queries.moves_of(name, None, limit))]
+        events: list[Stored | AliasMove] = [
+            *moves,
+            *versions,
+        ]  # what moved at the same moment moved after it was stored
+        return sorted(events, key=lambda event: event.created, reverse=True)[:limit]
+
+    def alias_history(self, name: str, alias: str | None = None, limit: int | None = None) -> builtins.list[AliasMove]:
+        """Every move of a prompt's aliases, or of one of them, newest first; `limit` at most."""
+        with self._database.session() as session:
+            queries.find(session, Ref(name))
+            return [move(row) for row in session.scalars(queries.moves_of(name, alias, limit))]
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[Session]:
+        with self._database.session(write=True) as session:
+            writes.hold(session, name)
+            yield session
 
 
-def _store(session: Session, row: PromptRow, alias: str | None) -> Stored:
-    """`row` lacks its version yet, and is dropped where it equals the newest one."""
-    newest = session.scalar(_newest(row.name))
-    if newest is not None and newest.digest == row.digest:
-        row = newest
-    else:
-        row.version = newest.version + 1 if newest is not None else 1
-        session.add(row)
-        session.flush()
-    if alias is not None:
-        session.merge(AliasRow(name=row.name, alias=alias, version=row.version))
-        session.flush()
-    session.refresh(row, ["aliases"])
-    return _stored(row)
+def _all(session: Session, query: Select[PromptRow]) -> list[Stored]:
+    return [stored(row) for row in session.scalars(query)]
 
 
-def _newest(name: str) -> Select[PromptRow]:
-    return select(PromptRow).where(PromptRow.name == name).order_by(PromptRow.version.desc()).limit(1)
+def _whole_or_version(ref: str) -> Ref:
+    wanted = parse(ref)
+    if wanted.alias is not None:
+        raise UsageError(f"{ref!r} is an alias; say which version is meant, 'name:3', or all of 'name'")
+    return wanted
 
 
-def _stored(row: PromptRow) -> Stored:
-    return Stored(
-        name=row.name,
-        version=row.version,
-        kind=cast(Literal["hard", "soft"], row.kind),
-        digest=row.digest,
-        aliases=tuple(alias.alias for alias in row.aliases),
-        created=row.created,
-        message=row.message,
-        author=row.author,
-        virtual_tokens=row.virtual_tokens,
-    )
-
-
-def _find(session: Session, ref: Ref) -> PromptRow:
-    query = _newest(ref.name)
-    if ref.version is not None:
-        query = query.where(PromptRow.version == ref.version)
-    if ref.alias is not None:
-        query = query.join(PromptRow.aliases).where(AliasRow.alias == ref.alias)
-    if (row := session.scalar(query)) is not None:
-        return row
-    if (newest := session.scalar(_newest(ref.name))) is None:
-        names = session.scalars(select(PromptRow.name).distinct().order_by(PromptRow.name)).all()
-        raise UsageError(f"there is no prompt {ref.name!r}; {_instead(ref.name, names, 'stored prompts')}")
-    if ref.version is not None:
-        raise UsageError(f"{ref.name!r} has no version {ref.version}; there are 1 to {newest.version}")
-    alias = cast(str, ref.alias)
-    aliases = session.scalars(select(AliasRow.alias).where(AliasRow.name == ref.name).order_by(AliasRow.alias)).all()
-    raise UsageError(f"{ref.name!r} has no alias {alias!r}; {_instead(alias, aliases, 'its aliases')}")
-
-
-def _instead(wanted: str, there: Sequence[str], what: str) -> str:
-    if not there:
-        return f"{what}: none yet"
-    near = difflib.get_close_matches(wanted, there, n=3)
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    more = f" and {len(there) - 10:,} more" if len(there) > 10 else ""
-    return f"{hint}{what}: {', '.join(there[:10])}{more}"
-
-
-def _author() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a container's user id often has no name
-        return "unknown"
-
-
-def _plain(text: str) -> str:
-    """Without what no database takes: zero bytes, and halves of characters from a shell with another encoding."""
-    return text.replace("\0", "").encode(errors="replace").decode()
+def _words(*texts: str) -> str:
+    return plain("\n".join(texts)).casefold()

@@ -34,3 +34,8 @@ def upgrade() -> None:
             "CREATE TRIGGER versions_never_change BEFORE UPDATE ON prompts "
             "BEGIN SELECT RAISE(ABORT, 'a stored version never changes'); END"
         )
+
+
+def downgrade() -> None:
+    op.drop_table("aliases")
+    op.drop_table("prompts")  # and with it its trigger

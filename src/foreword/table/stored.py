@@ -1,0 +1,77 @@
+"""What the table tells of a version and of an alias that moved, without the prompt itself. Knows no queries."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, cast
+
+from foreword.table.schema import AliasMoveRow, PromptRow
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the table knows of one version."""
+
+    name: str
+    version: int
+    kind: Literal["hard", "soft"]
+    """`soft`: with virtual tokens, tuned or not."""
+    digest: str
+    """Of the prompt: two versions hold the same when it is equal."""
+    aliases: tuple[str, ...]
+    """Those that point at this version now."""
+    created: datetime
+    """UTC."""
+    message: str
+    author: str
+    virtual_tokens: int
+    tags: tuple[str, ...] = ()
+    """Of the prompt, whatever the version."""
+    parent: str | None = None
+    """`name:version` that it was made from; none for the first of its name."""
+    origin: Mapping[str, str] = field(default_factory=dict)
+    """How it was made: of a tuned prompt the hash of the data, the run, the start and the backbone."""
+
+    @property
+    def ref(self) -> str:
+        """What `get` takes: `name:3`."""
+        return f"{self.name}:{self.version}"
+
+
+@dataclass(frozen=True)
+class AliasMove:
+    """An alias that was made, or pointed at another version."""
+
+    name: str
+    alias: str
+    before: int | None
+    """The version that it stood for until then; None when it was new."""
+    version: int
+    """The one that it has stood for since."""
+    author: str
+    message: str
+    created: datetime
+    """UTC."""
+
+
+def stored(row: PromptRow) -> Stored:
+    """Reads aliases and tags too, so `row` must be in a session."""
+    return Stored(
+        name=row.name,
+        version=row.version,
+        kind=cast(Literal["hard", "soft"], row.kind),
+        digest=row.digest,
+        aliases=tuple(alias.alias for alias in row.aliases),
+        created=row.created,
+        message=row.message,
+        author=row.author,
+        virtual_tokens=row.virtual_tokens,
+        tags=tuple(tag.tag for tag in row.tags),
+        parent=row.parent,
+        origin=json.loads(row.origin) if row.origin else {},
+    )
+
+
+def move(row: AliasMoveRow) -> AliasMove:
+    return AliasMove(row.name, row.alias, row.before, row.version, row.author, row.message, row.created)

@@ -1,0 +1,109 @@
+"""What the table writes, each within a transaction that has the name to itself. Knows rows; knows no prompts."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy.orm import Session, lazyload
+
+from foreword.errors import UsageError
+from foreword.table.notes import author, note
+from foreword.table.queries import find, instead, near_names, newest
+from foreword.table.refs import Ref
+from foreword.table.schema import LIVE, AliasMoveRow, AliasRow, PromptRow, TagRow
+
+
+def hold(session: Session, name: str) -> None:
+    """Until this transaction ends, no other writes under `name`, once it has a version. In SQLite none writes anyway.
+
+    The first version stands for the name: it is there as long as the name is.
+    """
+    first = select(PromptRow.version).where(PromptRow.name == name).order_by(PromptRow.version).limit(1)
+    session.execute(first.with_for_update(key_share=True))
+
+
+def add_version(session: Session, row: PromptRow) -> PromptRow:
+    """Gives `row` its version, unless the newest is equal: then that one is returned, and `row` is dropped."""
+    every = select(PromptRow).where(PromptRow.name == row.name).order_by(PromptRow.version.desc()).limit(1)
+    last = session.scalar(every.options(lazyload("*")))
+    there = last if last is None or last.deleted is None else session.scalar(newest(row.name).options(lazyload("*")))
+    if there is not None and there.digest == row.digest:
+        return there
+    row.version = last.version + 1 if last is not None else 1
+    if row.parent is None and there is not None:
+        row.parent = f"{row.name}:{there.version}"
+    session.add(row)
+    session.flush()
+    return row
+
+
+def move_alias(session: Session, name: str, alias: str, version: int, message: str) -> None:
+    """Makes the alias mean `version`, and writes down the move where it is one."""
+    row = session.get(AliasRow, (name, alias))
+    before = row.version if row is not None else None
+    if before == version:
+        return
+    if row is not None:
+        row.version = version
+    else:
+        session.add(AliasRow(name=name, alias=alias, version=version))
+    now, by = datetime.now(UTC), author()
+    session.add(
+        AliasMoveRow(
+            name=name, alias=alias, before=before, version=version, author=by, message=note(message), created=now
+        )
+    )
+    session.flush()
+
+
+def add_tags(session: Session, name: str, tags: Iterable[str]) -> None:
+    for tag in sorted(set(tags)):
+        session.merge(TagRow(name=name, tag=tag))
+    session.flush()
+
+
+def take_tags(session: Session, name: str, tags: Iterable[str]) -> None:
+    """Raises UsageError when one of them is not there."""
+    there = tags_of(session, name)
+    for tag in tags:
+        if tag not in there:
+            raise UsageError(f"{name!r} has no tag {tag!r}; {instead(tag, there, 'its tags')}")
+    session.execute(delete(TagRow).where(TagRow.name == name, TagRow.tag.in_(list(tags))))
+
+
+def tags_of(session: Session, name: str) -> list[str]:
+    return list(session.scalars(select(TagRow.tag).where(TagRow.name == name).order_by(TagRow.tag)))
+
+
+def hide(session: Session, ref: Ref) -> list[str]:
+    """Deletes one version, or all of a name; returns which. Raises UsageError when an alias needs that one version."""
+    row = find(session, ref)
+    these = PromptRow.name == ref.name
+    if ref.version is not None:
+        if row.aliases:
+            names = ", ".join(alias.alias for alias in row.aliases)
+            raise UsageError(f"'{ref.name}:{ref.version}' is what {names} means; point the alias elsewhere first")
+        these &= PromptRow.version == ref.version
+    return _mark(session, these & LIVE, datetime.now(UTC))
+
+
+def unhide(session: Session, ref: Ref) -> list[str]:
+    """Takes back the deletion of one version, or the last deletion of a name; returns what is there again."""
+    these = PromptRow.name == ref.name
+    if ref.version is not None:
+        these &= PromptRow.version == ref.version
+    last = session.scalar(select(func.max(PromptRow.deleted)).where(these))
+    if last is None:
+        if session.scalar(newest(ref.name)) is None:
+            near = near_names(session, ref.name, PromptRow.deleted.is_not(None), "deleted prompts")
+            raise UsageError(f"there is no deleted prompt {ref.name!r}; {near}")
+        there = find(session, ref)
+        raise UsageError(f"'{ref.name}:{there.version}' is there: nothing is to be restored")
+    return _mark(session, these & (PromptRow.deleted == last), None)
+
+
+def _mark(session: Session, these: ColumnElement[bool], deleted: datetime | None) -> list[str]:
+    found = select(PromptRow.name, PromptRow.version).where(these).order_by(PromptRow.version)
+    refs = [f"{name}:{version}" for name, version in session.execute(found)]
+    session.execute(update(PromptRow).where(these).values(deleted=deleted))
+    return refs
