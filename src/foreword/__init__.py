@@ -8,7 +8,7 @@ from foreword.errors import ForewordError, UsageError
 if TYPE_CHECKING:
     from foreword.backbone import Backbone, RemoteBackbone, Sampling
     from foreword.evals import Lora, calibrate, compare, few_shot
-    from foreword.prompts import Prompt
+    from foreword.prompts import Prompt, diff
     from foreword.table import PromptTable
     from foreword.tasks import Task
     from foreword.tuning import tune, tune_many
@@ -26,6 +26,7 @@ __all__ = [
     "UsageError",
     "calibrate",
     "compare",
+    "diff",
     "few_shot",
     "tune",
     "tune_many",
@@ -41,6 +42,7 @@ _ROOMS = {
     "Task": "tasks",
     "calibrate": "evals",
     "compare": "evals",
+    "diff": "prompts",
     "few_shot": "evals",
     "tune": "tuning",
     "tune_many": "tuning",

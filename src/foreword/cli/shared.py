@@ -54,11 +54,16 @@ def load_model(name: str, dtype: str, display: Display) -> "LanguageModel":
     return load_backbone(name, dtype, display)
 
 
+def is_path(ref: str) -> bool:
+    """Whether `ref` means a file: a stored name means the same in every folder."""
+    return ref.endswith(".prompt") or "/" in ref
+
+
 def find_prompt(ref: str, table: "PromptTable") -> "Prompt":
     """A `.prompt` file when `ref` looks like a path, else an entry of the prompt table."""
     from foreword.prompts import Prompt
 
-    if ref.endswith(".prompt") or "/" in ref:  # a stored name means the same in every folder
+    if is_path(ref):
         return Prompt.load(ref)
     return table.get(ref)
 

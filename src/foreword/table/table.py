@@ -121,6 +121,40 @@ class PromptTable:
             _find(session, ref)
             session.merge(AliasRow(name=name, alias=alias, version=version))
 
+    def find(self, ref: str) -> Stored:
+        """What the table knows of the version that `ref` stands for. Raises UsageError as `get` does."""
+        with self._database.session() as session:
+            return _stored(_find(session, parse(ref)))
+
+    def aliases(self, name: str) -> dict[str, int]:
+        """The version that each alias of `name` points at. Raises UsageError where there is no such prompt."""
+        with self._database.session() as session:
+            _find(session, Ref(name))
+            query = select(AliasRow).where(AliasRow.name == name).order_by(AliasRow.alias)
+            return {row.alias: row.version for row in session.scalars(query)}
+
+    def move(self, name: str, alias: str, version: int, seen: int | None) -> None:
+        """As `alias`, but only while `name@alias` still means version `seen`; None: while there is no such alias.
+
+        Raises ForewordError where another has moved it since: what was decided on `seen` holds no more.
+        """
+        ref = parse(f"{name}:{version}")
+        check_alias(alias)
+        try:
+            with self._database.session(write=True) as session:
+                _find(session, ref)
+                row = session.get(AliasRow, (name, alias), with_for_update=True)
+                now = row.version if row is not None else None
+                if now == seen:
+                    session.merge(AliasRow(name=name, alias=alias, version=version))
+        except IntegrityError:  # two made it at once; SQLite's lock rules that out
+            now = None if seen is not None else version
+        if now != seen:
+            raise ForewordError(
+                f"'{name}@{alias}' has been moved by another in the meantime, from {_said(seen)} to {_said(now)}; "
+                "nothing is changed: try again"
+            )
+
     def list(self, name: str | None = None) -> builtins.list[Stored]:
         """The newest version of every name, by name; or all versions of one, newest first."""
         with self._database.session() as session:
@@ -193,6 +227,10 @@ def _instead(wanted: str, there: Sequence[str], what: str) -> str:
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     more = f" and {len(there) - 10:,} more" if len(there) > 10 else ""
     return f"{hint}{what}: {', '.join(there[:10])}{more}"
+
+
+def _said(version: int | None) -> str:
+    return f"version {version}" if version is not None else "none"
 
 
 def _author() -> str:
