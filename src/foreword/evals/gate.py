@@ -11,7 +11,7 @@ from typing import Any
 from foreword.backbone import LanguageModel
 from foreword.evals.choose import OnStage
 from foreword.evals.flips import Flips, check, measure, paired
-from foreword.evals.statistics import Interval, is_right_or_wrong, score_interval, smallest_difference
+from foreword.evals.statistics import Interval, is_right_or_wrong, score_interval
 from foreword.evals.wording import Scale, p_text
 from foreword.prompts import Prompt
 from foreword.tasks import Task
@@ -28,8 +28,6 @@ class Verdict:
     new: Interval
     against: Flips | None
     """The version that the alias points to as A, the new one as B; None where there is none to compare with."""
-    shows: float | None
-    """The smallest difference that so many rows show with 80 % power, where answers are right or wrong."""
     graded: bool
 
     @property
@@ -38,7 +36,7 @@ class Verdict:
         return self.against is None or self.against.difference.high >= 0
 
     def __str__(self) -> str:
-        """One or two sentences."""
+        """One sentence."""
         scale = Scale(self.metric, self.graded)
         scored = f"{scale.label} {scale.value(self.new.value)} ({scale.span(self.new.low, self.new.high)})"
         said = f"{scored} on {self.rows:,} dev rows of {self.task}"
@@ -46,14 +44,11 @@ class Verdict:
             return f"{said}; there is nothing to compare it with yet."
         gap, old = self.against.difference, self.against.a
         unit = "" if self.graded else " points"
-        said += (
+        return said + (
             f", before {scale.value(old.value)}: a difference of {scale.signed(gap.value)}{unit} "
             f"(95 % interval {scale.span(gap.low, gap.high)}, {p_text(gap.p_value)}), "
             f"{len(self.against.of('better'))} rows better and {len(self.against.of('worse'))} worse."
         )
-        if self.shows is not None:
-            said += f" So many rows can show a difference of about {scale.gap(self.shows)} (80 % power)."
-        return said
 
     def to_json(self) -> dict[str, Any]:
         """`passed`, both scores, the paired difference, the flips."""
@@ -66,7 +61,6 @@ class Verdict:
             "new": vars(self.new).copy(),
             "old": vars(self.against.a).copy() if self.against else None,
             "difference": vars(self.against.difference).copy() if self.against else None,
-            "shows": self.shows,
             "flips": self.against.to_json()["flips"] if self.against else None,
         }
 
@@ -90,5 +84,4 @@ def gate(
     against = paired(task, measure(model, task, old, names[1], on_stage), measured) if old is not None else None
     graded = against.graded if against else not is_right_or_wrong(measured.scores)
     found = score_interval(measured.scores, task.seed)
-    shows = None if graded else smallest_difference(len(task.dev), min(max(found.value, 0.05), 0.95))
-    return Verdict(task.name, task.metric, len(task.dev), found, against, shows, graded)
+    return Verdict(task.name, task.metric, len(task.dev), found, against, graded)
