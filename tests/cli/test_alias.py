@@ -98,6 +98,6 @@ def test_a_real_backbone_refuses_a_prompt_that_hides_the_review(call: Any, proje
         ended = call("prompts", "alias", "movie-opinion", "prod", 2, "--gate", task, "--json")
     document = json.loads(ended.stdout)
     assert ended.exit_code == 3
-    assert document["gate"]["difference"]["high"] < -0.1
-    assert document["gate"]["old"]["value"] > 0.65
+    assert document["gate"]["difference"]["high"] < -0.05
+    assert document["gate"]["old"]["value"] > 0.6
     assert PromptTable.open().aliases("movie-opinion") == {"prod": 1}

@@ -55,7 +55,7 @@ def test_rows_of_a_file_are_rendered_with_their_own_types(call: Any, project: Pa
     (project / "rows.jsonl").write_text('{"items": [1], "more": 2}\n\n{"items": [1, 2]}\n')
     ended = call("prompts", "diff", "a.prompt", "b.prompt", "--inputs", "rows.jsonl", "--json")
     first, second = json.loads(ended.stdout)["rendered"]
-    assert (first["row"], first["inputs"], first["text"]) == ("'rows.jsonl', line 1", {"items": [1]}, [])
+    assert (first["row"], first["text"]) == ("'rows.jsonl', line 1", [])
     assert second["row"] == "'rows.jsonl', line 3"
     assert second["text"][-2:] == ["-12", "+1-2"]
 

@@ -51,10 +51,11 @@ def test_what_cannot_be_measured_is_told_with_the_prompts_name() -> None:
     for second, error, said in (
         (Prompt("p", "b unfit {{ text }}"), ForewordError, "'p:2': this prompt does not run here"),
         (B.replace(output=Output(choices=("yes", "no"))), UsageError, "'p:2': prompt 'p' answers"),
-        (Prompt("p", "b {{ title }}"), UsageError, "dev:0: prompt 'p' needs the input 'title'"),
+        (Prompt("p", "b {{ title }}"), UsageError, "'p:2': dev:0: prompt 'p' needs the input 'title'"),
     ):
         with pytest.raises(error, match=said):
-            flips(Scripted(), rows, A, second, names)
+            flips(model := Scripted(), rows, A, second, names)
+        assert not model.asked, "before either is measured"
     with pytest.raises(ForewordError, match="task 'toy' has no dev rows"):
         flips(Scripted(), task([]), A, B, names)
     assert isinstance(flips(Scripted(), rows, A, A, names), Flips)

@@ -155,3 +155,7 @@ def test_records_keep_their_values_and_tell_where_they_stand(tmp_path: Path, nam
     assert [(values["text"], values["label"]) for _, values in found] == [(r["text"], kind(r["label"])) for r in ROWS]
     with pytest.raises(ForewordError, match="does not exist"):
         list(sources.records(tmp_path / "none.csv", []))
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"text": ["fine"]}\n{"text": ["\\ud800"]}\n')
+    with pytest.raises(ForewordError, match="line 2: it holds half a surrogate pair"):
+        list(sources.records(broken, ["text"]))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from foreword.backbone import LanguageModel
+from foreword.backbone.answer import Inputs
 from foreword.errors import ForewordError
 from foreword.evals.choose import OnStage
 from foreword.evals.statistics import Difference, Interval, is_right_or_wrong, paired_difference, score_interval
@@ -85,27 +86,31 @@ def flips(
 
     Raises ForewordError, or UsageError, where the task has no dev rows or a prompt does not fit it or the model.
     """
-    old, new = (measure(model, task, prompt, name, on_stage) for prompt, name in zip((a, b), names, strict=True))
+    old, new = measure(model, task, [(names[0], a), (names[1], b)], on_stage)
     return paired(task, old, new)
 
 
-def check(model: LanguageModel, task: Task, prompt: Prompt, name: str) -> Prompt:
-    """`prompt` as it answers the task. Raises what is wrong with it, naming it `name`, before anything is measured."""
+def measure(
+    model: LanguageModel, task: Task, named: Sequence[tuple[str, Prompt]], on_stage: OnStage | None = None
+) -> list[Measured]:
+    """Each prompt on the dev rows. What is wrong with one of them is raised before any is measured."""
     if not task.dev:
         raise ForewordError(f"task {task.name!r} has no dev rows to measure on; give it some: 'split: {{dev: 200}}'")
-    try:
-        fitting = prompt.answering(task.choices)
-        model.check(fitting)
-    except ForewordError as error:
-        raise type(error)(f"{name!r}: {error}") from error
-    return fitting
+    work = []
+    for name, prompt in named:
+        try:
+            fitting = prompt.answering(task.choices)
+            model.check(fitting)
+            work.append((name, fitting, [fitting.take(row.inputs, row.id) for row in task.dev]))
+        except ForewordError as error:
+            raise type(error)(f"{name!r}: {error}") from error
+    return [_measured(model, task, *each, on_stage) for each in work]
 
 
-def measure(model: LanguageModel, task: Task, prompt: Prompt, name: str, on_stage: OnStage | None = None) -> Measured:
-    """`prompt` on the dev rows."""
-    fitting = check(model, task, prompt, name)
-    inputs = [fitting.take(row.inputs, row.id) for row in task.dev]
-    answers = model.answer(fitting, inputs, on_rows=lambda *rows: on_stage(f"{name}: dev", *rows) if on_stage else None)
+def _measured(
+    model: LanguageModel, task: Task, name: str, prompt: Prompt, inputs: Sequence[Inputs], on_stage: OnStage | None
+) -> Measured:
+    answers = model.answer(prompt, inputs, on_rows=lambda *rows: on_stage(f"{name}: dev", *rows) if on_stage else None)
     texts = tuple(answer.text for answer in answers)
     return Measured(texts, tuple(task.score(texts, task.dev)))
 

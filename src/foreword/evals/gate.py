@@ -10,7 +10,7 @@ from typing import Any
 
 from foreword.backbone import LanguageModel
 from foreword.evals.choose import OnStage
-from foreword.evals.flips import Flips, check, measure, paired
+from foreword.evals.flips import Flips, measure, paired
 from foreword.evals.statistics import Interval, is_right_or_wrong, score_interval
 from foreword.evals.wording import Scale, p_text
 from foreword.prompts import Prompt
@@ -77,11 +77,9 @@ def gate(
 
     Raises ForewordError, or UsageError, where the task has no dev rows or a version does not fit it or the model.
     """
-    for prompt, name in zip((new, old), names, strict=True):
-        if prompt is not None:
-            check(model, task, prompt, name)
-    measured = measure(model, task, new, names[0], on_stage)
-    against = paired(task, measure(model, task, old, names[1], on_stage), measured) if old is not None else None
+    named = [(names[0], new)] + ([(names[1], old)] if old is not None else [])
+    measured, *before = measure(model, task, named, on_stage)
+    against = paired(task, before[0], measured) if before else None
     graded = against.graded if against else not is_right_or_wrong(measured.scores)
     found = score_interval(measured.scores, task.seed)
     return Verdict(task.name, task.metric, len(task.dev), found, against, graded)

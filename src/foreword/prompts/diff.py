@@ -32,7 +32,7 @@ class Change:
     after: object
 
     def __str__(self) -> str:
-        said = f"{self.field}: {_shown(self.before)} → {_shown(self.after)}"
+        said = f"{visible(self.field)}: {_shown(self.before)} → {_shown(self.after)}"
         if not _texts(self.before) or not _texts(self.after):
             return said
         moved = [f"+ {_shown(item)}" for item in self.after if item not in self.before]

@@ -94,6 +94,10 @@ def records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[s
     """
     unit, raw = _read_file(_local(path, None), str(path), columns)
     for line, values in raw:
+        try:
+            json.dumps(dict(values), ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError:
+            raise _error(str(path), unit, line, "it holds half a surrogate pair, which is no character") from None
         yield f"{str(path)!r}, {unit} {line}", values
 
 
