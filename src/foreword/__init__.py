@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from foreword.backbone import Backbone, RemoteBackbone, Sampling
     from foreword.evals import Lora, calibrate, compare, few_shot
     from foreword.flows import Chain, Program, Result, trace
-    from foreword.prompts import Prompt
+    from foreword.prompts import Prompt, diff
     from foreword.table import PromptTable
     from foreword.tasks import Task
     from foreword.tuning import tune, tune_many
@@ -30,6 +30,7 @@ __all__ = [
     "UsageError",
     "calibrate",
     "compare",
+    "diff",
     "few_shot",
     "trace",
     "tune",
@@ -49,6 +50,7 @@ _ROOMS = {
     "Task": "tasks",
     "calibrate": "evals",
     "compare": "evals",
+    "diff": "prompts",
     "few_shot": "evals",
     "trace": "flows",
     "tune": "tuning",

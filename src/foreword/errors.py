@@ -11,3 +11,9 @@ class UsageError(ForewordError):
     """The call itself is wrong: an unknown option, name or combination. Ends a command with exit code 2."""
 
     exit_code = 2
+
+
+class GateError(ForewordError):
+    """Nothing is broken, but what was asked for is refused: it is worse than what it would replace. Exit code 3."""
+
+    exit_code = 3

@@ -142,3 +142,20 @@ def test_csv_gives_back_what_was_written_at_the_lines_it_was_written(
     records = sources.read(path.name, path.parent, ["one", "two"]).records
     assert [(record.values["one"], record.values["two"]) for record in records] == rows
     assert [record.line for record in records] == lines
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.parquet"])
+def test_records_keep_their_values_and_tell_where_they_stand(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name)
+    found = list(sources.records(path, ["text", "label"]))
+    places = {"rows.csv": (2, 4, 5), "rows.jsonl": (1, 3, 5), "rows.parquet": (1, 2, 3)}[name]
+    unit = "row" if name == "rows.parquet" else "line"
+    assert [where for where, _ in found] == [f"{str(path)!r}, {unit} {place}" for place in places]
+    kind = str if name == "rows.csv" else int
+    assert [(values["text"], values["label"]) for _, values in found] == [(r["text"], kind(r["label"])) for r in ROWS]
+    with pytest.raises(ForewordError, match="does not exist"):
+        list(sources.records(tmp_path / "none.csv", []))
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"text": ["fine"]}\n{"text": ["\\ud800"]}\n')
+    with pytest.raises(ForewordError, match="line 2: it holds half a surrogate pair"):
+        list(sources.records(broken, ["text"]))

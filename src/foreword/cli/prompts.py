@@ -5,11 +5,13 @@ from typing import Annotated
 
 import typer
 
-from foreword.cli import exchange, versions
+from foreword.cli import alias, diff, exchange, versions
 from foreword.cli.console import Display, print_json
 from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, find_prompt, read_inputs
 
 app = typer.Typer(no_args_is_help=True, help="Stored prompts: names, versions, aliases.")
+app.command("diff")(diff.diff)
+app.command("alias")(alias.alias)
 app.command("import")(exchange.import_prompt)
 app.command("export")(exchange.export_prompt)
 app.command("list")(versions.list_prompts)
@@ -54,21 +56,6 @@ def add(
         print_json(versions.entry(stored))
     else:
         print(stored.ref)
-
-
-@app.command()
-def alias(
-    name: Annotated[str, typer.Argument(help="The prompt.")],
-    alias: Annotated[str, typer.Argument(help="The alias, such as prod.")],
-    version: Annotated[int, typer.Argument(help="The version that it shall point to.")],
-    message: Message = "",
-    table: TableUrl = None,
-) -> None:
-    """Point an alias at a version."""
-    from foreword.table import PromptTable
-
-    PromptTable.open(table).alias(name, alias, version, message)
-    print(f"{name}@{alias} is {name}:{version}")
 
 
 @app.command()

@@ -54,20 +54,21 @@ def load_model(name: str, dtype: str, display: Display) -> "LanguageModel":
     return load_backbone(name, dtype, display)
 
 
+def is_path(ref: str) -> bool:
+    """Whether `ref` means a file: a stored name means the same in every folder."""
+    return ref.endswith(".prompt") or "/" in ref
+
+
 def find_prompt(ref: str, table: "PromptTable") -> "Prompt":
     """A `.prompt` file when `ref` looks like a path, else an entry of the prompt table."""
     from foreword.prompts import Prompt
 
-    return Prompt.load(ref) if is_file(ref) else table.get(ref)
-
-
-def is_file(ref: str) -> bool:
-    return ref.endswith(".prompt") or "/" in ref  # a stored name means the same in every folder
+    return Prompt.load(ref) if is_path(ref) else table.get(ref)
 
 
 def stored_as(ref: str, table: "PromptTable") -> str | None:
     """`name:version` of the entry that `ref` stands for now; None for a file."""
-    return None if is_file(ref) else table.find(ref).ref
+    return None if is_path(ref) else table.find(ref).ref
 
 
 def short(dtype: object) -> str:

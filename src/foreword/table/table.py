@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy import Select
+from sqlalchemy import Select, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, lazyload, undefer
 
@@ -20,7 +20,7 @@ from foreword.table.database import Database, locate
 from foreword.table.notes import author, note, origin_text, plain
 from foreword.table.recent import Recent
 from foreword.table.refs import Ref, check_alias, check_tag, parse
-from foreword.table.schema import PromptRow
+from foreword.table.schema import AliasRow, PromptRow
 from foreword.table.stored import AliasMove, Stored, move, stored
 from foreword.table.tensors import TensorFolder, TensorRows, Tensors
 
@@ -139,6 +139,31 @@ class PromptTable:
             queries.find(session, ref)
             writes.move_alias(session, name, alias, version, message)
 
+    def aliases(self, name: str) -> dict[str, int]:
+        """The version that each alias of `name` points at. Raises UsageError where there is no such prompt."""
+        with self._database.session() as session:
+            queries.find(session, Ref(name))
+            query = select(AliasRow).where(AliasRow.name == name).order_by(AliasRow.alias)
+            return {row.alias: row.version for row in session.scalars(query)}
+
+    def move(self, name: str, alias: str, version: int, seen: int | None, message: str = "") -> None:
+        """As `alias`, but only while `name@alias` still means version `seen`; None: while there is no such alias.
+
+        Raises ForewordError where another has moved it since: what was decided on `seen` holds no more.
+        """
+        ref = parse(f"{name}:{version}")
+        check_alias(alias)
+        with self._writing(name) as session:
+            queries.find(session, ref)
+            row = session.get(AliasRow, (name, alias))
+            now = row.version if row is not None else None
+            if now != seen:
+                raise ForewordError(
+                    f"'{name}@{alias}' has been moved by another in the meantime, from {_said(seen)} to {_said(now)}; "
+                    "nothing is changed: try again"
+                )
+            writes.move_alias(session, name, alias, version, message)
+
     def list(
         self, name: str | None = None, tag: str | None = None, limit: int | None = None, after: str | None = None
     ) -> builtins.list[Stored]:
@@ -225,6 +250,10 @@ class PromptTable:
         with self._database.session(write=True) as session:
             writes.hold(session, name)
             yield session
+
+
+def _said(version: int | None) -> str:
+    return f"version {version}" if version is not None else "none"
 
 
 def _all(session: Session, query: Select[PromptRow]) -> list[Stored]:

@@ -86,6 +86,21 @@ def read(
     return Source(name, place, unit, tuple(records), left_out)
 
 
+def records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Every record of a local CSV, JSONL or Parquet file with its values as they stand there: text in CSV, whatever
+    JSON can say in JSONL. With each goes its place, for messages: `'rows.csv', line 3`.
+
+    Raises ForewordError for a file that is missing or malformed, or lacks one of `columns`.
+    """
+    unit, raw = _read_file(_local(path, None), str(path), columns)
+    for line, values in raw:
+        try:
+            json.dumps(dict(values), ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError:
+            raise _error(str(path), unit, line, "it holds half a surrogate pair, which is no character") from None
+        yield f"{str(path)!r}, {unit} {line}", values
+
+
 def _local(path: Path, sha256: str | None) -> Path:
     if not path.is_file():
         raise ForewordError(f"data file {str(path)!r} does not exist")

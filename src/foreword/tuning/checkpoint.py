@@ -27,6 +27,8 @@ class State:
     """fp32, the running average of the vectors."""
     best: Mapping[str, Tensor]
     """fp32, the average that is kept: the best on dev so far, the latest of those that dev cannot tell apart."""
+    start: Mapping[str, Tensor]
+    """fp32, the vectors that it began with."""
     step: int
     best_step: int
     curve: tuple[CurvePoint, ...]
@@ -40,7 +42,7 @@ class State:
 
 def write(path: Path, state: State) -> None:
     """Replace the checkpoint at `path`; a crash or a full disk leaves the one before."""
-    parts = {"encoder": state.encoder, "optimiser": state.optimiser, "average": state.average, "best": state.best}
+    parts = {name: getattr(state, name) for name in ("encoder", "optimiser", "average", "best", "start")}
     tensors = {f"{part}.{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
     plain = {
         "step": state.step,
@@ -70,6 +72,7 @@ def read(path: Path) -> State:
             optimiser=_part(tensors, "optimiser."),
             average=_part(tensors, "average."),
             best=_part(tensors, "best."),
+            start=_part(tensors, "start."),  # not kept by older runs
             step=plain["step"],
             best_step=plain["best_step"],
             curve=tuple(CurvePoint(**point) for point in plain["curve"]),

@@ -273,6 +273,7 @@ class _Loop:
             optimiser=checkpoint.optimiser_tensors(self.learner.optimiser, self.learner.names),
             average=self.learner.average,
             best=self.best,
+            start=self.start,
             step=self.step,
             best_step=self.best_step,
             curve=tuple(self.curve),

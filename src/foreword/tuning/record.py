@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from foreword.errors import ForewordError, UsageError
 from foreword.files import write_atomic
+from foreword.prompts import SoftTokens
 from foreword.tuning import checkpoint
 from foreword.tuning.curves import CurvePoint
+from foreword.tuning.finished import id_of
+from foreword.tuning.methods import by_task
 from foreword.tuning.options import TuneOptions
 
 POINT = TypeAdapter(CurvePoint)
@@ -89,6 +93,30 @@ def read_record(folder: Path) -> Record:
     saved = checkpoint.read(_there(folder / "checkpoint.safetensors"))
     curve = max(lines, saved.curve, key=len)  # the checkpoint is written first: it may be a point ahead
     return Record(file, curve, saved.step, saved.best_step)
+
+
+def start_of(folder: Path, soft: SoftTokens) -> dict[str, np.ndarray] | None:
+    """The vectors that the run in `folder` began with; None where it is not the run that made `soft`.
+
+    Raises ForewordError where there is no run, or an older version wrote it, which did not keep them.
+    """
+    path = folder / "checkpoint.safetensors"
+    if not path.is_file():
+        raise ForewordError(f"{str(folder)!r} holds no run: give the --out of 'foreword tune'")
+    state = checkpoint.read(path)
+    if id_of(state.settings) != soft.run:
+        return None
+    if not state.start:
+        raise ForewordError(
+            f"the run in {str(folder)!r} was written by an older foreword, which did not keep its start"
+        )
+    task = state.settings["task"]
+    tasks = 1 if isinstance(task, str) else len(task)
+    for best, start in zip(by_task(state.best, tasks), by_task(state.start, tasks), strict=True):
+        made = {name: tensor.numpy() for name, tensor in best.items()}
+        if made.keys() == soft.tensors.keys() and all(np.array_equal(made[k], soft.tensors[k]) for k in made):
+            return {name: tensor.numpy() for name, tensor in start.items()}
+    return None
 
 
 def _read_run_file(path: Path) -> RunFile:

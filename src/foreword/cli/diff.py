@@ -1,0 +1,127 @@
+"""`foreword prompts diff`: what turns one prompt into another, in words, in vectors, and in answers."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from foreword.cli import differences
+from foreword.cli.console import Display, print_json
+from foreword.cli.shared import (
+    DEFAULT_BACKBONE,
+    BackboneName,
+    Dtype,
+    Json,
+    TableUrl,
+    find_prompt,
+    is_path,
+    load_model,
+    read_inputs,
+)
+from foreword.errors import UsageError
+
+if TYPE_CHECKING:
+    from foreword.evals.flips import Flips
+    from foreword.prompts import Prompt
+    from foreword.prompts.vector_diff import SoftDiff
+    from foreword.table import PromptTable
+
+
+def diff(
+    a: Annotated[str, typer.Argument(help="name, name@alias or name:version; or a .prompt file.")],
+    b: Annotated[
+        str | None, typer.Argument(help="The other one. Without it, A's newest version and the one before.")
+    ] = None,
+    inputs: Annotated[list[str], typer.Option("--input", "-i", help="name=value; a row to render both with.")] = [],  # noqa: B006
+    rows: Annotated[Path | None, typer.Option("--inputs", help="CSV, JSONL or Parquet: rows to render.")] = None,
+    task: Annotated[
+        Path | None, typer.Option(help="Task file: which answers to its dev rows flip. Test rows stay closed.")
+    ] = None,
+    run: Annotated[
+        list[Path], typer.Option(help="Folder of the run that made A or B: how far it has gone from its start.")
+    ] = [],  # noqa: B006
+    backbone: BackboneName = DEFAULT_BACKBONE,
+    dtype: Dtype = "auto",
+    table: TableUrl = None,
+    as_json: Json = False,
+) -> None:
+    """What differs between two prompts: front matter, text, vectors; rendered rows; answers."""
+    from foreword.prompts.diff import diff as compared
+    from foreword.table import PromptTable
+
+    store = PromptTable.open(table)
+    names = _names(a, b, store)
+    old, new = (find_prompt(name, store) for name in names)
+    found = compared(old, new, names)
+    vectors = _with_starts(found.soft, run)
+    texts = _rendered(old, new, names, read_inputs(inputs), rows)
+    flipped = _flips(task, backbone, dtype, old, new, names) if task is not None else None
+    if as_json:
+        document = {"a": names[0], "b": names[1], **found.to_json(), "rendered": texts}
+        print_json(
+            document
+            | {"vectors": vectors.to_json() if vectors else None, "answers": flipped.to_json() if flipped else None}
+        )
+        return
+    differences.print_text(found, names)
+    if vectors is not None:
+        differences.print_vectors(vectors)
+    if texts is not None:
+        differences.print_rendered(texts)
+    if flipped is not None:
+        differences.print_flips(flipped)
+
+
+def _names(a: str, b: str | None, store: "PromptTable") -> tuple[str, str]:
+    """Files as they are given, stored prompts as `name:version`."""
+    if b is not None:
+        first, second = (ref if is_path(ref) else store.find(ref).ref for ref in (a, b))
+        return first, second
+    if is_path(a) or "@" in a or ":" in a:
+        raise UsageError(f"{a!r} is one prompt; give the other one too, or a name alone: its two newest versions")
+    newest = store.list(a)[:2]
+    if len(newest) < 2:
+        raise UsageError(f"{a!r} has one version only; give the prompt to compare it with")
+    return newest[1].ref, newest[0].ref
+
+
+def _with_starts(found: "SoftDiff | None", folders: Sequence[Path]) -> "SoftDiff | None":
+    if not folders:
+        return found
+    from foreword.tuning.record import start_of
+
+    sides = (found.a, found.b) if found else (None, None)
+    for folder in folders:
+        starts = [start_of(folder, soft) if soft is not None else None for soft in sides]
+        if found is None or starts == [None, None]:
+            raise UsageError(f"the run in {str(folder)!r} made neither prompt as it is here")
+        found = found.with_starts(*starts)
+    return found
+
+
+def _rendered(
+    a: "Prompt", b: "Prompt", names: tuple[str, str], row: dict[str, str], file: Path | None
+) -> list[dict[str, Any]] | None:
+    """A document for each row on which both are rendered; None where there is no row."""
+    from foreword.prompts.diff import rendered
+    from foreword.tasks.sources import records
+
+    if not row and file is None:
+        return None
+    taken = [*dict.fromkeys([*a.variables, *b.variables])]
+    for name in row:
+        if name not in taken:
+            raise UsageError(f"--input {name!r}: neither prompt takes it; they take {taken}")
+    read: list[tuple[str, Mapping[str, object]]] = [("--input", row)] if row else []
+    read += records(file, taken) if file is not None else []
+    return [{"row": where, "text": rendered(a, b, values, where, names)} for where, values in read]
+
+
+def _flips(task: Path, backbone: str, dtype: str, a: "Prompt", b: "Prompt", names: tuple[str, str]) -> "Flips":
+    from foreword.cli.tune import load_task
+    from foreword.evals.flips import flips
+
+    with Display() as display:
+        data = load_task(task, display)
+        return flips(load_model(backbone, dtype, display), data, a, b, names, display.stage)

@@ -1,0 +1,143 @@
+"""What people read of a diff: coloured lines, a table of tokens, a table of flips. Knows no files and no table."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from foreword.cli.console import print_table
+
+if TYPE_CHECKING:
+    from foreword.evals.flips import Flips
+    from foreword.prompts.diff import Diff
+    from foreword.prompts.vector_diff import SoftDiff, Token
+
+SHOWN = 3
+"""Rows of a kind that people are shown; `--json` has all."""
+TOKENS = 16
+"""Virtual tokens that people are shown."""
+BAR = 16
+STYLES = {"+": "green", "-": "red", "@": "cyan"}
+KINDS = {
+    False: {"better": "wrong → right", "worse": "right → wrong", "changed": "wrong in another way"},
+    True: {"better": "better", "worse": "worse", "changed": "as far off in another way"},
+}
+"""Whether answers are graded; what each kind of flip is called."""
+
+
+def print_text(found: "Diff", names: tuple[str, str]) -> None:
+    from foreword.prompts.diff import visible
+
+    if found.same:
+        print(f"{names[0]} and {names[1]} are the same.")
+        return
+    _print_lines([f"{names[0]} (A) → {names[1]} (B)"], "bold")
+    if not found.fields and not found.text:
+        print("Front matter and text are the same.")
+    _print_lines(map(str, found.fields), "yellow")
+    _print_diff(map(visible, found.text))
+
+
+def _print_diff(lines: Any) -> None:
+    for line in lines:
+        _print_lines([line], "bold" if line.startswith(("--- ", "+++ ")) else STYLES.get(line[:1], ""))
+
+
+def _print_lines(lines: Any, style: str) -> None:
+    """Each line whole, with colour where stdout is a terminal."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, markup=False)
+    for line in lines:
+        console.print(Text(line, style), soft_wrap=True)
+
+
+def print_vectors(found: "SoftDiff") -> None:
+    from rich.table import Table
+
+    from foreword.prompts.diff import visible
+    from foreword.prompts.vector_diff import facts
+
+    sides = [facts(soft) or {} for soft in (found.a, found.b)]
+    shown = Table("vectors", "A", "B", box=None, pad_edge=False)
+    for field in ("method", "backbone", "run", "trained_parameters", "virtual_tokens"):
+        shown.add_row(field.replace("_", " "), *(visible(str(side.get(field) or "–")) for side in sides))
+    print()
+    print_table(shown)
+    if found.reason:
+        print(f"\nNot compared token by token: {visible(found.reason)}.")
+    for name, tokens in found.tensors.items():
+        print()
+        _print_tokens(name, tokens)
+
+
+def _print_tokens(name: str, tokens: "Sequence[Token]") -> None:
+    """A table of one tensor, the tokens that are farthest apart where there are many."""
+    from rich.table import Table
+
+    apart = {token.index: token.apart.distance for token in tokens if token.apart}
+    farthest = sorted(tokens, key=lambda token: -apart.get(token.index, 0.0))[:TOKENS]
+    most = max(apart.values(), default=0.0)
+    heads = [name, "norm A", "norm B", "cosine", "distance", ""]
+    moved = [side for side in "ab" if any(getattr(token, f"moved_{side}") for token in tokens)]
+    heads += [f"{side.upper()} from its start" for side in moved]
+    shown = Table(*heads, box=None, pad_edge=False)
+    for column in shown.columns[:5]:
+        column.justify = "right"
+    for token in sorted(farthest, key=lambda token: token.index):
+        distance = apart.get(token.index)
+        starts = [getattr(token, f"moved_{side}") for side in moved]
+        shown.add_row(
+            str(token.index),
+            *(_number(value) for value in (token.norm_a, token.norm_b)),
+            _number(token.apart.cosine if token.apart else None),
+            _number(distance),
+            "█" * round(BAR * distance / most) if distance and most else "",
+            *(f"cosine {_number(start.cosine)}, {_number(start.distance)}" if start else "–" for start in starts),
+        )
+    print_table(shown)
+    if len(tokens) > TOKENS:
+        print(f"{TOKENS} of {len(tokens)} tokens, those farthest apart; --json has all.")
+
+
+def print_rendered(texts: list[dict[str, Any]]) -> None:
+    from foreword.prompts.diff import visible
+
+    differing = [text for text in texts if text["text"]]
+    print(f"\nRendered: {len(differing)} of {len(texts)} rows differ.")
+    for text in differing[:SHOWN]:
+        _print_lines([text["row"]], "bold")
+        _print_diff(map(visible, text["text"]))
+
+
+def print_flips(found: "Flips") -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from foreword.evals.wording import p_text
+    from foreword.prompts.diff import visible
+
+    scale, gap = found.scale, found.difference
+    print(f"\nAnswers to {found.rows:,} dev rows of {found.task}; the test rows stay closed.")
+    for side, value in (("A", found.a), ("B", found.b)):
+        print(f"{side}: {scale.label} {scale.value(value.value)} (95 % interval {scale.span(value.low, value.high)})")
+    print(
+        f"B minus A: {scale.signed(gap.value)}{'' if found.graded else ' points'} "
+        f"(95 % interval {scale.span(gap.low, gap.high)}; {gap.test}, {p_text(gap.p_value)})"
+    )
+    words = KINDS[found.graded]
+    print(", ".join(f"{len(found.of(kind)):,} {word}" for kind, word in words.items()))
+    shown = Table("flip", "row", "target", "A", "B", "inputs", box=None, pad_edge=False)
+    for kind, word in words.items():
+        for flip in found.of(kind)[:SHOWN]:
+            told = [flip.row.id, flip.row.target, flip.a, flip.b, " | ".join(flip.row.inputs.values())]
+            shown.add_row(word, *(Text(_cut(visible(text))) for text in told))
+    if found.flips:
+        print_table(shown)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
