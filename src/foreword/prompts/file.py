@@ -8,9 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from foreword.errors import ForewordError
 from foreword.files import write_atomic
-from foreword.prompts.prompt import Input, Output, Prompt
+from foreword.prompts.examples import Examples
+from foreword.prompts.includes import Pin, Resolve, read_partials
+from foreword.prompts.inputs import Input
+from foreword.prompts.prompt import Output, Prompt
 from foreword.prompts.soft import MAX_BYTES, SoftTokens
-from foreword.prompts.template import MAX_TEMPLATE
+from foreword.prompts.template import MAX_TEMPLATE, included
 
 MAX_FRONT = 50_000
 """Characters in the front matter: reading YAML takes some 10 µs for each."""
@@ -25,6 +28,8 @@ class FrontMatter(BaseModel):
     labelled_rows: int = Field(0, ge=0)
     inputs: dict[str, Input] | None = None
     output: Output = Output()
+    examples: Examples | None = None
+    includes: dict[str, Pin] = {}
 
 
 class _Dumper(yaml.SafeDumper):
@@ -49,15 +54,39 @@ def to_text(prompt: Prompt) -> str:
     if prompt.labelled_rows:
         head["labelled_rows"] = prompt.labelled_rows
     if prompt.inputs is not None:
-        head["inputs"] = {name: spec.model_dump(exclude_defaults=True) for name, spec in prompt.inputs.items()}
+        head["inputs"] = {
+            name: spec.model_dump(mode="json", exclude_defaults=True) for name, spec in prompt.inputs.items()
+        }
+    head |= _pins(prompt)
     if output := prompt.output.model_dump(mode="json", exclude_defaults=True):
         head["output"] = output
+    if prompt.examples is not None:
+        head["examples"] = prompt.examples.model_dump(mode="json", exclude_defaults=True)
     front = yaml.dump(head, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=None)
     return f"---\n{front}---\n{_line_ends(prompt.body)}\n"
 
 
-def from_text(text: str, source: str, name: str | None = None, soft: SoftTokens | None = None) -> Prompt:
-    """Read a `.prompt` file's text; `source` is named in errors, `name` is used where the file gives none."""
+def _pins(prompt: Prompt) -> dict[str, Any]:
+    """What the prompt includes, in the body's order; nothing where it includes nothing."""
+    if not prompt.includes:
+        return {}
+    refs = included(prompt.body, prompt.name)
+    pins = {ref: prompt.includes[ref].pin.model_dump(exclude_none=True) for ref in refs}
+    return {"includes": pins} if pins else {}
+
+
+def from_text(
+    text: str,
+    source: str,
+    name: str | None = None,
+    soft: SoftTokens | None = None,
+    resolve: Resolve | None = None,
+    folder: Path | None = None,
+) -> Prompt:
+    """Read a `.prompt` file's text; `source` is named in errors, `name` is used where the file gives none.
+
+    `resolve` gives the prompts that it includes. Examples are read from files in `folder`, and nowhere without one.
+    """
     if len(text) > 2 * MAX_TEMPLATE:
         raise ForewordError(f"{source!r} has {len(text):,} characters, {2 * MAX_TEMPLATE:,} at most")
     head, body = _split(text, source)
@@ -69,7 +98,10 @@ def from_text(text: str, source: str, name: str | None = None, soft: SoftTokens 
         raise ForewordError(f"{source!r}, {place!r}: {first['msg']} (found {first['input']!r:.80})") from error
     if (chosen := front.name or name) is None:
         raise ForewordError(f"{source!r} has no 'name'; add one to its front matter")
-    return Prompt(chosen, body, front.inputs, front.output, soft, front.description, front.labelled_rows)
+    partials = read_partials(body, source, front.includes, resolve)
+    examples = front.examples.embedded(folder, source) if front.examples is not None else None
+    rows = front.labelled_rows or (len(examples.rows or ()) if examples is not None else 0)
+    return Prompt(chosen, body, front.inputs, front.output, soft, front.description, rows, partials, examples)
 
 
 def _line_ends(text: str) -> str:
@@ -100,7 +132,7 @@ def _yaml(head: str, source: str) -> Any:
         raise ForewordError(f"{source!r}: the front matter is no YAML: {' '.join(str(error).split())}") from error
 
 
-def load(path: Path) -> Prompt:
+def load(path: Path, resolve: Resolve | None = None) -> Prompt:
     """Read a prompt and, where it stands beside it, its safetensors file."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -108,7 +140,8 @@ def load(path: Path) -> Prompt:
         raise ForewordError(f"no prompt file {str(path)!r}; see 'foreword prompts list' for stored prompts") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ForewordError(f"cannot read {str(path)!r}: {error}") from error
-    return from_text(text, str(path), path.stem.lower(), _vectors(path.with_suffix(".safetensors")))
+    vectors = _vectors(path.with_suffix(".safetensors"))
+    return from_text(text, str(path), path.stem.lower(), vectors, resolve, path.parent)
 
 
 def save(prompt: Prompt, path: Path) -> None:

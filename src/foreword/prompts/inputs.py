@@ -1,0 +1,168 @@
+"""What a prompt's variables take: a part of JSON Schema (Draft 2020-12), and a budget. Knows no templates, no models.
+
+Values come from outside, so the part is one whose check ends soon: no references, nothing nested without end, and
+patterns by an engine that takes time in proportion to the text (Rust's, which pydantic brings along).
+"""
+
+import json
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, TypeAdapter, model_validator
+from pydantic_core import SchemaError
+
+from foreword.errors import UsageError
+
+MAX_ITEMS = 1_000
+"""Items in a list that a template may loop over, unless its input allows more or fewer."""
+MAX_NESTING = 5
+"""Schemas inside schemas."""
+MAX_PATTERN = 500
+"""Characters in a pattern."""
+
+Count = Annotated[int, Field(ge=0)]
+TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "array": (list, tuple),
+    "object": Mapping,
+}
+ONLY_FOR = {
+    "minLength": ("string",), "pattern": ("string",), "maxTokens": ("string",),
+    "truncate": ("string",), "minimum": ("integer", "number"), "maximum": ("integer", "number"),
+    "items": ("array",), "minItems": ("array",), "maxItems": ("array",), "properties": ("object",),
+    "required": ("object",), "additionalProperties": ("object",),
+}  # fmt: skip
+PLAIN = {"type", "description", "default", "maxLength", "maxTokens", "truncate"}
+"""Fields that need no JSON Schema validator: what most prompts use is checked without loading one."""
+
+
+class Input(BaseModel):
+    """What one variable takes. JSON Schema's words mean what they mean there; `type` is `string` where none is given.
+
+    Two are Foreword's own: `maxTokens` is a budget, held where a prompt is encoded, and `truncate` says which part of a
+    longer text is left out. Without `truncate` a longer text is an error.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    type: Literal["string", "integer", "number", "boolean", "array", "object"] = "string"
+    description: str = ""
+    default: Any = None
+    """What stands in for a value that is not given; None: it must be given."""
+    enum: tuple[Any, ...] | None = Field(default=None, min_length=1)
+    minimum: FiniteFloat | int | None = None
+    maximum: FiniteFloat | int | None = None
+    minLength: Count | None = None  # noqa: N815 - JSON Schema's own words
+    maxLength: int | None = Field(default=None, ge=1)  # noqa: N815
+    """Characters; of an array, items."""
+    pattern: str | None = Field(default=None, max_length=MAX_PATTERN)
+    """Rust's syntax: no look-around, no back-references."""
+    items: "Input | None" = None
+    minItems: Count | None = None  # noqa: N815
+    maxItems: Count | None = None  # noqa: N815
+    properties: dict[str, "Input"] | None = None
+    required: tuple[str, ...] | None = None
+    additionalProperties: bool | None = None  # noqa: N815
+    maxTokens: int | None = Field(default=None, ge=1)  # noqa: N815
+    truncate: Literal["start", "end", "middle"] | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Input":
+        for field, types in ONLY_FOR.items():
+            if getattr(self, field) is not None and self.type not in types:
+                raise ValueError(f"{field!r} is for {' and '.join(types)}, not for {self.type}")
+        if self.truncate is not None and self.maxTokens is None:
+            raise ValueError("'truncate' needs 'maxTokens': how long the text may be")
+        if _nesting(self) > MAX_NESTING:
+            raise ValueError(f"schemas nested more than {MAX_NESTING} deep")
+        if any(inner.maxTokens or inner.default is not None for inner in _inner(self)):
+            raise ValueError("'maxTokens' and 'default' are for an input as a whole, not for its parts")
+        if self.pattern is not None:
+            _pattern(self.pattern)
+        for value in [*(self.enum or ()), *([] if self.default is None else [self.default])]:
+            if problem := self.problem(value):
+                raise ValueError(f"the value {value!r:.80} {problem}; YAML reads a bare yes, no or 1 as no text")
+        return self
+
+    def problem(self, value: object) -> str | None:
+        """What is wrong with `value`, in words that follow its name; None where nothing is."""
+        if not isinstance(value, TYPES[self.type]) or (isinstance(value, bool) and self.type != "boolean"):
+            return f"must be of type {self.type}, not {value!r:.80}"
+        limit = self.maxLength or (MAX_ITEMS if self.type == "array" and self.maxItems is None else None)
+        if limit is not None and isinstance(value, str | list | tuple) and len(value) > limit:
+            return f"is {len(value):,} long, {limit:,} at most; cut it"
+        if self.model_fields_set - PLAIN:
+            return self._validator(value)
+        return None
+
+    @cached_property
+    def json_schema(self) -> dict[str, Any]:
+        """The same as JSON Schema, without Foreword's own words."""
+        own = {"items", "properties", "maxTokens", "truncate"}
+        schema = {"type": self.type, **self.model_dump(mode="json", exclude_defaults=True, exclude=own)}
+        if self.type == "array" and self.maxLength is not None:
+            schema["maxItems"] = min(schema.pop("maxLength"), schema.get("maxItems", self.maxLength))
+        if self.items is not None:
+            schema["items"] = self.items.json_schema
+        if self.properties is not None:
+            schema["properties"] = {name: inner.json_schema for name, inner in self.properties.items()}
+        return schema
+
+    def _validator(self, value: object) -> str | None:
+        try:
+            error = next(_validator_class()(self.json_schema).iter_errors(value), None)
+        except RecursionError:
+            return "holds itself, or is nested without end"
+        if error is None:
+            return None
+        place = "".join(f"[{step!r}]" for step in error.absolute_path)
+        return f"is not as declared{f', at {place}' if place else ''}: {error.message:.200}"
+
+
+def read_value(spec: Input, name: str, text: str) -> object:
+    """The value that `text`, from a command line, stands for. Raises UsageError where it is none."""
+    if spec.type == "string":
+        return text
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise UsageError(f"input {name!r} is of type {spec.type}; {text!r:.80} is none, write it as JSON") from None
+
+
+def _inner(spec: Input) -> list[Input]:
+    return [*([spec.items] if spec.items else []), *(spec.properties or {}).values()]
+
+
+def _nesting(spec: Input) -> int:
+    return 1 + max(map(_nesting, _inner(spec)), default=0)
+
+
+@lru_cache(256)
+def _pattern(pattern: str) -> TypeAdapter[str]:
+    try:
+        return TypeAdapter(Annotated[str, StringConstraints(pattern=pattern)])
+    except SchemaError as error:
+        why = str(error).split("SchemaError:", 1)[-1]
+        raise ValueError(f"pattern {pattern!r:.80}: {' '.join(why.split()):.200}") from error
+
+
+@lru_cache(1)
+def _validator_class() -> Any:
+    import jsonschema
+
+    def pattern(validator: object, pattern: str, value: object, schema: object) -> Any:  # noqa: ARG001
+        if isinstance(value, str):
+            try:
+                _pattern(pattern).validate_python(value)
+            except ValueError:
+                yield jsonschema.ValidationError(f"{value!r:.80} does not match {pattern!r}")
+
+    base = jsonschema.Draft202012Validator
+    kinds = base.TYPE_CHECKER.redefine("array", lambda _, value: isinstance(value, list | tuple))
+    kinds = kinds.redefine("object", lambda _, value: isinstance(value, Mapping))
+    return jsonschema.validators.extend(  # type: ignore[no-untyped-call]
+        base, {"pattern": pattern}, type_checker=kinds
+    )
