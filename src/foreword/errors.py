@@ -11,3 +11,7 @@ class UsageError(ForewordError):
     """The call itself is wrong: an unknown option, name or combination. Ends a command with exit code 2."""
 
     exit_code = 2
+
+
+class ForewordWarning(UserWarning):
+    """Something is not as it was asked for, and the work goes on: a text that was cut to its budget, for one."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from foreword.errors import UsageError
-from foreword.prompts import Prompt
+from foreword.prompts import Cut, Prompt
 
 Inputs = Mapping[str, object]
 """One row: a value per variable; text, unless the prompt declares another type."""
@@ -42,6 +42,8 @@ class Answer:
     """Tokens that the model read, virtual ones and the shared front counted."""
     answer_tokens: int
     """Tokens that were generated; 0 where choices were scored."""
+    cuts: tuple[Cut, ...] = ()
+    """What was left out of the row's inputs to hold their token budgets."""
 
 
 class LanguageModel(Protocol):

@@ -4,12 +4,14 @@ import concurrent.futures
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from foreword.backbone.answer import Answer, Inputs, OnRows, Sampling
 from foreword.errors import ForewordError
 from foreword.prompts import Prompt, Text, Turn, Virtual
+from foreword.prompts.budget import estimated, fit
 
 PARALLEL = 8
 """Requests under way at once."""
@@ -19,7 +21,8 @@ class RemoteBackbone:
     """`openai:URL#model`; the key comes from `OPENAI_API_KEY` and is written nowhere.
 
     A plain prompt is sent as one user turn. With choices, the answer is the choice that the model's text begins with,
-    or else the only one that it names; `value` is None where there is none.
+    or else the only one that it names; `value` is None where there is none. A token budget is held at 4 characters for
+    each token: the model's own tokens are not known here.
     """
 
     def __init__(self, url: str, model: str) -> None:
@@ -57,11 +60,12 @@ class RemoteBackbone:
     ) -> list[Answer]:
         """One answer per row, in order; several requests under way at once."""
         self.check(prompt)
-        messages = [_messages(prompt, row) for row in rows]
+        fitted = [fit(prompt, row, estimated) for row in rows]
+        messages = [_messages(prompt, row) for row, _ in fitted]
         answers: list[Answer] = []
         with concurrent.futures.ThreadPoolExecutor(PARALLEL) as pool:
             for answer in pool.map(lambda m: self._ask(prompt, m, sampling), messages):
-                answers.append(answer)
+                answers.append(replace(answer, cuts=fitted[len(answers)][1]))
                 if on_rows:
                     on_rows(len(answers), len(rows))
         return answers

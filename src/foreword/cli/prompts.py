@@ -7,7 +7,7 @@ import typer
 
 from foreword.cli import exchange
 from foreword.cli.console import Display, print_json, print_table
-from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, find_prompt, read_inputs
+from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, find_prompt, read_inputs, typed
 
 app = typer.Typer(no_args_is_help=True, help="Stored prompts: names, versions, aliases.")
 app.command("import")(exchange.import_prompt)
@@ -67,7 +67,8 @@ def add(
     from foreword.prompts import Prompt
     from foreword.table import PromptTable
 
-    print(PromptTable.open(table).put(Prompt.load(file), alias=alias, message=message).ref)
+    store = PromptTable.open(table)
+    print(store.put(Prompt.load(file, resolve=store.get), alias=alias, message=message).ref)
 
 
 @app.command()
@@ -98,7 +99,7 @@ def render(
     from foreword.table import PromptTable
 
     prompt = find_prompt(ref, PromptTable.open(table))
-    row = read_inputs(inputs)
+    row = typed(prompt, read_inputs(inputs))
     prompt.render(row)  # a wrong input is told before a model is loaded
     with Display() as display:
         model = load_backbone(backbone, dtype, display)

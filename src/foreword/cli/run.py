@@ -1,11 +1,21 @@
 """`foreword run`: one prompt, one row, one answer."""
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from foreword.cli.console import Display, print_json
-from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, TableUrl, find_prompt, load_model, read_inputs
+from foreword.cli.shared import (
+    DEFAULT_BACKBONE,
+    BackboneName,
+    Dtype,
+    TableUrl,
+    find_prompt,
+    load_model,
+    read_inputs,
+    typed,
+)
 
 
 def run(
@@ -24,11 +34,12 @@ def run(
     from foreword.backbone import Sampling
     from foreword.table import PromptTable
 
-    row = read_inputs(inputs)
     chosen = find_prompt(prompt, PromptTable.open(table))
+    row = typed(chosen, read_inputs(inputs))
     chosen.render(row)  # a wrong input is told before a model is loaded
     with Display() as display:
         model = load_model(backbone, dtype, display)
         answer = model.answer(chosen, [row], Sampling(max_tokens, temperature, top_p, tuple(stop), seed))[0]
     usage = {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.answer_tokens}
-    print_json({"text": answer.text, "value": answer.value, "usage": usage})
+    shown = {"text": answer.text, "value": answer.value, "usage": usage}
+    print_json(shown | ({"cuts": [asdict(cut) for cut in answer.cuts]} if answer.cuts else {}))

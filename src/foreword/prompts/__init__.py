@@ -1,5 +1,6 @@
 """What a prompt is: a template whose pieces are text, variables and virtual tokens. Knows nothing of models."""
 
+from foreword.prompts.budget import Cut
 from foreword.prompts.examples import Examples
 from foreword.prompts.few_shot import few_shot
 from foreword.prompts.includes import Partial
@@ -9,6 +10,7 @@ from foreword.prompts.prompt import Output, Prompt
 from foreword.prompts.soft import SoftTokens
 
 __all__ = [
+    "Cut",
     "Examples",
     "Input",
     "Output",

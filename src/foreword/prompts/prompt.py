@@ -113,9 +113,12 @@ class Prompt:
 
         `length` counts the tokens of a text, for examples within a number of tokens; without it, 4 characters are one.
         """
-        values = self.fill(inputs)
+        return self.place(self.fill(inputs), length)
+
+    def place(self, values: Mapping[str, object], length: Length | None = None) -> tuple[Piece, ...]:
+        """The rendered template with `values` as they are: one for every variable, and nothing checked."""
         if self.examples is not None and EXAMPLES in self.template.variables:
-            values[EXAMPLES] = self.examples.chosen(values, length or _estimate)
+            values = {**values, EXAMPLES: self.examples.chosen(values, length or _estimate)}
         return self.template.render(values)
 
     def fill(self, inputs: Mapping[str, object]) -> dict[str, object]:

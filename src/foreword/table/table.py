@@ -19,6 +19,7 @@ from foreword.prompts.file import from_text
 from foreword.prompts.prompt import Prompt
 from foreword.prompts.soft import SoftTokens
 from foreword.table.database import Database, locate
+from foreword.table.includes import Partials, known, pinned
 from foreword.table.refs import Ref, check_alias, parse
 from foreword.table.schema import AliasRow, PromptRow
 from foreword.table.tensors import TensorFolder
@@ -75,8 +76,9 @@ class PromptTable:
         """
         if alias is not None:
             check_alias(alias)
+        prompt = pinned(prompt, self._version)
         text = prompt.to_text()
-        if from_text(text, prompt.name, soft=prompt.soft).digest != prompt.digest:
+        if from_text(text, prompt.name, soft=prompt.soft, resolve=known(prompt)).digest != prompt.digest:
             raise ForewordError(f"prompt {prompt.name!r} does not survive being written and read; report this as a bug")
         tensors = self._tensors.put(prompt.soft.to_bytes()) if prompt.soft is not None else None
         for _ in range(ATTEMPTS):
@@ -104,6 +106,9 @@ class PromptTable:
 
         Raises UsageError with near matches when there is none, ForewordError when its vectors are missing or altered.
         """
+        return Partials(self._load)(ref)
+
+    def _load(self, ref: str, partials: Partials) -> Prompt:
         with self._database.session() as session:
             row = _find(session, parse(ref))
             name = f"{row.name}:{row.version}"
@@ -111,7 +116,15 @@ class PromptTable:
         if hashlib.sha256(f"{text}\n{tensors or ''}".encode()).hexdigest() != digest:  # as in Prompt.digest
             raise ForewordError(f"the text of {name!r} is not what was stored: bring the table back from a backup")
         soft = SoftTokens.from_bytes(self._tensors.get(tensors, name), name) if tensors is not None else None
-        return from_text(text, name, soft=soft)
+        partials.charge(text)
+        return from_text(text, name, soft=soft, resolve=partials)
+
+    def _version(self, name: str, digest: str) -> int | None:
+        """The newest version of `name` that is this very prompt; None where there is none."""
+        query = _newest(name).where(PromptRow.digest == digest)
+        with self._database.session() as session:
+            row = session.scalar(query)
+            return row.version if row is not None else None
 
     def alias(self, name: str, alias: str, version: int) -> None:
         """Makes `name@alias` mean this version from now on. Raises UsageError where there is no such version."""
