@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
-from foreword.cli import exchange
+from foreword.cli import exchange, lint
 from foreword.cli.console import Display, print_json, print_table
 from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, find_prompt, read_inputs, typed
 
 app = typer.Typer(no_args_is_help=True, help="Stored prompts: names, versions, aliases.")
 app.command("import")(exchange.import_prompt)
 app.command("export")(exchange.export_prompt)
+app.command("lint")(lint.lint)
 Ref = Annotated[str, typer.Argument(help="name, name@alias or name:version; or a .prompt file.")]
 
 

@@ -58,9 +58,14 @@ def find_prompt(ref: str, table: "PromptTable") -> "Prompt":
     """A `.prompt` file when `ref` looks like a path, else an entry of the prompt table."""
     from foreword.prompts import Prompt
 
-    if ref.endswith(".prompt") or "/" in ref:  # a stored name means the same in every folder
+    if is_file(ref):
         return Prompt.load(ref, resolve=table.get)
     return table.get(ref)
+
+
+def is_file(ref: str) -> bool:
+    """Whether `ref` looks like a path: a stored name means the same in every folder."""
+    return ref.endswith(".prompt") or "/" in ref
 
 
 def short(dtype: object) -> str:
