@@ -5,21 +5,32 @@ patterns by an engine that takes time in proportion to the text (Rust's, which p
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, TypeAdapter, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import SchemaError
 
-from foreword.errors import UsageError
+from foreword.errors import ForewordError, UsageError
 
 MAX_ITEMS = 1_000
 """Items in a list that a template may loop over, unless its input allows more or fewer."""
 MAX_NESTING = 5
 """Schemas inside schemas."""
-MAX_PATTERN = 500
+MAX_PATTERN = 200
 """Characters in a pattern."""
+MAX_PATTERNS = 4
+"""Patterns in all inputs of a prompt."""
 
 Count = Annotated[int, Field(ge=0)]
 TYPES: Mapping[str, type | tuple[type, ...]] = {
@@ -80,23 +91,36 @@ class Input(BaseModel):
             raise ValueError(f"schemas nested more than {MAX_NESTING} deep")
         if any(inner.maxTokens or inner.default is not None for inner in _inner(self)):
             raise ValueError("'maxTokens' and 'default' are for an input as a whole, not for its parts")
-        if self.pattern is not None:
-            _pattern(self.pattern)
-        for value in [*(self.enum or ()), *([] if self.default is None else [self.default])]:
-            if problem := self.problem(value):
+        for value in self.enum or ():
+            if problem := self._type_problem(value):
                 raise ValueError(f"the value {value!r:.80} {problem}; YAML reads a bare yes, no or 1 as no text")
+        if self.default is not None and (problem := self.model_copy(update={"pattern": None}).problem(self.default)):
+            raise ValueError(f"the default {problem}")
         return self
 
     def problem(self, value: object) -> str | None:
         """What is wrong with `value`, in words that follow its name; None where nothing is."""
-        if not isinstance(value, TYPES[self.type]) or (isinstance(value, bool) and self.type != "boolean"):
-            return f"must be of type {self.type}, not {value!r:.80}"
+        if problem := self._type_problem(value):
+            return problem
         limit = self.maxLength or (MAX_ITEMS if self.type == "array" and self.maxItems is None else None)
         if limit is not None and isinstance(value, str | list | tuple) and len(value) > limit:
             return f"is {len(value):,} long, {limit:,} at most; cut it"
         if self.model_fields_set - PLAIN:
             return self._validator(value)
         return None
+
+    def _type_problem(self, value: object) -> str | None:
+        if not isinstance(value, TYPES[self.type]) or (isinstance(value, bool) and self.type != "boolean"):
+            return f"must be of type {self.type}, not {value!r:.80}"
+        return None
+
+    @property
+    def patterns(self) -> Iterator[str]:
+        """Its own and those of its parts."""
+        if self.pattern is not None:
+            yield self.pattern
+        for inner in _inner(self):
+            yield from inner.patterns
 
     @cached_property
     def json_schema(self) -> dict[str, Any]:
@@ -140,13 +164,14 @@ def _nesting(spec: Input) -> int:
     return 1 + max(map(_nesting, _inner(spec)), default=0)
 
 
-@lru_cache(256)
-def _pattern(pattern: str) -> TypeAdapter[str]:
+@lru_cache(8)  # one can take 20 MB
+def compiled(pattern: str) -> TypeAdapter[str]:
+    """Checks texts for a pattern; made when it is first needed, because it takes up to 0.1 s. Raises ForewordError."""
     try:
         return TypeAdapter(Annotated[str, StringConstraints(pattern=pattern)])
     except SchemaError as error:
-        why = str(error).split("SchemaError:", 1)[-1]
-        raise ValueError(f"pattern {pattern!r:.80}: {' '.join(why.split()):.200}") from error
+        why = " ".join(str(error).split("SchemaError:", 1)[-1].split())
+        raise ForewordError(f"the pattern {pattern!r:.80} is refused: {why:.200}; write it otherwise") from error
 
 
 @lru_cache(1)
@@ -156,8 +181,8 @@ def _validator_class() -> Any:
     def pattern(validator: object, pattern: str, value: object, schema: object) -> Any:  # noqa: ARG001
         if isinstance(value, str):
             try:
-                _pattern(pattern).validate_python(value)
-            except ValueError:
+                compiled(pattern).validate_python(value)
+            except ValidationError:
                 yield jsonschema.ValidationError(f"{value!r:.80} does not match {pattern!r}")
 
     base = jsonschema.Draft202012Validator

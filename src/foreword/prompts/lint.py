@@ -11,6 +11,7 @@ from typing import Literal
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts.file import from_text
 from foreword.prompts.includes import Resolve
+from foreword.prompts.inputs import compiled
 from foreword.prompts.pieces import Text, Turn
 from foreword.prompts.prompt import ANY, EXAMPLES, Prompt
 from foreword.prompts.samples import sample_row
@@ -51,6 +52,8 @@ def lint(
     findings = list(_invisible(lines))
     try:
         prompt = from_text(text, source, "unnamed", resolve=resolve, folder=folder)
+        for pattern in prompt.patterns:
+            compiled(pattern)
     except ForewordError as error:
         return None, [*findings, _unread(error, lines)]
     if prompt.name == "unnamed":

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, model_validator
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts.examples import Examples, Length
 from foreword.prompts.includes import Partial, Resolve, check_partials
-from foreword.prompts.inputs import Input
+from foreword.prompts.inputs import MAX_PATTERNS, Input
 from foreword.prompts.pieces import Piece
 from foreword.prompts.soft import SoftTokens
 from foreword.prompts.template import Template
@@ -77,6 +77,8 @@ class Prompt:
                     near = difflib.get_close_matches(variable, list(self.specs), n=1)
                     hint = f"did you mean {near[0]!r}?" if near else f"add it to 'inputs': {list(self.inputs)}"
                     raise ForewordError(f"prompt {self.name!r}: variable {variable!r} is not declared; {hint}")
+        if len(self.patterns) > MAX_PATTERNS:
+            raise ForewordError(f"prompt {self.name!r} has more than {MAX_PATTERNS} patterns in its inputs; use fewer")
         if self.examples is not None and EXAMPLES in self.specs:
             raise ForewordError(f"prompt {self.name!r} has examples, so no input can be called {EXAMPLES!r}; rename it")
         if self.soft is not None and len(self.soft) != self.virtual_tokens:
@@ -107,6 +109,11 @@ class Prompt:
     def virtual_tokens(self) -> int:
         """P, the number of virtual tokens over all places."""
         return sum(self.template.places)
+
+    @property
+    def patterns(self) -> list[str]:
+        """All that its inputs may have to match."""
+        return [pattern for spec in self.specs.values() for pattern in spec.patterns]
 
     def render(self, inputs: Mapping[str, object], length: Length | None = None) -> tuple[Piece, ...]:
         """Fill in the template. Raises UsageError on a missing, unknown, oversized or ill-typed input.
