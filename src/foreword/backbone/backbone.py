@@ -93,7 +93,7 @@ class Backbone(FrozenModel):
         """The exact tokens of a row, inputs cut to their budgets; refuses one longer than the model's context."""
         row, cuts = fit(prompt, inputs, self._spans)
         pieces = prompt.render(row, self._length)
-        data = {**row, "examples": prompt.examples.text} if prompt.examples is not None else row
+        data = prompt.data(row)
         encoded = replace(encode(pieces, self.tokenizer, data, apart=self.architecture.answers_apart), cuts=cuts)
         if self.architecture.span(len(encoded.ids), 1) > self.context:
             raise ForewordError(
@@ -149,7 +149,7 @@ class Backbone(FrozenModel):
         probe = {"string": "\u2043", "integer": 7, "number": 7.0, "boolean": True, "array": [], "object": {}}
         row = {n: probe[prompt.specs[n].type if n in prompt.specs else "string"] for n in prompt.variables}
         try:
-            return [encode(prompt.place(row, self._length), self.tokenizer).ids]
+            return [encode(prompt.place(row, self._length), self.tokenizer, prompt.data(row)).ids]
         except ForewordError:
             return []
 

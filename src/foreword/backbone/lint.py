@@ -8,7 +8,7 @@ from foreword.backbone.encode import Encoded, encode, encode_answer, spans
 from foreword.errors import ForewordError
 from foreword.prompts import Prompt, Text
 from foreword.prompts.budget import fit
-from foreword.prompts.lint import Finding
+from foreword.prompts.lint import Finding, beginnings
 from foreword.prompts.prompt import ANY
 from foreword.prompts.samples import WORDS, sample
 
@@ -39,7 +39,7 @@ def _encode(prompt: Prompt, backbone: Backbone, row: Mapping[str, object]) -> En
         warnings.simplefilter("ignore")  # a sample that is cut says nothing about the prompt
         values, cuts = fit(prompt, row, lambda text: spans(text, backbone.tokenizer))
     pieces = prompt.place(values, lambda text: len(spans(text, backbone.tokenizer)))
-    found = encode(pieces, backbone.tokenizer, values, apart=backbone.architecture.answers_apart)
+    found = encode(pieces, backbone.tokenizer, prompt.data(values), apart=backbone.architecture.answers_apart)
     return Encoded(found.ids, found.tail, cuts)
 
 
@@ -59,16 +59,15 @@ def _answers(prompt: Prompt, backbone: Backbone, encoded: Encoded) -> Iterator[F
             yield Finding(
                 "error", None, f"the answer {choice!r} has signs that the tokenizer lacks", "spell it otherwise"
             )
-        for other, more in ids.items():
-            if tail is not None and tokens == more[: len(tokens)] and (len(tokens) < len(more) or choice < other):
-                what = f"the tokens of the answer {choice!r} are the first ones of {other!r}: they cannot be told apart"
-                yield Finding("error", None, what, "choose answers that differ from their first word on")
         if tail:
             text = choice if tail[-1].isspace() else f" {choice}"
             before = tokenizer.encode(tail, add_special_tokens=False)
             if tokenizer.encode(tail + text, add_special_tokens=False)[: len(before)] != before:
                 what = f"the answer {choice!r} grows together with the end of the prompt, {tail!r}"
                 yield Finding("warning", None, what, "end the prompt in a word or a colon")
+    for choice, other in beginnings(ids) if tail is not None else ():
+        what = f"the tokens of the answer {choice!r} are the first ones of {other!r}: they cannot be told apart"
+        yield Finding("error", None, what, "choose answers that differ from their first word on")
     firsts: dict[int, list[str]] = {}
     for choice, tokens in ids.items():
         firsts.setdefault(tokens[0], []).append(choice)

@@ -10,7 +10,7 @@ from foreword.errors import ForewordError
 from foreword.files import write_atomic
 from foreword.prompts.examples import Examples
 from foreword.prompts.includes import Pin, Resolve, read_partials
-from foreword.prompts.inputs import Input, compiled
+from foreword.prompts.inputs import MAX_INPUTS, Input, compiled
 from foreword.prompts.prompt import Output, Prompt
 from foreword.prompts.soft import MAX_BYTES, SoftTokens
 from foreword.prompts.template import MAX_TEMPLATE, included
@@ -26,7 +26,7 @@ class FrontMatter(BaseModel):
     name: str | None = None
     description: str = ""
     labelled_rows: int = Field(0, ge=0)
-    inputs: dict[str, Input] | None = None
+    inputs: dict[str, Input] | None = Field(default=None, max_length=MAX_INPUTS)
     output: Output = Output()
     examples: Examples | None = None
     includes: dict[str, Pin] = {}

@@ -5,7 +5,7 @@ gives the prompt for a reference, so that an include never reaches a file. What 
 read is pinned by version and digest, in its file and so in its own digest: the prompt renders the same ever after.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -75,6 +75,7 @@ def _read(ref: str, source: str, pin: Pin | None, resolve: Resolve) -> Partial:
         prompt = resolve(at)
     except ForewordError as error:
         raise ForewordError(f"{source!r} includes {ref!r}: {error}") from error
+    check_partial(source, ref, prompt)
     if pin is not None and prompt.digest != pin.digest:
         raise ForewordError(
             f"{source!r} includes {ref!r}, but {at!r} is not what it was when this was written; bring the one with "
@@ -83,10 +84,9 @@ def _read(ref: str, source: str, pin: Pin | None, resolve: Resolve) -> Partial:
     return Partial(prompt, pin.version if pin is not None else None)
 
 
-def check_partials(name: str, partials: Iterable[tuple[str, Partial]]) -> None:
-    """Refuse partials that are more than text and variables."""
-    for ref, partial in partials:
-        if partial.prompt.virtual_tokens:
-            raise ForewordError(f"prompt {name!r} includes {ref!r}, which has virtual tokens; include text only")
-        if partial.prompt.examples is not None:
-            raise ForewordError(f"prompt {name!r} includes {ref!r}, which has examples; move them into {name!r}")
+def check_partial(name: str, ref: str, prompt: "Prompt") -> None:
+    """Refuse a partial that is more than text and variables."""
+    if prompt.virtual_tokens:
+        raise ForewordError(f"prompt {name!r} includes {ref!r}, which has virtual tokens; include text only")
+    if prompt.examples is not None:
+        raise ForewordError(f"prompt {name!r} includes {ref!r}, which has examples; move them into {name!r}")

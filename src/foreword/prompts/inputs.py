@@ -5,6 +5,7 @@ patterns by an engine that takes time in proportion to the text (Rust's, which p
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal
@@ -31,6 +32,10 @@ MAX_PATTERN = 200
 """Characters in a pattern."""
 MAX_PATTERNS = 4
 """Patterns in all inputs of a prompt."""
+
+MAX_STATES, MAX_WIDE = 2_000, 128
+"""Signs that a pattern unfolds to, and what they may be where `\\w` or the like stands among them: 0.1 MB for each."""
+MAX_INPUTS = 256
 
 Count = Annotated[int, Field(ge=0)]
 TYPES: Mapping[str, type | tuple[type, ...]] = {
@@ -91,6 +96,10 @@ class Input(BaseModel):
             raise ValueError(f"schemas nested more than {MAX_NESTING} deep")
         if any(inner.maxTokens or inner.default is not None for inner in _inner(self)):
             raise ValueError("'maxTokens' and 'default' are for an input as a whole, not for its parts")
+        if self.pattern is not None and _states(self.pattern) > (
+            MAX_WIDE if re.search(r"\\[wWdDsSpPbB]", self.pattern) else MAX_STATES
+        ):
+            raise ValueError(f"the pattern {self.pattern!r:.80} counts too far; use smaller numbers, and 'maxLength'")
         for value in self.enum or ():
             if problem := self._type_problem(value):
                 raise ValueError(f"the value {value!r:.80} {problem}; YAML reads a bare yes, no or 1 as no text")
@@ -164,7 +173,18 @@ def _nesting(spec: Input) -> int:
     return 1 + max(map(_nesting, _inner(spec)), default=0)
 
 
-@lru_cache(8)  # one can take 20 MB
+def _states(pattern: str) -> int:
+    """About how many signs a pattern stands for when its counts are written out."""
+    signs, times = len(pattern), 1
+    for group, least, most in re.findall(r"(\)?)\{(\d{1,9}),?(\d{0,9})\}", pattern):
+        if group:
+            times *= int(most or least)
+        else:
+            signs += int(most or least)
+    return signs * times
+
+
+@lru_cache(4)  # one can take 15 MB
 def compiled(pattern: str) -> TypeAdapter[str]:
     """Checks texts for a pattern; made when it is first needed, because it takes up to 0.1 s. Raises ForewordError."""
     try:

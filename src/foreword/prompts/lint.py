@@ -1,12 +1,12 @@
 """What is likely wrong with a prompt file: found in its text, before any model reads it. Knows no tokenizer."""
 
-import itertools
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts.file import from_text
@@ -16,6 +16,8 @@ from foreword.prompts.pieces import Text, Turn
 from foreword.prompts.prompt import ANY, EXAMPLES, Prompt
 from foreword.prompts.samples import sample_row
 
+MAX_FINDINGS = 50
+"""Of one kind."""
 BIDI = {*"\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"}
 WIDE = {"\u00a0": "non-breaking space", "\u2007": "figure space", "\u202f": "narrow non-breaking space"}
 HIDDEN = ("Cf", "Cc", "Co", "Zl", "Zp")
@@ -49,7 +51,7 @@ def lint(
     `columns` and `choices` are a task's: the prompt's inputs and answers are held against them.
     """
     lines = text.split("\n")
-    findings = list(_invisible(lines))
+    findings = [*islice(_invisible(lines), MAX_FINDINGS)]
     try:
         prompt = from_text(text, source, "unnamed", resolve=resolve, folder=folder)
         for pattern in prompt.patterns:
@@ -58,8 +60,9 @@ def lint(
         return None, [*findings, _unread(error, lines)]
     if prompt.name == "unnamed":
         prompt = prompt.replace(name=re.sub(r"[^a-z0-9._-]+", "-", Path(source).stem.lower()).strip("-._") or "unnamed")
-    findings += [*_inputs(prompt, lines), *_labels(prompt, lines), *_end(prompt, lines)]
-    findings += [*_turns(prompt, lines), *_against(prompt, columns, choices, lines)]
+    for check in (_inputs, _labels, _end, _turns):
+        findings += islice(check(prompt, lines), MAX_FINDINGS)
+    findings += islice(_against(prompt, columns, choices, lines), MAX_FINDINGS)
     return prompt, sorted(findings, key=lambda finding: (finding.line is None, finding.line or 0))
 
 
@@ -81,7 +84,7 @@ def _unread(error: ForewordError, lines: Sequence[str]) -> Finding:
     if place := re.search(r", line (\d+):", message):
         line = start + int(place[1])
     elif name := re.search(r"variable '([^']*)' is not declared", message):
-        line = line_of(rf"\{{[{{%].*\b{re.escape(name[1])}\b", lines, start)
+        line = line_of(_use(name[1]), lines, start)
     elif field := re.search(r", '([\w.-]+)':", message):
         line = line_of(rf"\b{re.escape(field[1].split('.')[0])}\b", lines)
     what, _, todo = message.rpartition("; ")
@@ -128,17 +131,34 @@ def _inputs(prompt: Prompt, lines: Sequence[str]) -> Iterator[Finding]:
 def _labels(prompt: Prompt, lines: Sequence[str]) -> Iterator[Finding]:
     choices = prompt.output.choices or ()
     line = line_of(r"\bchoices\b", lines)
-    for i, label in enumerate(choices):
+    for label in choices:
         if label != label.strip():
             what = f"the answer {label!r} begins or ends in a space: it is cut into other tokens than {label.strip()!r}"
             yield Finding("warning", line, what, "take the spaces off; the one before an answer is put there by itself")
-        for other in choices[:i]:
-            pair = f"{other!r} and {label!r}"
-            if _plain(label) == _plain(other):
-                yield Finding("error", line, f"the answers {pair} differ only in case or spaces", "rename one of them")
-            elif _plain(label).startswith(_plain(other)) or _plain(other).startswith(_plain(label)):
-                what = f"of the answers {pair} one begins like the other: a model can mean both by the same words"
-                yield Finding("warning", line, what, "choose answers that differ from their first word on")
+    plain = {choice: _plain(choice) for choice in choices}
+    seen: dict[str, str] = {}
+    for label in choices:
+        if (other := seen.setdefault(plain[label], label)) != label:
+            what = f"the answers {other!r} and {label!r} differ only in case or spaces"
+            yield Finding("error", line, what, "rename one of them")
+    for label, other in beginnings({choice: plain[choice] for choice in seen.values()}):
+        what = f"the answer {other!r} begins like {label!r}: a model can mean both by the same words"
+        yield Finding("warning", line, what, "choose answers that differ from their first word on")
+
+
+def beginnings(choices: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Pairs of choices where what stands for the first begins what stands for the second, or is all of it."""
+    first: str | None = None
+    for choice in sorted(choices, key=lambda choice: choices[choice]):  # what begins alike stands together
+        if first is not None and choices[choice][: len(choices[first])] == choices[first]:
+            yield first, choice
+        else:
+            first = choice
+
+
+def _use(name: str) -> str:
+    """Where a template reads a variable."""
+    return rf"\{{[{{%][^{{}}%]*\b{re.escape(name)}\b"
 
 
 def _plain(label: str) -> str:
@@ -187,7 +207,7 @@ def _turns(prompt: Prompt, lines: Sequence[str]) -> Iterator[Finding]:
     talk = [role for role in turns if role != "system"]
     if talk and talk[0] == "assistant":
         yield Finding("warning", at("assistant"), "the assistant speaks first", "begin with {{ user() }}")
-    for one, other in itertools.pairwise(talk):
+    for one, other in pairwise(talk):
         if one == other:
             what = f"two turns of {one} follow each other: many chat templates refuse that"
             yield Finding("error" if one == "assistant" else "warning", at(one), what, "join them")
@@ -202,7 +222,7 @@ def _against(
     if columns is not None:
         for name in prompt.variables:
             if name not in columns and prompt.specs.get(name, ANY).default is None:
-                line = line_of(rf"\{{[{{%].*\b{re.escape(name)}\b", lines, body_start(lines))
+                line = line_of(_use(name), lines, body_start(lines))
                 yield Finding("error", line, f"the task has no column {name!r}: {list(columns)}", "rename one of them")
         for name in columns:
             if name not in prompt.variables:

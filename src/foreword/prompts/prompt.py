@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, model_validator
 
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts.examples import Examples, Length
-from foreword.prompts.includes import Partial, Resolve, check_partials
+from foreword.prompts.includes import Partial, Resolve, check_partial
 from foreword.prompts.inputs import MAX_PATTERNS, Input
 from foreword.prompts.pieces import Piece
 from foreword.prompts.soft import SoftTokens
@@ -69,7 +69,8 @@ class Prompt:
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
             raise ForewordError(f"prompt name {self.name!r}: take a-z, 0-9, '.', '_' and '-', 100 characters at most")
-        check_partials(self.name, self.includes.items())
+        for ref, partial in self.includes.items():
+            check_partial(self.name, ref, partial.prompt)
         variables = self.variables  # reads the template, and so refuses what is not allowed
         if self.inputs is not None:
             for variable in variables:
@@ -127,6 +128,10 @@ class Prompt:
         if self.examples is not None and EXAMPLES in self.template.variables:
             values = {**values, EXAMPLES: self.examples.chosen(values, length or _estimate)}
         return self.template.render(values)
+
+    def data(self, inputs: Mapping[str, object]) -> Mapping[str, object]:
+        """What somebody else than the template's author may have written: `inputs`, and the examples."""
+        return {**inputs, EXAMPLES: self.examples.text} if self.examples is not None else inputs
 
     def fill(self, inputs: Mapping[str, object]) -> dict[str, object]:
         """A checked value for every variable, defaults filled in. Raises UsageError as `render` does."""
