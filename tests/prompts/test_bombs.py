@@ -1,10 +1,18 @@
 """Attacks from outside end in an error within a second of CPU time and 100 MB, in a process that has no more."""
 
+import contextlib
 import subprocess
 import sys
 import tempfile
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foreword.errors import ForewordError
+from foreword.prompts import Prompt
+from foreword.prompts.file import from_text
+from foreword.prompts.lint import lint
 
 BOMBS = r"""
 import resource, sys, time
@@ -115,3 +123,30 @@ def test_every_bomb_is_refused_within_a_second_and_100_mb() -> None:
     assert last == "done", run.stderr
     survived = [line for line in lines if not line.startswith("refused|") or float(line.split("|")[1]) >= 1]
     assert not survived, run.stderr
+
+
+PARTS = st.sampled_from(
+    [
+        "{{", "}}", "{%", "%}", "{#", "#}", "-", " include ", " 'part' ", "'", '"', " for ", " in ", " if ", " else ",
+        " endfor ", " endif ", " elif ", " x ", " examples ", " a ", ".", "[0]", "|join", "|tojson", "|default", "(",
+        ")", "user()", "virtual(2)", "raw", "endraw", "\n", "text", "---\n", "name: p\n", "inputs: {x: {}}\n", "*a",
+        "\ue000", "{{ x }}", "{% include 'part' %}", "{% for a in x %}", "{% endfor %}", "{% if x %}", "{% endif %}",
+        "\0", "\u202e", "examples: {rows: [{a: b}]}\n", "includes: {part: {version: 1}}\n", "1e999", "9" * 50, ", ",
+        "~", "%", "not ",
+    ]
+)  # fmt: skip
+
+
+@settings(deadline=2_000, max_examples=300)
+@given(st.lists(PARTS | st.text(max_size=3), max_size=25).map("".join), st.text(max_size=5) | st.lists(st.text()))
+def test_whatever_a_file_holds_it_renders_or_is_refused(text: str, x: object) -> None:
+    part = Prompt("part", "{% for a in x %}{{ a }}{% endfor %}")
+    findings = lint(text, "p.prompt", lambda _: part)[1]
+    try:
+        prompt = from_text(text, "p.prompt", "p", resolve=lambda _: part)
+    except ForewordError:
+        assert any(finding.severity == "error" for finding in findings)
+        return
+    assert from_text(prompt.to_text(), "p", resolve=lambda _: part).to_text() == prompt.to_text()
+    with contextlib.suppress(ForewordError):
+        prompt.render(dict.fromkeys(prompt.variables, x))

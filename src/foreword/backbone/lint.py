@@ -24,14 +24,19 @@ def lint(prompt: Prompt, backbone: Backbone, rows: Sequence[Mapping[str, object]
         backbone.check(prompt)
         encoded = _encode(prompt, backbone, {name: sample(prompt.specs.get(name, ANY)) for name in prompt.variables})
     except ForewordError as error:
-        what, _, todo = str(error).rpartition("; ")
-        return [Finding("error", None, what or str(error), todo if what else "try another backbone")]
-    return [
-        *_special(prompt, backbone),
-        *_answers(prompt, backbone, encoded),
-        *_lengths(prompt, backbone),
-        *_rows(prompt, backbone, rows),
-    ]
+        return [_refused(error)]
+    findings = [*_special(prompt, backbone), *_answers(prompt, backbone, encoded)]
+    for check in (_lengths(prompt, backbone), _rows(prompt, backbone, rows)):
+        try:
+            findings += check
+        except ForewordError as error:  # a row that the prompt does not take
+            findings.append(_refused(error))
+    return findings
+
+
+def _refused(error: ForewordError) -> Finding:
+    what, _, todo = str(error).rpartition("; ")
+    return Finding("error", None, what or str(error), todo if what else "mend it, or try another backbone")
 
 
 def _encode(prompt: Prompt, backbone: Backbone, row: Mapping[str, object]) -> Encoded:

@@ -33,5 +33,6 @@ def sample(spec: Input, length: int | None = None) -> object:
             return {name: sample(inner, length) for name, inner in (spec.properties or {}).items()}
         case "boolean":
             return True
-    value = max(spec.minimum or 0, min(spec.maximum or 7, 7))
+    value = 7 if spec.maximum is None else min(spec.maximum, 7)
+    value = value if spec.minimum is None else max(spec.minimum, value)
     return int(value) if spec.type == "integer" else value
