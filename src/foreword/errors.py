@@ -17,3 +17,7 @@ class GateError(ForewordError):
     """Nothing is broken, but what was asked for is refused: it is worse than what it would replace. Exit code 3."""
 
     exit_code = 3
+
+
+class ForewordWarning(UserWarning):
+    """Something is not as it was asked for, and the work goes on: a text that was cut to its budget, for one."""

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from foreword.backbone import RemoteBackbone, Sampling
-from foreword.errors import ForewordError
-from foreword.prompts import Output, Prompt
+from foreword.errors import ForewordError, ForewordWarning
+from foreword.prompts import Input, Output, Prompt
 
 ASKED: list[dict[str, Any]] = []
 
@@ -91,3 +91,10 @@ def test_what_cannot_be_sent_or_is_refused_is_one_clear_line(remote: RemoteBackb
         remote.answer(Prompt("p", "say: {{ text }}"), [{"text": "fail"}])
     with pytest.raises(ForewordError, match="openai:https://host"):
         RemoteBackbone.parse("openai:somewhere")
+
+
+def test_a_token_budget_is_held_at_four_characters_a_token(remote: RemoteBackbone) -> None:
+    prompt = Prompt("p", "say: {{ text }}", {"text": Input(maxTokens=2, truncate="start")})
+    with pytest.warns(ForewordWarning, match="its start is cut"):
+        answers = remote.answer(prompt, [{"text": "0123456789abcdef"}, {"text": "short"}])
+    assert [(answer.text, len(answer.cuts)) for answer in answers] == [("89abcdef", 1), ("short", 0)]

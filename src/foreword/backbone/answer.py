@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from foreword.errors import UsageError
-from foreword.prompts import Prompt
+from foreword.prompts import Cut, Prompt
 
 Inputs = Mapping[str, object]
 """One row: a value per variable; text, unless the prompt declares another type."""
@@ -58,6 +58,8 @@ class Answer:
     """Per choice, the model's leaning taken off; the largest is the one chosen. None where the model does not tell."""
     problem: str | None = None
     """What is wrong with an answer that is not valid."""
+    cuts: tuple[Cut, ...] = ()
+    """What was left out of the row's inputs to hold their token budgets."""
 
 
 class LanguageModel(Protocol):

@@ -3,7 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -12,13 +12,14 @@ import torch
 
 from foreword.backbone.answer import TEXT_TOKENS, Answer, Inputs, OnRows, Sampling
 from foreword.backbone.batch import Example, batches
-from foreword.backbone.encode import Encoded, Ids, encode, encode_answer, shared_front
+from foreword.backbone.encode import Encoded, Ids, encode, encode_answer, shared_front, spans
 from foreword.backbone.generate import ends_of, generate_ids
 from foreword.backbone.model import Front, FrozenModel
 from foreword.backbone.structured import Grammars
 from foreword.backbone.vectors import NONE, Vectors
 from foreword.errors import ForewordError, UsageError
-from foreword.prompts import Prompt
+from foreword.prompts import Cut, Prompt
+from foreword.prompts.budget import fit
 
 BATCH_TOKENS = 1_024
 """Tokens in a scoring batch: enough to fill the machine's matrix units, little enough to stay in its caches."""
@@ -37,6 +38,8 @@ class Scores:
     """[B, K] tokens in each answer."""
     prompt_tokens: np.ndarray
     """[B] tokens of each prompt, the shared front counted."""
+    cuts: tuple[tuple[Cut, ...], ...] = ()
+    """Per row, what was left out of its inputs."""
 
     def choose(self, log_prior: Sequence[float] | None = None) -> list[int]:
         """Per row, the index of the best choice, the model's own leaning taken off."""
@@ -100,8 +103,11 @@ class Backbone(FrozenModel):
         return Vectors(**{name: torch.from_numpy(array).to(self.device) for name, array in prompt.soft.tensors.items()})
 
     def encode(self, prompt: Prompt, inputs: Mapping[str, object]) -> Encoded:
-        """The exact tokens of a row; refuses one that is longer than the model's context."""
-        encoded = encode(prompt.render(inputs), self.tokenizer, inputs, apart=self.architecture.answers_apart)
+        """The exact tokens of a row, inputs cut to their budgets; refuses one longer than the model's context."""
+        row, cuts = fit(prompt, inputs, self._spans)
+        pieces = prompt.render(row, self._length)
+        data = prompt.data(row)
+        encoded = replace(encode(pieces, self.tokenizer, data, apart=self.architecture.answers_apart), cuts=cuts)
         if self.architecture.span(len(encoded.ids), 1) > self.context:
             raise ForewordError(
                 f"the row {dict(inputs)!r:.100} has {len(encoded.ids):,} tokens; {self.name!r} reads "
@@ -109,9 +115,17 @@ class Backbone(FrozenModel):
             )
         return encoded
 
+    def _spans(self, text: str) -> list[tuple[int, int]]:
+        return spans(text, self.tokenizer)
+
+    def _length(self, text: str) -> int:
+        return len(self._spans(text))
+
     def example(self, prompt: Prompt, inputs: Inputs, answers: Sequence[str], *, ended: bool = False) -> Example:
         """A row with its candidate answers, nothing taken off as a front yet; `ended` answers tell where they end."""
-        encoded = self.encode(prompt, inputs)
+        return self._example(self.encode(prompt, inputs), answers, ended=ended)
+
+    def _example(self, encoded: Encoded, answers: Sequence[str], *, ended: bool = False) -> Example:
         return Example(encoded.ids, tuple(self._answer_ids(answer, encoded.tail, ended) for answer in answers))
 
     def front(self, prompt: Prompt, rows: Sequence[Ids]) -> Front:
@@ -145,11 +159,10 @@ class Backbone(FrozenModel):
 
     def _other(self, prompt: Prompt) -> list[Ids]:
         """A row that differs from any other in every input; none where the template cannot take it."""
-        probe = {"string": "\u2043", "integer": 7, "number": 7.0, "boolean": True, "array": []}
-        specs = prompt.inputs or {}
-        row = {name: probe[specs[name].type if name in specs else "string"] for name in prompt.variables}
+        probe = {"string": "\u2043", "integer": 7, "number": 7.0, "boolean": True, "array": [], "object": {}}
+        row = {n: probe[prompt.specs[n].type if n in prompt.specs else "string"] for n in prompt.variables}
         try:
-            return [encode(prompt.render(row), self.tokenizer).ids]
+            return [encode(prompt.place(row, self._length), self.tokenizer, prompt.data(row)).ids]
         except ForewordError:
             return []
 
@@ -161,7 +174,8 @@ class Backbone(FrozenModel):
             raise UsageError(f"no rows to score for prompt {prompt.name!r}; give at least one")
         if choices is None:
             raise ForewordError(f"prompt {prompt.name!r} has no choices to score; add 'output: {{choices: […]}}'")
-        whole = [self.example(prompt, row, choices) for row in rows]
+        encoded = [self.encode(prompt, row) for row in rows]
+        whole = [self._example(row, choices) for row in encoded]
         front = self.front(prompt, [example.question for example in whole])
         F = len(front.ids)
         examples = [Example(example.question[F:], example.answers) for example in whole]
@@ -177,7 +191,8 @@ class Backbone(FrozenModel):
                 if on_rows:
                     on_rows(done, len(rows))
         tokens = np.array([[len(answer) for answer in example.answers] for example in whole])
-        return Scores(log_likelihoods, tokens, np.array([len(example.question) for example in whole]))
+        lengths = np.array([len(example.question) for example in whole])
+        return Scores(log_likelihoods, tokens, lengths, tuple(row.cuts for row in encoded))
 
     def answer(
         self,
@@ -192,19 +207,16 @@ class Backbone(FrozenModel):
         """
         if not rows:
             return []
-        if prompt.output.choices is None:
+        choices = prompt.output.choices
+        if choices is None:
             return self._write(prompt, rows, sampling, on_rows)
         scores = self.score(prompt, rows, on_rows)
         prior = prompt.output.log_prior
+        chosen = [choices[k] for k in scores.choose(prior)]
+        likely, shares = scores.log_likelihoods.tolist(), scores.probabilities(prior).tolist()
         return [
-            Answer(prompt.output.choices[k], prompt.output.choices[k], tuple(values), int(length), 0, tuple(shares))
-            for k, values, length, shares in zip(
-                scores.choose(prior),
-                scores.log_likelihoods.tolist(),
-                scores.prompt_tokens,
-                scores.probabilities(prior).tolist(),
-                strict=True,
-            )
+            Answer(text, text, tuple(likely[i]), int(scores.prompt_tokens[i]), 0, tuple(shares[i]), cuts=scores.cuts[i])
+            for i, text in enumerate(chosen)
         ]
 
     def generate(self, prompt: Prompt, sampling: Sampling = Sampling(), /, **inputs: str) -> str:  # noqa: B008 - frozen
@@ -238,7 +250,9 @@ class Backbone(FrozenModel):
                 else:
                     text = _cut(self.tokenizer.decode(ids, skip_special_tokens=True), sampling.stop).strip()
                     value, problem, length = text, None, len(ids)
-                answers[i] = Answer(text, value, None, len(encoded[i].ids), length, problem=problem)
+                answers[i] = Answer(
+                    text, value, None, len(encoded[i].ids), length, problem=problem, cuts=encoded[i].cuts
+                )
             if on_rows:
                 on_rows(len(answers), len(rows))
         return [answers[i] for i in range(len(rows))]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from foreword.errors import ForewordError
-from foreword.prompts import Piece, Text, Turn, Virtual
+from foreword.prompts import Cut, Piece, Text, Turn, Virtual
 
 Ids = np.ndarray
 """[T] int64; virtual tokens below zero."""
@@ -29,6 +29,8 @@ class Encoded:
     tail: str | None
     """The last characters before the answer, spaces at the very end taken off: they belong to the answer's tokens.
     None where the answer is a text of its own."""
+    cuts: tuple[Cut, ...] = ()
+    """What was left out of its inputs."""
 
 
 def encode(
@@ -69,6 +71,16 @@ def encode(
         return Encoded(np.array([*ids, *end], dtype=np.int64), None)
     tail = runs[-1].text[-CONTEXT:] if runs and isinstance(runs[-1], Text) else ""
     return Encoded(np.array(ids, dtype=np.int64), tail)
+
+
+def spans(text: str, tokenizer: Any) -> list[tuple[int, int]]:
+    """Where each token of `text` begins and ends, in characters; special tokens that it spells out are taken apart."""
+    if not tokenizer.is_fast:
+        raise ForewordError("this backbone's tokenizer does not tell where tokens end; take 'maxTokens' off the prompt")
+    found = tokenizer(
+        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+    )
+    return [(int(start), int(end)) for start, end in found["offset_mapping"]]
 
 
 def encode_answer(answer: str, tail: str | None, tokenizer: Any, *, ended: bool = False) -> tuple[int, ...]:

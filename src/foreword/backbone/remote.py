@@ -4,12 +4,14 @@ import concurrent.futures
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from foreword.backbone.answer import Answer, Inputs, OnRows, Sampling
 from foreword.errors import ForewordError
 from foreword.prompts import Prompt, Text, Turn, Virtual
+from foreword.prompts.budget import estimated, fit
 from foreword.prompts.schema import Schema, closed, read
 
 PARALLEL = 8
@@ -21,7 +23,8 @@ class RemoteBackbone:
 
     A plain prompt is sent as one user turn. With choices, the answer is the choice that the model's text begins with,
     or else the only one that it names; `value` is None where there is none. A schema goes with the request, and what
-    comes back is checked against it.
+    comes back is checked against it. A token budget is held at 4 characters for each token: the model's own tokens are
+    not known here.
     """
 
     parallel = PARALLEL
@@ -63,10 +66,11 @@ class RemoteBackbone:
     ) -> list[Answer]:
         """One answer per row, in order; several requests under way at once."""
         self.check(prompt)
-        messages = [_messages(prompt, row) for row in rows]
+        fitted = [fit(prompt, row, estimated) for row in rows]
+        messages = [_messages(prompt, row) for row, _ in fitted]
         answers: list[Answer] = []
         for answer in self._pool.map(lambda m: self._ask(prompt, m, sampling), messages):
-            answers.append(answer)
+            answers.append(replace(answer, cuts=fitted[len(answers)][1]))
             if on_rows:
                 on_rows(len(answers), len(rows))
         return answers

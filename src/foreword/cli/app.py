@@ -1,19 +1,24 @@
 """All verbs under one command, and the one place where an error becomes a line and an exit code."""
 
 import sys
+import warnings
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from foreword.cli import compare, demo, doctor, prompts, run, tune
-from foreword.errors import ForewordError
+from foreword.errors import ForewordError, ForewordWarning
 
 
 class _Verbs(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.simplefilter("once", ForewordWarning)
+                warnings.showwarning = _show(warnings.showwarning)
+                return super().invoke(ctx)
         except ForewordError as error:
             if ctx.params.get("debug"):
                 raise
@@ -22,6 +27,16 @@ class _Verbs(TyperGroup):
         except KeyboardInterrupt:
             print("foreword: stopped", file=sys.stderr)
             raise SystemExit(130) from None
+
+
+def _show(others: Callable[..., None]) -> Callable[..., None]:
+    def show(message: Warning | str, category: type[Warning], *more: Any, **others_too: Any) -> None:
+        if issubclass(category, ForewordWarning):
+            print(f"warning: {' '.join(str(message).splitlines())}", file=sys.stderr)
+        else:
+            others(message, category, *more, **others_too)
+
+    return show
 
 
 app = typer.Typer(

@@ -5,15 +5,16 @@ from typing import Annotated
 
 import typer
 
-from foreword.cli import alias, diff, exchange, versions
+from foreword.cli import alias, diff, exchange, lint, versions
 from foreword.cli.console import Display, print_json
-from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, find_prompt, read_inputs
+from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, find_prompt, read_inputs, typed
 
 app = typer.Typer(no_args_is_help=True, help="Stored prompts: names, versions, aliases.")
 app.command("diff")(diff.diff)
 app.command("alias")(alias.alias)
 app.command("import")(exchange.import_prompt)
 app.command("export")(exchange.export_prompt)
+app.command("lint")(lint.lint)
 app.command("list")(versions.list_prompts)
 for verb in (versions.search, versions.log, versions.tag, versions.untag, versions.delete, versions.restore):
     app.command()(verb)
@@ -51,7 +52,8 @@ def add(
     from foreword.prompts import Prompt
     from foreword.table import PromptTable
 
-    stored = PromptTable.open(table).put(Prompt.load(file), alias, message, parent, tags=tag)
+    store = PromptTable.open(table)
+    stored = store.put(Prompt.load(file, resolve=store.get), alias, message, parent, tags=tag)
     if as_json:
         print_json(versions.entry(stored))
     else:
@@ -72,7 +74,7 @@ def render(
     from foreword.table import PromptTable
 
     prompt = find_prompt(ref, PromptTable.open(table))
-    row = read_inputs(inputs)
+    row = typed(prompt, read_inputs(inputs))
     prompt.render(row)  # a wrong input is told before a model is loaded
     with Display() as display:
         model = load_backbone(backbone, dtype, display)

@@ -1,11 +1,21 @@
 """`foreword run`: one prompt or one chain, one row, one answer."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from foreword.cli.console import Display, print_json
-from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, TableUrl, find_prompt, load_model, read_inputs
+from foreword.cli.shared import (
+    DEFAULT_BACKBONE,
+    BackboneName,
+    Dtype,
+    TableUrl,
+    find_prompt,
+    load_model,
+    read_inputs,
+    typed,
+)
 from foreword.errors import ForewordError
 
 if TYPE_CHECKING:
@@ -33,8 +43,11 @@ def run(
     from foreword.flows.program import check
     from foreword.table import PromptTable
 
-    row, store = read_inputs(inputs), PromptTable.open(table)
+    row: dict[str, Any] = {**read_inputs(inputs)}
+    store = PromptTable.open(table)
     chosen = Chain.load(prompt, store) if prompt.endswith((".yaml", ".yml")) else find_prompt(prompt, store)
+    if not isinstance(chosen, Chain):
+        row = typed(chosen, row)
     check(chosen, row)  # a wrong input is told before a model is loaded
     with Display() as display:
         model = load_model(backbone, dtype, display)
@@ -55,7 +68,8 @@ def run(
 
 def _document(result: "Result[Any]") -> dict[str, Any]:
     usage = {"prompt_tokens": result.usage.prompt_tokens, "completion_tokens": result.usage.completion_tokens}
-    return {"text": result.text, "value": result.parsed, "usage": usage}
+    document = {"text": result.text, "value": result.parsed, "usage": usage}
+    return document | ({"cuts": [asdict(cut) for cut in result.cuts]} if result.cuts else {})
 
 
 def _ms(result: "Result[Any]") -> float:

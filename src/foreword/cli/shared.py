@@ -63,7 +63,7 @@ def find_prompt(ref: str, table: "PromptTable") -> "Prompt":
     """A `.prompt` file when `ref` looks like a path, else an entry of the prompt table."""
     from foreword.prompts import Prompt
 
-    return Prompt.load(ref) if is_path(ref) else table.get(ref)
+    return Prompt.load(ref, resolve=table.get) if is_path(ref) else table.get(ref)
 
 
 def stored_as(ref: str, table: "PromptTable") -> str | None:
@@ -81,6 +81,13 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ForewordError(f"cannot use the folder {str(folder)!r}: {error.strerror}; choose another --out") from error
+
+
+def typed(prompt: "Prompt", row: dict[str, str]) -> dict[str, object]:
+    """`row` with a value of the declared type where that is not text: written as JSON."""
+    from foreword.prompts.inputs import read_value
+
+    return {n: read_value(prompt.specs[n], n, text) if n in prompt.specs else text for n, text in row.items()}
 
 
 def read_inputs(items: list[str]) -> dict[str, str]:

@@ -145,7 +145,7 @@ def _build(form: _ChainForm, path: Path, table: PromptTable | None) -> Chain:
                 if variable not in known:
                     refuse(step.name, f"{key!r} uses {variable!r}, which is not known here; {_near(variable, known)}")
         for variable in prompt.variables:
-            optional = getattr((prompt.inputs or {}).get(variable), "default", None) is not None
+            optional = variable in prompt.specs and prompt.specs[variable].default is not None
             if variable not in templates and not optional:
                 refuse(step.name, f"prompt {prompt.name!r} needs the input {variable!r}; add it to 'with'")
         steps.append(Step(step.name, prompt, templates))

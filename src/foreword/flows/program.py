@@ -95,7 +95,7 @@ class Program(Generic[T]):
             likely = answer.probabilities
             likely_of = None if likely is None else dict(zip(self.prompt.output.choices or (), likely, strict=True))
             usage = Usage(answer.prompt_tokens, answer.answer_tokens)
-            results.append(Result(answer.text, value, usage, share, likely_of, problem))
+            results.append(Result(answer.text, value, usage, share, likely_of, problem, answer.cuts))
             tell(Call(self.prompt.name, row, results[-1]))
         return results
 
@@ -122,11 +122,13 @@ class Program(Generic[T]):
     def _of_chain(self, chain: Chain, steps: Mapping[str, Result[Any]], problem: str | None) -> Result[T]:
         usage = sum((result.usage for result in steps.values()), Usage())
         seconds = sum(result.seconds for result in steps.values())
+        cuts = tuple(cut for result in steps.values() for cut in result.cuts)
         if problem is not None:
-            return Result(list(steps.values())[-1].text, None, usage, seconds, problem=problem, steps=steps)
+            text = list(steps.values())[-1].text
+            return Result(text, None, usage, seconds, problem=problem, cuts=cuts, steps=steps)
         last = steps[chain.output]
         value, problem = self._value(last.parsed, None)
-        return Result(last.text, value, usage, seconds, last.probabilities, problem, steps)
+        return Result(last.text, value, usage, seconds, last.probabilities, problem, cuts, steps)
 
     def _value(self, value: Any, problem: str | None) -> tuple[Any, str | None]:
         """The typed value of a valid answer; or None, and what is wrong."""

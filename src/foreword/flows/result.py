@@ -1,10 +1,11 @@
-"""What a call of a prompt gives back. Knows no models and no prompts."""
+"""What a call of a prompt gives back. Knows no models."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from foreword.errors import ForewordError
+from foreword.prompts import Cut
 
 T = TypeVar("T")
 
@@ -41,6 +42,8 @@ class Result(Generic[T]):
     """With choices: of each, as it was compared. None where the model does not tell."""
     problem: str | None = None
     """Why the answer is not what was asked for: none of the choices, JSON cut off or not by the schema."""
+    cuts: tuple[Cut, ...] = ()
+    """What was left out of the inputs to hold their token budgets; of a chain, by all steps."""
     steps: Mapping[str, "Result[Any]"] = field(default_factory=dict)
     """Of a chain, the result of each step by name, in order."""
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 
+from foreword.errors import ForewordError
 from foreword.prompts.pieces import Text, Turn
 from foreword.prompts.prompt import Prompt
 
@@ -15,7 +16,9 @@ def few_shot(prompt: Prompt, examples: Sequence[tuple[Mapping[str, object], str]
     edited and stored.
     """
     head, pattern = _instruction(prompt.body)
-    shot = Prompt(prompt.name, pattern, prompt.inputs, prompt.output)
+    if prompt.examples is not None:
+        raise ForewordError(f"prompt {prompt.name!r} has examples of its own; give a prompt without them")
+    shot = Prompt(prompt.name, pattern, prompt.inputs, prompt.output, includes=prompt.includes)
     written = [head]
     for inputs, answer in examples:
         pieces = shot.render(inputs)
@@ -41,7 +44,7 @@ def few_shot(prompt: Prompt, examples: Sequence[tuple[Mapping[str, object], str]
 
 def _instruction(body: str) -> tuple[str, str]:
     """Split a body into its instruction and the part that is repeated for every example."""
-    first = re.search(r"\{\{(?![-+]?\s*(?:virtual|system|user|assistant)\s*\()|\{%", body)
+    first = re.search(r"\{\{(?![-+]?\s*(?:virtual|system|user|assistant)\s*\()|\{%(?![-+]?\s*include\b)", body)
     before = body[: first.start()] if first else body
     turns = list(re.finditer(r"\{\{[-+]?\s*user\s*\(\s*\)\s*[-+]?\}\}", before))
     cut = turns[-1].start() if turns else before.rfind("\n\n") + 2 if "\n\n" in before else 0

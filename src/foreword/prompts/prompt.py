@@ -7,26 +7,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from foreword.errors import ForewordError, UsageError
+from foreword.prompts.examples import Examples, Length
+from foreword.prompts.includes import Partial, Resolve, check_partial
+from foreword.prompts.inputs import MAX_PATTERNS, Input
 from foreword.prompts.pieces import Piece
 from foreword.prompts.schema import checked
 from foreword.prompts.soft import SoftTokens
-from foreword.prompts.template import MAX_ITEMS, Template
+from foreword.prompts.template import Template
 
+ANY = Input()
+EXAMPLES = "examples"
+"""What a template calls the rows of `Prompt.examples`."""
+CHARACTERS_PER_TOKEN = 4
+"""Where no tokenizer is at hand."""
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,98}[a-z0-9])?", re.ASCII)
-
-
-class Input(BaseModel):
-    """What one variable takes: a small part of JSON Schema."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    type: Literal["string", "integer", "number", "boolean", "array"] = "string"
-    maxLength: int | None = Field(default=None, ge=1)  # noqa: N815 - JSON Schema's own word
-    description: str = ""
 
 
 class Output(BaseModel):
@@ -68,17 +67,27 @@ class Prompt:
     description: str = ""
     labelled_rows: int = 0
     """Labelled rows that went into making it: demonstrations, or the rows that it was tuned on."""
+    includes: Mapping[str, Partial] = field(default_factory=dict)
+    """The prompts that the body includes, by reference."""
+    examples: Examples | None = None
+    """Rows that the body shows as `examples`."""
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
             raise ForewordError(f"prompt name {self.name!r}: take a-z, 0-9, '.', '_' and '-', 100 characters at most")
-        variables = self.template.variables  # compiles, and so refuses what is not allowed
+        for ref, partial in self.includes.items():
+            check_partial(self.name, ref, partial.prompt)
+        variables = self.variables  # reads the template, and so refuses what is not allowed
         if self.inputs is not None:
             for variable in variables:
-                if variable not in self.inputs:
-                    near = difflib.get_close_matches(variable, list(self.inputs), n=1)
+                if variable not in self.specs:
+                    near = difflib.get_close_matches(variable, list(self.specs), n=1)
                     hint = f"did you mean {near[0]!r}?" if near else f"add it to 'inputs': {list(self.inputs)}"
                     raise ForewordError(f"prompt {self.name!r}: variable {variable!r} is not declared; {hint}")
+        if len(self.patterns) > MAX_PATTERNS:
+            raise ForewordError(f"prompt {self.name!r} has more than {MAX_PATTERNS} patterns in its inputs; use fewer")
+        if self.examples is not None and EXAMPLES in self.specs:
+            raise ForewordError(f"prompt {self.name!r} has examples, so no input can be called {EXAMPLES!r}; rename it")
         if self.soft is not None and len(self.soft) != self.virtual_tokens:
             raise ForewordError(
                 f"prompt {self.name!r} has {self.virtual_tokens} virtual tokens in its body and "
@@ -87,43 +96,78 @@ class Prompt:
 
     @cached_property
     def template(self) -> Template:
-        return Template(self.body, self.name)
+        return Template(self.body, self.name, {ref: p.prompt.template for ref, p in self.includes.items()})
 
-    @property
+    @cached_property
     def variables(self) -> tuple[str, ...]:
         """The inputs that `render` takes."""
-        return self.template.variables
+        own = EXAMPLES if self.examples is not None else None
+        return tuple(name for name in self.template.variables if name != own)
+
+    @cached_property
+    def specs(self) -> Mapping[str, Input]:
+        """What is declared about inputs, here or in what is included; what is declared here goes first."""
+        specs: dict[str, Input] = {}
+        for partial in self.includes.values():
+            specs |= partial.prompt.specs
+        return specs | dict(self.inputs or {})
 
     @property
     def virtual_tokens(self) -> int:
         """P, the number of virtual tokens over all places."""
         return sum(self.template.places)
 
-    def render(self, inputs: Mapping[str, object]) -> tuple[Piece, ...]:
-        """Fill in the template. Raises UsageError on a missing, unknown, oversized or ill-typed input."""
+    @property
+    def patterns(self) -> list[str]:
+        """All that its inputs may have to match."""
+        return [pattern for spec in self.specs.values() for pattern in spec.patterns]
+
+    def render(self, inputs: Mapping[str, object], length: Length | None = None) -> tuple[Piece, ...]:
+        """Fill in the template. Raises UsageError on a missing, unknown, oversized or ill-typed input.
+
+        `length` counts the tokens of a text, for examples within a number of tokens; without it, 4 characters are one.
+        """
+        return self.place(self.fill(inputs), length)
+
+    def place(self, values: Mapping[str, object], length: Length | None = None) -> tuple[Piece, ...]:
+        """The rendered template with `values` as they are: one for every variable, and nothing checked."""
+        if self.examples is not None and EXAMPLES in self.template.variables:
+            values = {**values, EXAMPLES: self.examples.chosen(values, length or _estimate)}
+        return self.template.render(values)
+
+    def data(self, inputs: Mapping[str, object]) -> Mapping[str, object]:
+        """What somebody else than the template's author may have written: `inputs`, and the examples."""
+        return {**inputs, EXAMPLES: self.examples.text} if self.examples is not None else inputs
+
+    def fill(self, inputs: Mapping[str, object]) -> dict[str, object]:
+        """A checked value for every variable, defaults filled in. Raises UsageError as `render` does."""
         for name in inputs:
-            if name not in self.variables and name not in (self.inputs or {}):
+            if name not in self.variables and name not in self.specs:
                 near = difflib.get_close_matches(name, self.variables, n=1)
                 hint = f"did you mean {near[0]!r}? It" if near else "it"
                 raise UsageError(f"prompt {self.name!r} has no input {name!r}; {hint} takes {list(self.variables)}")
-        missing = [name for name in self.variables if name not in inputs]
-        if missing:
-            raise UsageError(f"prompt {self.name!r} needs the input {missing[0]!r}; it takes {list(self.variables)}")
-        for name in self.variables:
-            self._check_input(name, inputs[name])
-        return self.template.render({name: inputs[name] for name in self.variables})
+        if missing := self._missing(inputs):
+            raise UsageError(f"prompt {self.name!r} needs the input {missing!r}; it takes {list(self.variables)}")
+        return self._checked(inputs)
 
     def take(self, row: Mapping[str, object], where: str) -> dict[str, object]:
         """The inputs that this prompt takes out of a row that may hold more; an error says `where` the row stands."""
-        missing = [name for name in self.variables if name not in row]
-        if missing:
-            raise UsageError(f"{where}: prompt {self.name!r} needs the input {missing[0]!r}; the row has {list(row)}")
+        if missing := self._missing(row):
+            raise UsageError(f"{where}: prompt {self.name!r} needs the input {missing!r}; the row has {list(row)}")
         try:
-            for name in self.variables:
-                self._check_input(name, row[name])
+            return self._checked(row)
         except UsageError as error:
             raise UsageError(f"{where}: {error}") from error
-        return {name: row[name] for name in self.variables}
+
+    def _missing(self, inputs: Mapping[str, object]) -> str | None:
+        return next((n for n in self.variables if n not in inputs and self.specs.get(n, ANY).default is None), None)
+
+    def _checked(self, inputs: Mapping[str, object]) -> dict[str, object]:
+        values = {n: inputs[n] if n in inputs else self.specs[n].default for n in self.variables}
+        for name, value in values.items():
+            if problem := self.specs.get(name, ANY).problem(value):
+                raise UsageError(f"prompt {self.name!r}: input {name!r} {problem}")
+        return values
 
     def answering(self, choices: tuple[str, ...] | None) -> "Prompt":
         """This prompt for a task with these choices; refuses other choices than its own."""
@@ -147,16 +191,6 @@ class Prompt:
         """This prompt as a start for others: a prior fits the prompt and the model that it was measured on."""
         return replace(self, output=self.output.model_copy(update={"log_prior": None}))
 
-    def _check_input(self, name: str, value: object) -> None:
-        spec = (self.inputs or {}).get(name, Input())
-        types: dict[str, type | tuple[type, ...]]
-        types = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "array": (list, tuple)}
-        if not isinstance(value, types[spec.type]) or (isinstance(value, bool) and spec.type != "boolean"):
-            raise UsageError(f"prompt {self.name!r}: input {name!r} must be of type {spec.type}, not {value!r:.80}")
-        limit = spec.maxLength or (MAX_ITEMS if spec.type == "array" else None)
-        if limit is not None and isinstance(value, str | list | tuple) and len(value) > limit:
-            raise UsageError(f"prompt {self.name!r}: input {name!r} is {len(value):,} long, {limit:,} at most; cut it")
-
     @cached_property
     def digest(self) -> str:
         """sha256 over the canonical file and the vectors: two prompts are the same when their digests are."""
@@ -170,11 +204,14 @@ class Prompt:
         return to_text(self)
 
     @staticmethod
-    def load(path: str | Path) -> "Prompt":
-        """Read `NAME.prompt`, and `NAME.safetensors` where it stands beside it."""
+    def load(path: str | Path, resolve: Resolve | None = None) -> "Prompt":
+        """Read `NAME.prompt`, and `NAME.safetensors` where it stands beside it.
+
+        `resolve` gives the prompts that it includes: the `get` of a prompt table.
+        """
         from foreword.prompts.file import load
 
-        return load(Path(path))
+        return load(Path(path), resolve)
 
     def save(self, path: str | Path) -> None:
         """Write `NAME.prompt`, and the vectors beside it."""
@@ -185,3 +222,7 @@ class Prompt:
     def replace(self, **changes: object) -> "Prompt":
         """A copy with some fields changed."""
         return replace(self, **changes)  # type: ignore[arg-type]
+
+
+def _estimate(text: str) -> int:
+    return -(-len(text) // CHARACTERS_PER_TOKEN)

@@ -11,12 +11,15 @@ import json
 import re
 import secrets
 from collections.abc import Iterator, Mapping
+from functools import cached_property, lru_cache
 from typing import Any, NoReturn
 
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, nodes
+from jinja2 import Template as CompiledTemplate
 from jinja2.meta import find_undeclared_variables
 from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
 
 from foreword.errors import ForewordError
 from foreword.prompts.pieces import Piece, Text, Turn, Virtual
@@ -26,16 +29,20 @@ MAX_TEMPLATE = 200_000
 """Characters in a template."""
 MAX_OUTPUT = 1_000_000
 """Characters in a rendered prompt."""
-MAX_ITEMS = 1_000
-"""Items in a list that a template may loop over."""
 MAX_LOOPS = 2
 """Loops inside loops."""
 MAX_DEPTH = 64
 """Nodes inside nodes: deeper templates would exhaust the compiler."""
 MAX_TOKENS = 20_000
 """Of the template language, in all: compiling takes some 50 µs for each."""
+MAX_BRANCHES = 64
+"""Of one condition: Python's compiler nests them."""
 MAX_VIRTUAL = 4_096
 """Virtual tokens in a prompt."""
+MAX_INCLUDES = 20
+"""Different partials of one prompt."""
+MAX_INCLUDE_DEPTH = 5
+"""Includes inside includes."""
 
 MAX_SEPARATOR = 20
 """Characters between the items of a `join`."""
@@ -64,31 +71,72 @@ class Template:
     """A checked template.
 
     `variables` are the names that it takes, in alphabetical order; `places` holds the number of virtual tokens at
-    each place, in reading order. Raises ForewordError that names `name`, the line and what is not allowed.
+    each place, in reading order. `partials` holds the template for each reference that it includes. Raises
+    ForewordError that names `name`, the line and what is not allowed.
     """
 
-    def __init__(self, source: str, name: str) -> None:
+    def __init__(self, source: str, name: str, partials: "Mapping[str, Template] | None" = None) -> None:
         self.name = name
-        if len(source) > MAX_TEMPLATE:
-            raise ForewordError(f"prompt {name!r} has {len(source):,} characters, {MAX_TEMPLATE:,} at most; cut it")
+        self.source = source
+        self.partials = partials or {}
         if odd := re.search("[\0\ud800-\udfff]", source):
             raise ForewordError(f"prompt {name!r}: {odd[0]!r} at character {odd.start():,} is no text; remove it")
-        environment = _environment()
+        self.tokens = self.characters = self.depth = 0
+        """With those of its partials: words of the template language, characters, includes inside includes."""
+        self._environment = _environment()
         try:
-            if any(number >= MAX_TOKENS for number, _ in enumerate(environment.lex(source))):
-                raise ForewordError(
-                    f"prompt {name!r} has more than {MAX_TOKENS:,} variables, texts and signs; shorten it"
-                )
-            tree = environment.parse(source)
+            inside = self._measure()
+            tree = self._parse(self._environment)
             self.places = _check(tree, name)
             self.variables = tuple(sorted(find_undeclared_variables(tree) - {*RESERVED}))
-            self._compiled = environment.from_string(metered(tree))
+            self._tree = metered(tree)
         except TemplateSyntaxError as error:
             raise ForewordError(f"prompt {name!r}, line {error.lineno}: {error.message}; mend the template") from error
-        except (RecursionError, MemoryError, SyntaxError):  # from Python's compiler, which has limits of its own
+        except (RecursionError, MemoryError):
             raise ForewordError(f"prompt {name!r}: the template is nested too deeply; flatten it") from None
         except ValueError as error:  # from Jinja's lexer, for a number of thousands of digits
             raise ForewordError(f"prompt {name!r}: {error}; mend the template") from error
+        self.depth = 1 + max((partial.depth for partial in inside), default=-1)
+        if self.depth > MAX_INCLUDE_DEPTH:
+            raise ForewordError(f"prompt {name!r} includes more than {MAX_INCLUDE_DEPTH} deep; flatten it")
+
+    def _measure(self) -> "list[Template]":
+        """The partial at each include; refuses what is too large with them, before any of it is read twice."""
+        if len(self.source) > MAX_TEMPLATE:
+            raise ForewordError(
+                f"prompt {self.name!r} has {len(self.source):,} characters, {MAX_TEMPLATE:,} at most; cut it"
+            )
+        self.tokens = sum(1 for _ in itertools.islice(self._environment.lex(self.source), MAX_TOKENS + 1))
+        inside = [
+            self.partials[ref] for ref, _ in _includes(self._environment, self.source) if ref and ref in self.partials
+        ]
+        self.tokens += sum(partial.tokens for partial in inside)
+        self.characters = len(self.source) + sum(partial.characters for partial in inside)
+        whole = " with what it includes" if inside else ""
+        if self.characters > MAX_TEMPLATE:
+            raise ForewordError(
+                f"prompt {self.name!r} has {self.characters:,} characters{whole}, {MAX_TEMPLATE:,} at most; cut it"
+            )
+        if self.tokens > MAX_TOKENS:
+            raise ForewordError(
+                f"prompt {self.name!r} has more than {MAX_TOKENS:,} variables, texts and signs{whole}; shorten it"
+            )
+        return inside
+
+    def _parse(self, environment: "_Environment") -> nodes.Template:
+        """The tree with what is included in its place."""
+        tree = environment.parse(self.source)
+        line_ends = [ends for _, ends in _includes(environment, self.source)]
+        _Includer(self, environment, line_ends).visit(tree)
+        return tree
+
+    @cached_property
+    def _compiled(self) -> CompiledTemplate:
+        """Made when it is first needed: most prompts of a table are looked at without being run."""
+        try:
+            return self._environment.from_string(self._tree)
+        except (RecursionError, MemoryError, SyntaxError):  # from Python's compiler, which has limits of its own
+            raise ForewordError(f"prompt {self.name!r}: the template is nested too deeply; flatten it") from None
 
     def render(self, inputs: Mapping[str, object]) -> tuple[Piece, ...]:
         """Fill in `inputs` (exactly `variables`) and return the pieces in order. Inputs can never turn into markers."""
@@ -115,6 +163,62 @@ class Template:
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
             raise ForewordError(f"prompt {self.name!r} cannot be rendered: {error}") from error
         return tuple(_split("".join(parts), marker, marks))
+
+
+def included(source: str, name: str) -> tuple[str, ...]:
+    """The references that a template includes, each once, in reading order. Raises ForewordError like `Template`."""
+    if len(source) > MAX_TEMPLATE:
+        return ()  # `Template` tells
+    try:
+        return tuple(dict.fromkeys(ref for ref, _ in _includes(_environment(), source) if ref is not None))
+    except TemplateError as error:
+        raise ForewordError(f"prompt {name!r}: {error}; mend the template") from error
+    except ValueError as error:
+        raise ForewordError(f"prompt {name!r}: {error}; mend the template") from error
+
+
+def _includes(environment: "_Environment", source: str) -> Iterator[tuple[str | None, bool]]:
+    """Each include's reference, None where it is no text, and whether a line ends behind it, in reading order."""
+    if "include" not in source:
+        return
+    tokens = itertools.islice(environment.lex(source), MAX_TOKENS)
+    words = ((kind, text) for _, kind, text in tokens if kind != "whitespace")
+    for kind, _ in words:
+        if kind == "block_begin" and next(words, None) == ("name", "include"):
+            kind, text = next(words, ("", ""))
+            ref = text[1:-1] if kind == "string" else None
+            end = text if kind == "block_end" else next((text for kind, text in words if kind == "block_end"), "")
+            yield ref, end.endswith("\n") and not end.startswith("-")
+
+
+class _Includer(NodeTransformer):
+    """Puts partials in the place of their includes. A line end behind one stays, as it does behind a variable."""
+
+    def __init__(self, template: Template, environment: "_Environment", line_ends: list[bool]) -> None:
+        self._template = template
+        self._environment = environment
+        self._line_ends = iter(line_ends)
+
+    def visit_Include(self, node: nodes.Include) -> list[nodes.Node]:  # noqa: N802 - as NodeVisitor calls it
+        name, partials = self._template.name, self._template.partials
+        ref = node.template.value if isinstance(node.template, nodes.Const) else None
+        ends_line = next(self._line_ends)
+        if not isinstance(ref, str) or not node.with_context or node.ignore_missing:
+            raise ForewordError(
+                f"prompt {name!r}, line {node.lineno}: an include names one stored prompt in quotes and nothing else: "
+                '{% include "name@alias" %}'
+            )
+        if ref not in partials:
+            raise ForewordError(
+                f"prompt {name!r}, line {node.lineno}: there is no partial {ref!r}; includes come from a prompt table"
+            )
+        inside: list[nodes.Node] = list(partials[ref]._parse(self._environment).body)
+        if ends_line:
+            inside.append(nodes.Output([nodes.TemplateData("\n")], lineno=node.lineno))
+        for part in inside:  # a line of this template means more to its author than one of another
+            part.set_lineno(node.lineno, override=True)
+            part.set_environment(self._environment)
+        return inside
 
 
 def _split(text: str, marker: str, marks: list[Piece]) -> Iterator[Piece]:
@@ -148,6 +252,7 @@ def _to_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+@lru_cache(1)
 def _environment() -> _Environment:
     environment = _Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.globals.clear()
@@ -217,6 +322,8 @@ def _check(tree: nodes.Template, name: str) -> tuple[int, ...]:
                 refuse(node, f"attribute {node.attr!r} is out of reach for a template")
             case nodes.Name() if node.name in RESERVED or node.name.startswith("_"):
                 refuse(node, f"{node.name!r} cannot be the name of a variable")
+            case nodes.If() if len(node.elif_) > MAX_BRANCHES:
+                refuse(node, f"a condition has {MAX_BRANCHES} branches at most; use another one")
             case nodes.For():
                 loops += 1
                 if loops > MAX_LOOPS or node.recursive:

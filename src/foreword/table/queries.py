@@ -16,14 +16,15 @@ NEAR = 500
 """Names on either side of a wrong one, in the order of the alphabet, among which a right one is looked for."""
 
 
-def newest(name: str) -> Select[PromptRow]:
-    """The newest version that is not deleted."""
-    return select(PromptRow).where(PromptRow.name == name, LIVE).order_by(PromptRow.version.desc()).limit(1)
+def newest(name: str, *, deleted: bool = False) -> Select[PromptRow]:
+    """The newest version; that is not deleted, unless those count too."""
+    query = select(PromptRow).where(PromptRow.name == name).order_by(PromptRow.version.desc()).limit(1)
+    return query if deleted else query.where(LIVE)
 
 
-def find(session: Session, ref: Ref, *options: ORMOption) -> PromptRow:
+def find(session: Session, ref: Ref, *options: ORMOption, deleted: bool = False) -> PromptRow:
     """The version that `ref` stands for. Raises UsageError with near matches when there is none."""
-    query = newest(ref.name).options(*options)
+    query = newest(ref.name, deleted=deleted and ref.version is not None).options(*options)
     if ref.version is not None:
         query = query.where(PromptRow.version == ref.version)
     if ref.alias is not None:

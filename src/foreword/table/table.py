@@ -17,6 +17,7 @@ from foreword.prompts.prompt import Prompt
 from foreword.prompts.soft import SoftTokens
 from foreword.table import queries, writes
 from foreword.table.database import Database, locate
+from foreword.table.includes import Partials, known, pinned
 from foreword.table.notes import author, note, origin_text, plain
 from foreword.table.recent import Recent
 from foreword.table.refs import Ref, check_alias, check_tag, parse
@@ -70,8 +71,9 @@ class PromptTable:
         if alias is not None:
             check_alias(alias)
         made_from = parse(parent) if parent is not None else None
-        text, how = prompt.to_text(), origin_text(origin) if origin else None
-        if from_text(text, prompt.name, soft=prompt.soft).digest != prompt.digest:
+        prompt, how = pinned(prompt, self._version), origin_text(origin) if origin else None
+        text = prompt.to_text()
+        if from_text(text, prompt.name, soft=prompt.soft, resolve=known(prompt)).digest != prompt.digest:
             raise ForewordError(f"prompt {prompt.name!r} does not survive being written and read; report this as a bug")
         tensors = self._tensors.put(prompt.soft.to_bytes()) if prompt.soft is not None else None
         for _ in range(ATTEMPTS):
@@ -112,19 +114,32 @@ class PromptTable:
         Raises UsageError with near matches when there is none, ForewordError when its vectors are missing or altered.
         """
         wanted, stamp = parse(ref), self._database.stamp()
-        if (known := self._recent.get(wanted, stamp)) is not None:
-            return known
+        if (held := self._recent.get(wanted, stamp)) is not None:
+            return held
+        return Partials(self._load)(ref)
+
+    def _load(self, ref: str, partials: Partials) -> Prompt:
+        wanted, stamp = parse(ref), self._database.stamp()
         with self._database.session() as session:
-            row = queries.find(session, wanted, undefer(PromptRow.text), lazyload("*"))
+            # what a stored version includes stays readable for it, whoever has deleted it since
+            row = queries.find(session, wanted, undefer(PromptRow.text), lazyload("*"), deleted=partials.inside)
             name, text, tensors, digest = f"{row.name}:{row.version}", row.text, row.tensors, row.digest
         if hashlib.sha256(f"{text}\n{tensors or ''}".encode()).hexdigest() != digest:  # as in Prompt.digest
             raise ForewordError(f"the text of {name!r} is not what was stored: bring the table back from a backup")
         prompt = self._recent.holding(digest)
         if prompt is None:
             soft = SoftTokens.from_bytes(self._tensors.get(tensors, name), name) if tensors is not None else None
-            prompt = from_text(text, name, soft=soft)
+            partials.charge(text)
+            prompt = from_text(text, name, soft=soft, resolve=partials)
         self._recent.keep(wanted, stamp, digest, prompt)
         return prompt
+
+    def _version(self, name: str, digest: str) -> int | None:
+        """The newest version of `name` that is this very prompt, deleted or not; None where there is none."""
+        query = queries.newest(name, deleted=True).where(PromptRow.digest == digest)
+        with self._database.session() as session:
+            row = session.scalar(query)
+            return row.version if row is not None else None
 
     def find(self, ref: str) -> Stored:
         """What the table knows of the version that `ref` stands for. Raises UsageError as `get` does."""

@@ -1,0 +1,59 @@
+"""`foreword prompts lint`: what is likely wrong with a prompt."""
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from foreword.cli.console import Display, print_json
+from foreword.cli.shared import Dtype, Json, TableUrl, find_prompt, is_path, load_backbone
+from foreword.errors import ForewordError
+
+
+def lint(
+    ref: Annotated[str, typer.Argument(metavar="PROMPT", help="A .prompt file or a name in the table.")],
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", "-b", help="Check its tokens and its context too.")
+    ] = None,
+    task: Annotated[Path | None, typer.Option(help="Check against the rows and the answers of this task too.")] = None,
+    dtype: Dtype = "auto",
+    table: TableUrl = None,
+    as_json: Json = False,
+) -> None:
+    """What is likely wrong with a prompt. Ends with exit code 1 where there are errors."""
+    from foreword.prompts.lint import lint as lint_text
+    from foreword.table import PromptTable
+    from foreword.tasks import Task
+
+    store = PromptTable.open(table)
+    data = Task.load(task) if task is not None else None
+    folder = Path(ref).parent if is_path(ref) else None
+    text = _read(Path(ref)) if is_path(ref) else store.get(ref).to_text()
+    known = {"columns": data.inputs, "choices": data.choices} if data is not None else {}
+    prompt, findings = lint_text(text, ref, store.get, folder, **known)
+    if prompt is not None and backbone is not None:
+        from foreword.backbone.lint import lint as lint_tokens
+
+        prompt = find_prompt(ref, store)  # with its vectors
+        fits = not any(finding.severity == "error" for finding in findings)
+        rows = [row.inputs for row in (*data.train, *data.dev, *data.test)] if data is not None and fits else []
+        with Display() as display:
+            findings += lint_tokens(prompt, load_backbone(backbone, dtype, display), rows)
+    counts = Counter(finding.severity for finding in findings)
+    if as_json:
+        print_json({"prompt": ref, "findings": [asdict(finding) for finding in findings]})
+    else:
+        for finding in findings:
+            place = f"{ref}:{finding.line}" if finding.line is not None else ref
+            print(f"{place}: {finding.severity}: {finding.what}; {finding.todo}")
+        print(f"{counts['error']} errors, {counts['warning']} warnings, {counts['note']} notes", flush=True)
+    raise typer.Exit(1 if counts["error"] else 0)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ForewordError(f"cannot read {str(path)!r}: {error}") from error

@@ -1,0 +1,158 @@
+"""Examples of a prompt: rows that stand in its file, and which of them a row is shown. Knows no templates, no models.
+
+Which they are depends on the prompt alone (`fixed`, `random`, `balanced`), so that the text in front of the row stays
+the same, or on the row (`similarity`).
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+
+from foreword.errors import ForewordError
+from foreword.prompts.records import read_records
+
+MAX_ROWS = 1_000
+MAX_CHARACTERS = 40_000
+"""In all rows: they are kept in the front matter."""
+MAX_QUERY = 2_000
+"""Characters of a row that are compared with examples."""
+
+Value = bool | int | FiniteFloat | Annotated[str, Field(max_length=MAX_CHARACTERS)]
+Length = Callable[[str], int]
+"""How many tokens a text has."""
+
+
+class Examples(BaseModel):
+    """`rows`, or in a file on disk the `file` that they come from; how they are chosen, and how many.
+
+    With `maxLength` or `maxTokens` as many as fit are shown: the values of a row are counted, in order of choice, and
+    one that does not fit is passed over.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    file: str | None = None
+    """CSV or JSONL, beside the prompt file or below it. Its rows take its place when the prompt is read."""
+    choose: Literal["fixed", "random", "balanced", "similarity"] = "fixed"
+    count: int | None = Field(default=None, ge=1)
+    """At most; None: all that fit."""
+    label: str = "label"
+    """The column that `balanced` takes in turns."""
+    seed: int = 0
+    maxLength: int | None = Field(default=None, ge=1)  # noqa: N815 - the words of `inputs`
+    """Characters, over all that are shown."""
+    maxTokens: int | None = Field(default=None, ge=1)  # noqa: N815
+    rows: tuple[dict[str, Value], ...] | None = Field(default=None, min_length=1, max_length=MAX_ROWS)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Examples":
+        if (self.file is None) == (self.rows is None):
+            raise ValueError("give either a 'file' or 'rows'")
+        rows = self.rows or ()
+        if (size := sum(len(key) + len(str(value)) for row in rows for key, value in row.items())) > MAX_CHARACTERS:
+            raise ValueError(f"{len(rows):,} rows of {size:,} characters, {MAX_CHARACTERS:,} at most; keep fewer")
+        if rows and self.choose == "balanced" and any(self.label not in row for row in rows):
+            raise ValueError(f"'balanced' needs the column {self.label!r} in every row; name another one as 'label'")
+        return self
+
+    def embedded(self, folder: Path | None, source: str) -> "Examples":
+        """With rows in the place of a file. Raises ForewordError where the file cannot be one of this prompt's."""
+        if self.file is None:
+            return self
+        if folder is None:
+            raise ForewordError(f"{source!r}: examples stand in 'rows'; a 'file' is read beside a prompt file only")
+        path = (folder / self.file).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise ForewordError(f"{source!r}: examples {self.file!r} lie outside of the prompt's folder; move them in")
+        settings = self.model_dump(exclude_unset=True, exclude={"file"})
+        try:
+            return Examples.model_validate({**settings, "rows": read_records(path, MAX_ROWS)})
+        except ValueError as error:
+            first = error.errors()[0] if hasattr(error, "errors") else {"loc": (), "msg": str(error)}
+            place = ".".join(map(str, first["loc"]))
+            raise ForewordError(f"examples {str(path)!r}{place and f', {place}'}: {first['msg']}") from error
+
+    @cached_property
+    def text(self) -> str:
+        """All values, to be searched for what no data may say."""
+        return "\n".join(str(value) for row in self.rows or () for value in row.values())
+
+    def chosen(self, inputs: Mapping[str, object], length: Length) -> list[dict[str, Any]]:
+        """The rows to show before `inputs`, in the order in which they are shown; the most similar one last."""
+        rows = self.rows or ()
+        order = self._by_similarity(inputs) if self.choose == "similarity" else self._order
+        taken: list[int] = []
+        characters = tokens = 0
+        for i in order:
+            if len(taken) == self.count:
+                break
+            values = " ".join(map(str, rows[i].values()))
+            longer = characters + len(values), tokens + (length(values) if self.maxTokens is not None else 0)
+            if longer[0] > (self.maxLength or longer[0]) or longer[1] > (self.maxTokens or longer[1]):
+                continue
+            characters, tokens = longer
+            taken.append(i)
+        if self.choose == "similarity":
+            taken.reverse()
+        return [dict(rows[i]) for i in taken]
+
+    @cached_property
+    def _order(self) -> Sequence[int]:
+        numbers = list(range(len(self.rows or ())))
+        if self.choose == "fixed":
+            return numbers
+        random.Random(self.seed).shuffle(numbers)
+        return numbers if self.choose == "random" else self._in_turns(numbers)
+
+    def _in_turns(self, numbers: Sequence[int]) -> Sequence[int]:
+        """One of each label, then another of each, in the order in which the rows first name them."""
+        assert self.rows is not None
+        labels: dict[object, list[int]] = {row[self.label]: [] for row in self.rows}
+        for i in numbers:
+            labels[self.rows[i][self.label]].append(i)
+        rounds: dict[int, list[int]] = defaultdict(list)
+        for those in labels.values():
+            for turn, i in enumerate(those):
+                rounds[turn].append(i)
+        return [i for turn in sorted(rounds) for i in rounds[turn]]
+
+    def _by_similarity(self, inputs: Mapping[str, object]) -> Sequence[int]:
+        """The most similar first: cosine of TF-IDF over pieces of words, in the columns named as inputs are."""
+        shared = tuple(name for name in inputs if name in self.columns)
+        if not shared:
+            raise ForewordError(
+                f"examples by similarity need a column named as an input is: the inputs are {list(inputs)}, "
+                f"the columns {sorted(self.columns)}"
+            )
+        query = "\n".join(str(inputs[name])[:MAX_QUERY] for name in shared)
+        index = self._indices.get(shared)
+        if index is None:
+            index = self._indices[shared] = _index(
+                ["\n".join(str(row.get(n, "")) for n in shared) for row in self.rows or ()]
+            )
+        vectorizer, matrix = index
+        similarity = (matrix @ vectorizer.transform([query]).T).toarray()[:, 0]
+        return sorted(range(len(similarity)), key=lambda i: (-round(float(similarity[i]), 9), i))
+
+    @cached_property
+    def columns(self) -> frozenset[str]:
+        """All that a row may have."""
+        return frozenset(name for row in self.rows or () for name in row)
+
+    @cached_property
+    def _indices(self) -> dict[tuple[str, ...], Any]:
+        return {}
+
+
+def _index(texts: Sequence[str]) -> tuple[Any, Any]:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
+    try:
+        return vectorizer, vectorizer.fit_transform(texts)
+    except ValueError:  # not one text of two letters
+        raise ForewordError("examples by similarity have no text to compare; choose them otherwise") from None

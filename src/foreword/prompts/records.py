@@ -1,0 +1,59 @@
+"""Rows of a small CSV or JSONL file beside a prompt. Knows the two formats; not what a column means."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from foreword.errors import ForewordError
+
+MAX_BYTES = 1_000_000
+
+
+def read_records(path: Path, limit: int) -> list[dict[str, Any]]:
+    """All rows, `limit` at most. Raises ForewordError with the line of one that cannot be read."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ForewordError(f"{str(path)!r} has more than {MAX_BYTES:,} bytes; keep fewer examples")
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ForewordError(f"cannot read examples: {error}") from error
+    match path.suffix.lower():
+        case ".csv":
+            rows = _csv(text, str(path))
+        case ".jsonl":
+            rows = _jsonl(text, str(path))
+        case suffix:
+            raise ForewordError(f"cannot read examples {str(path)!r}: {suffix!r} is neither '.csv' nor '.jsonl'")
+    if not 1 <= len(rows) <= limit:
+        raise ForewordError(f"{str(path)!r} has {len(rows):,} rows; a prompt takes 1 to {limit:,} examples")
+    return rows
+
+
+def _csv(text: str, place: str) -> list[dict[str, Any]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, restkey="")
+    rows = []
+    try:
+        for row in reader:
+            if None in row.values() or "" in row:
+                raise ForewordError(f"{place!r}, line {reader.line_num}: not {len(reader.fieldnames or ())} fields")
+            rows.append(dict(row))
+    except csv.Error as error:
+        raise ForewordError(f"{place!r}, line {reader.line_num}: malformed CSV ({error})") from error
+    return rows
+
+
+def _jsonl(text: str, place: str) -> list[dict[str, Any]]:
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ForewordError(f"{place!r}, line {number}: malformed JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise ForewordError(f"{place!r}, line {number}: not a JSON object")
+        rows.append(row)
+    return rows
