@@ -104,7 +104,9 @@ def delete(prompt: Which, table: TableUrl = None, as_json: Json = False) -> None
     if as_json:
         print_json({"deleted": gone})
     else:
-        print(f"{_many(gone)} deleted; 'foreword prompts restore {prompt}' brings {'it' if len(gone) == 1 else 'them'} back")
+        print(
+            f"{_many(gone)} deleted; 'foreword prompts restore {prompt}' brings {'it' if len(gone) == 1 else 'them'} back"
+        )
 
 
 def restore(prompt: Which, table: TableUrl = None, as_json: Json = False) -> None:
