@@ -180,7 +180,7 @@ def test_what_is_deleted_vanishes_and_comes_back(table: PromptTable) -> None:
         table.restore("x")
     with pytest.raises(UsageError, match="no deleted prompt 'z'; deleted prompts: none yet"):
         table.restore("z")
-    for wrong_ref in ("x@prod", "x@latest:1"):
+    for wrong_ref in ("x@prod", "x@latest", "x@latest:1"):
         with pytest.raises(UsageError, match="alias"):
             table.delete(wrong_ref)
     table.delete("y")

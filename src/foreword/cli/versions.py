@@ -104,9 +104,8 @@ def delete(prompt: Which, table: TableUrl = None, as_json: Json = False) -> None
     if as_json:
         print_json({"deleted": gone})
     else:
-        print(
-            f"{_many(gone)} deleted; 'foreword prompts restore {prompt}' brings {'it' if len(gone) == 1 else 'them'} back"
-        )
+        them = "it" if len(gone) == 1 else "them"
+        print(f"{_many(gone)} deleted; 'foreword prompts restore {prompt}' brings {them} back")
 
 
 def restore(prompt: Which, table: TableUrl = None, as_json: Json = False) -> None:

@@ -248,10 +248,7 @@ class PromptTable:
             queries.find(session, Ref(name))
             versions = _all(session, queries.versions_of(name, None, limit))
             moves = [move(row) for row in session.scalars(queries.moves_of(name, None, limit))]
-        events: list[Stored | AliasMove] = [
-            *moves,
-            *versions,
-        ]  # what moved at the same moment moved after it was stored
+        events: list[Stored | AliasMove] = [*moves, *versions]  # of the same moment, the move came later
         return sorted(events, key=lambda event: event.created, reverse=True)[:limit]
 
     def alias_history(self, name: str, alias: str | None = None, limit: int | None = None) -> builtins.list[AliasMove]:
@@ -277,7 +274,7 @@ def _all(session: Session, query: Select[PromptRow]) -> list[Stored]:
 
 def _whole_or_version(ref: str) -> Ref:
     wanted = parse(ref)
-    if wanted.alias is not None:
+    if "@" in ref:  # 'name@latest' too: it reads like one version, and would mean all
         raise UsageError(f"{ref!r} is an alias; say which version is meant, 'name:3', or all of 'name'")
     return wanted
 
