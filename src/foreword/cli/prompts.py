@@ -5,13 +5,16 @@ from typing import Annotated
 
 import typer
 
-from foreword.cli import exchange
+from foreword.cli import exchange, sharing
 from foreword.cli.console import Display, print_json, print_table
 from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, find_prompt, read_inputs
 
 app = typer.Typer(no_args_is_help=True, help="Stored prompts: names, versions, aliases.")
 app.command("import")(exchange.import_prompt)
 app.command("export")(exchange.export_prompt)
+app.command("push")(sharing.push)
+app.command("pull")(sharing.pull)
+app.command("card")(sharing.card)
 Ref = Annotated[str, typer.Argument(help="name, name@alias or name:version; or a .prompt file.")]
 
 

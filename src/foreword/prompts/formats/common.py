@@ -93,26 +93,36 @@ def dropped(fields: Mapping[str, Any], kept: tuple[str, ...], what: str = "") ->
     return [f"{what}{key!r:.80}" for key in fields if key not in kept and fields[key] not in (None, "", [], {}, False)]
 
 
-def inputs_of(schemas: Mapping[str, Any], body_name: str, losses: Losses) -> dict[str, Input] | None:
+def inputs_of(schemas: Mapping[str, Any], losses: Losses) -> dict[str, Input] | None:
     """Declared inputs out of JSON Schemas by name; None, with a word on why, where one is of no type known here."""
     found: dict[str, Input] = {}
     for name, schema in schemas.items():
         fields = schema if isinstance(schema, dict) else {}
-        kept = {key: fields[key] for key in ("type", "maxLength", "description") if fields.get(key) is not None}
-        if isinstance(kept.get("type"), list):  # a type or null: optional
-            kept["type"] = next((kind for kind in kept["type"] if kind != "null"), None)
+        kept = {key: value for key, value in fields.items() if key in Input.model_fields and value is not None}
+        if isinstance(kind := kept.get("type"), list):  # a type or null: optional
+            kept["type"] = next((one for one in kind if one != "null"), None)
         try:
             found[name] = Input.model_validate(kept)
         except ValidationError:
-            losses.append(f"the declared inputs: {body_name} {name!r:.80} has a type that inputs do not have here")
+            losses.append(f"the declared inputs: {name!r:.80} is of a kind that inputs are not here")
             return None
-        losses += [f"input {name!r:.80}: {loss}" for loss in dropped(fields, ("type", "maxLength", "description"))]
+        losses += [f"input {name!r:.80}: {loss}" for loss in dropped(fields, tuple(kept))]
     return found or None
 
 
-def schema_of(spec: Input) -> dict[str, Any]:
-    """An input as JSON Schema."""
-    return {"type": spec.type, **spec.model_dump(exclude_defaults=True)}
+def with_inputs(prompt: Prompt, inputs: dict[str, Input] | None, losses: Losses) -> Prompt:
+    """`prompt` with the inputs that its file declares, unless it has some, or uses others."""
+    if inputs is None or prompt.inputs is not None:
+        return prompt
+    if missing := [name for name in prompt.variables if name not in inputs]:
+        losses.append(f"the declared inputs: {missing[0]!r} is used and not among them")
+        return prompt
+    return prompt.replace(inputs=inputs)
+
+
+def fields_of(spec: Input) -> dict[str, Any]:
+    """What an input says beside the defaults."""
+    return spec.model_dump(mode="json", exclude_defaults=True)
 
 
 def own(prompt: Prompt, *native: str) -> dict[str, Any]:
@@ -123,7 +133,7 @@ def own(prompt: Prompt, *native: str) -> dict[str, Any]:
     if prompt.labelled_rows:
         fields["labelled_rows"] = prompt.labelled_rows
     if prompt.inputs is not None:
-        fields["inputs"] = {name: spec.model_dump(exclude_defaults=True) for name, spec in prompt.inputs.items()}
+        fields["inputs"] = {name: fields_of(spec) for name, spec in prompt.inputs.items()}
     if output := prompt.output.model_dump(mode="json", exclude_defaults=True):
         fields["output"] = output
     return {key: value for key, value in fields.items() if key not in native}
@@ -142,8 +152,5 @@ def build(name: str, body: str, fields: Mapping[str, Any], losses: Losses) -> Pr
         raise ForewordError(f"the file's {OWN!r} metadata, {place!r}: {error.errors()[0]['msg']}") from None
     rows = fields.get("labelled_rows")
     rows = rows if type(rows) is int and rows >= 0 else 0
-    plain = Prompt(name, body, None, output, None, text_field(fields.get("description")), rows)
-    if inputs is not None and (missing := [v for v in plain.variables if v not in inputs]):
-        losses.append(f"the declared inputs: {missing[0]!r} is used and not among them")
-        return plain
-    return plain.replace(inputs=inputs)
+    prompt = Prompt(name, body, None, output, None, text_field(fields.get("description")), rows)
+    return with_inputs(prompt, inputs, losses)

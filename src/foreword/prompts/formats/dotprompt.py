@@ -17,12 +17,13 @@ from foreword.prompts.formats.common import (
     Losses,
     build,
     dropped,
+    fields_of,
     front_matter,
     inputs_of,
     own,
     prompt_name,
-    schema_of,
     text_field,
+    with_inputs,
 )
 from foreword.prompts.formats.jinja import refuse_soft
 from foreword.prompts.formats.sketch import Mark, from_body, to_body
@@ -45,7 +46,7 @@ def read(text: str, name: str) -> tuple[Prompt, Losses]:
     given = front.get("input")
     given = given if isinstance(given, dict) else {}
     fields: dict[str, Any] = {"description": text_field(front.get("description"))}
-    inputs = inputs_of(_properties(given.get("schema"), losses), "the input", losses)
+    inputs = inputs_of(_properties(given.get("schema"), losses), losses)
     losses += dropped(given, ("schema",), "input.")
     output = _output(front, losses)
     losses += dropped(front, ("name", "description", "input", "output", *(f"{OWN}.{key}" for key in EXTRA)))
@@ -53,12 +54,7 @@ def read(text: str, name: str) -> tuple[Prompt, Losses]:
     prompt = build(prompt_name(front.get("name"), name, losses), to_body(nodes), fields, losses)
     if output.choices and not prompt.output.choices:
         prompt = prompt.replace(output=output)
-    if inputs is not None and prompt.inputs is None:
-        if missing := [variable for variable in prompt.variables if variable not in inputs]:
-            losses.append(f"the declared inputs: {missing[0]!r} is used and not among them")
-        else:
-            prompt = prompt.replace(inputs=inputs)
-    return prompt, losses
+    return with_inputs(prompt, inputs, losses), losses
 
 
 def _properties(schema: object, losses: Losses) -> dict[str, Any]:
@@ -104,7 +100,7 @@ def write(prompt: Prompt) -> tuple[str, Losses]:
     if prompt.description:
         head["description"] = prompt.description
     if prompt.inputs is not None:
-        properties = {name: schema_of(spec) for name, spec in prompt.inputs.items()}
+        properties = {name: {"type": spec.type, **fields_of(spec)} for name, spec in prompt.inputs.items()}
         schema = {"type": "object", "properties": properties, "required": list(prompt.variables)}
         head["input"] = {"schema": schema}
     if prompt.output.choices:

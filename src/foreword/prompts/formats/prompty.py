@@ -18,11 +18,13 @@ from foreword.prompts.formats.common import (
     Losses,
     build,
     dropped,
+    fields_of,
     front_matter,
     inputs_of,
     own,
     prompt_name,
     text_field,
+    with_inputs,
 )
 from foreword.prompts.formats.sketch import Body
 from foreword.prompts.prompt import Output, Prompt
@@ -43,18 +45,13 @@ def read(text: str, name: str) -> tuple[Prompt, Losses]:
     metadata = metadata if isinstance(metadata, dict) else {}
     ours = metadata.get(OWN)
     fields = {"description": text_field(front.get("description")), **(ours if isinstance(ours, dict) else {})}
-    inputs = inputs_of(_inputs(front.get("inputs"), losses), "the input", losses)
+    inputs = inputs_of(_inputs(front.get("inputs"), losses), losses)
     output = _output(front.get("outputs"), losses)
     losses += dropped(metadata, (OWN,), "metadata ") + dropped(front, KEPT)
     prompt = build(prompt_name(front.get("name"), name, losses), body, fields, losses)
     if output.choices and not prompt.output.choices:
         prompt = prompt.replace(output=output)
-    if inputs is not None and prompt.inputs is None:
-        if missing := [variable for variable in prompt.variables if variable not in inputs]:
-            losses.append(f"the declared inputs: {missing[0]!r} is used and not among them")
-        else:
-            prompt = prompt.replace(inputs=inputs)
-    return prompt, losses
+    return with_inputs(prompt, inputs, losses), losses
 
 
 def _check_template(said: object) -> None:
@@ -153,7 +150,8 @@ def write(prompt: Prompt) -> tuple[str, Losses]:
     if prompt.output.choices:
         head["outputs"] = [{"name": "answer", "kind": "string", "enumValues": list(prompt.output.choices)}]
     native = ["description"] + ([] if prompt.output.log_prior else ["output"])
-    if prompt.inputs is not None and not any(spec.maxLength for spec in prompt.inputs.values()):
+    said: set[str] = set().union(*(fields_of(spec) for spec in (prompt.inputs or {}).values()))
+    if not said - {"type", "description"}:
         native.append("inputs")
     if left := own(prompt, *native):
         head["metadata"] = {OWN: left}
