@@ -66,7 +66,14 @@ def front_matter(text: str) -> tuple[dict[str, Any], str]:
     head, body = _split(text, "the file") if text.removeprefix("\ufeff").startswith("---") else ("", _line_ends(text))
     if len(head) > MAX_FRONT:
         raise ForewordError(f"the front matter has {len(head):,} characters, {MAX_FRONT:,} at most")
-    front = _yaml(head, "the file")
+    try:
+        front = _yaml(head, "the file")
+    except ForewordError as error:
+        if not isinstance(cause := error.__cause__, Exception):
+            raise
+        mark = getattr(cause, "problem_mark", None)  # PyYAML's own words would show the line, and it may hold a key
+        place = f", line {mark.line + 1}" if mark is not None else ""
+        raise ForewordError(f"the front matter{place} is no YAML that can be read here; mend it") from None
     if not isinstance(front, dict):
         raise ForewordError("the front matter is no list of 'key: value'")
     check_nesting(front)

@@ -96,3 +96,5 @@ def tokens(source: str, environment: Environment) -> Iterator[Token]:
         raise ForewordError(f"line {error.lineno}: {error.message}; mend the template") from None
     except ValueError as error:  # a number of thousands of digits
         raise ForewordError(f"the template cannot be read: {error}") from None
+    if inside is not None:
+        raise ForewordError(f"line {begun}: braces are opened and not closed; mend the template")
