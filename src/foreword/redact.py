@@ -11,7 +11,7 @@ PARAMETER = re.compile(
     r"[\"']?\s*[=:]\s*[\"']?(?:bearer\s+)?)[^\s\"'&,;}]{6,}"
 )
 KEY = re.compile(
-    r"\b(?:sk-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{20,}|gh[oprsu]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}"
+    r"(?<![\w-])(?:sk-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{20,}|gh[oprsu]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}"
     r"|xox[abeoprs]-[A-Za-z0-9-]{10,}|A(?:KIA|SIA)[A-Z0-9]{16}|AIza[\w-]{30,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{5,})"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
@@ -30,9 +30,6 @@ def secret_line(text: str) -> int | None:
 
     Words such as `token=…` do not count: a prompt may speak of them.
     """
-    found = [match.start() for pattern in (ADDRESS, KEY) if (match := pattern.search(text)) and _password(match)]
+    found = [match.start() for match in KEY.finditer(text)]
+    found += [match.start() for match in ADDRESS.finditer(text) if ":" in match[0]]
     return text.count("\n", 0, min(found)) + 1 if found else None
-
-
-def _password(match: re.Match[str]) -> bool:
-    return match.re is KEY or ":" in match[0]

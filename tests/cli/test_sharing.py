@@ -75,7 +75,8 @@ def test_a_prompt_goes_to_other_programs_and_comes_back(call: Any, project: Path
     assert PromptTable.open().get("two").body == Prompt.load("plain.prompt").body
     assert PromptTable.open().list("two")[0].message == "from fstring, plain.txt"
 
-    (project / "bad.prompty").write_text("---\nmodel: {configuration: {api_key: sk-abcdefgh}}\n---\n{% import 'os' as os %}")
+    front = "---\nmodel: {configuration: {api_key: sk-abcdefgh}}\n---\n"
+    (project / "bad.prompty").write_text(front + "{% import 'os' as os %}")
     for arguments, code, why in (
         (("import", "bad.prompty"), 1, "'bad.prompty' as prompty: prompt 'bad', line 1: 'import' is not part"),
         (("import", "none.json"), 1, "there is no file 'none.json'"),

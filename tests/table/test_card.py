@@ -1,6 +1,7 @@
 """The card: what a stranger wrote is shown as it was written, and can do nothing to the page."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from markdown_it import MarkdownIt
 
 from foreword.errors import UsageError
 from foreword.prompts import Input, Output, Prompt, SoftTokens
-from foreword.redact import redact
+from foreword.redact import redact, secret_line
 from foreword.table.card import card_text
 from foreword.table.markdown import block, inline, visible
 
@@ -115,3 +116,13 @@ def test_what_a_card_says() -> None:
 )
 def test_keys_and_passwords_are_masked_and_words_are_not(text: str, clean: str) -> None:
     assert redact(text) == clean
+
+
+def test_a_key_is_found_behind_harmless_addresses_and_in_no_time() -> None:
+    assert secret_line("https://me@host\nhttps://me:pw@host") == 2
+    assert secret_line("https://me@host and token=abcdefgh") is None
+    for text in ("eyJ-" * 50_000, "sk-" * 60_000, "://" * 60_000, "token " * 30_000, "-----BEGIN " * 18_000):
+        began = time.process_time()
+        redact(text)
+        secret_line(text)
+        assert time.process_time() - began < 1

@@ -1,6 +1,8 @@
 """Formats of other programs: what they can hold comes back, what they cannot is said, and hostile files do nothing."""
 
+import contextlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +212,28 @@ def test_files_of_others_are_read_and_what_is_lost_is_listed(
     assert [(role, said.strip("\n")) for role, said in found] == expected
     assert [loss for loss in lost if loss not in losses] == []
     assert "sk-" not in str(losses)
+
+
+SLOW = [
+    ("dotprompt", "\\{{" + "\\" * 190_000),
+    ("dotprompt", "{{{x}}" * 30_000),
+    ("dotprompt", "{{!-- }}" * 20_000),
+    ("dotprompt", "{{#if x}}" + " " * 180_000 + "a{{/if}}"),
+    ("prompty", "user:\n" + " " * 180_000 + "a"),
+    ("prompty", "user[" * 30_000),
+    ("openai", json.dumps([{"role": "user", "content": "{{" * 90_000}])),
+    ("jinja", "{% if x %}" * 5_000),
+    ("fstring", "{{" * 90_000 + "{"),
+    ("mlflow", json.dumps({"template": "{{" + " " * 180_000})),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "text"), SLOW)
+def test_no_text_takes_long_to_read(form: str, text: str) -> None:
+    began = time.process_time()
+    with contextlib.suppress(ForewordError):
+        formats.read(text, form, "p", "file")
+    assert time.process_time() - began < 1
 
 
 SOFT = Prompt("soft", "{{ virtual(1) }}{{ text }}")

@@ -13,7 +13,7 @@ from foreword.errors import ForewordError
 from foreword.prompts.formats.common import Losses
 from foreword.prompts.formats.sketch import MAX_DEPTH, Each, If, Mark, Node, Var, joined
 
-TAG = re.compile(r"\{\{\{(?P<three>.*?)\}\}\}|\{\{(?P<note>!--.*?--)~?\}\}|\{\{(?P<tag>.*?)\}\}", re.DOTALL)
+TAG = re.compile(r"\{\{\{([^{}]*)\}\}\}|\{\{([^{}]*)\}\}")
 ROLES = {"system": "system", "user": "user", "model": "assistant", "assistant": "assistant"}
 NAMES = {"assistant": "model"}
 DATA = {"index": "index0", "first": "first", "last": "last"}
@@ -55,36 +55,45 @@ def parse(source: str, losses: Losses) -> tuple[Node, ...]:
 def _scan(source: str) -> list[_Tag]:
     """Text and tags. A backslash before braces makes text of them, and two make one backslash."""
     found: list[_Tag] = []
-    place, text, begun = 0, "", 0
-    while True:
-        start = source.find("{{", place)
-        if start < 0:
-            break
+    place, line, counted, text = 0, 1, 0, ""
+    while (start := source.find("{{", place)) >= 0:
+        line, counted = line + source.count("\n", counted, start), start
         if source.startswith("\\\\", start - 2) and start - 2 >= place:
             text += source[place : start - 1]
         elif start > place and source[start - 1] == "\\":
             text += source[place : start - 1]
-            rest = re.compile(r"\\*\{\{").search(source, start + 2)
-            place = rest.start() if rest else len(source)
+            place = source.find("{{", start + 2)
+            place = len(source) if place < 0 else place
+            while source[place - 1] == "\\" and place > start + 2:
+                place -= 1
             text += source[start:place]
             continue
         else:
             text += source[place:start]
-        line = source.count("\n", 0, start) + 1
-        match = TAG.match(source, start)
-        if match is None or source.startswith("{{{{", start):
-            what = "a raw block" if match else "'{{' without its '}}'"
-            raise ForewordError(f"line {line}: {what}; write \\{{{{ for braces that are meant as text")
+        tag, place = _tag(source, start, line)
         if text:
-            found.append(_Tag(source.count("\n", 0, begun) + 1, text))
-        found.append(_Tag(line, "", next(group for group in match.groups() if group is not None).strip()))
+            found.append(_Tag(line, text))
+        found.append(_Tag(line, "", tag))
         if len(found) > MAX_TAGS:
             raise ForewordError(f"the template has more than {MAX_TAGS:,} tags; shorten it")
-        place = begun = match.end()
         text = ""
     if text := text + source[place:]:
-        found.append(_Tag(source.count("\n", 0, begun) + 1, text))
+        found.append(_Tag(line, text))
     return found
+
+
+def _tag(source: str, start: int, line: int) -> tuple[str, int]:
+    """What stands between the braces at `start`, and where they end."""
+    if source.startswith("{{!--", start):
+        end = source.find("--}}", start)
+        if end < 0:
+            raise ForewordError(f"line {line}: a comment is not closed")
+        return "!", end + 4
+    match = TAG.match(source, start)
+    if match is None or source.startswith("{{{{", start):
+        what = "a raw block" if match else "'{{' without its '}}'"
+        raise ForewordError(f"line {line}: {what}; write \\{{{{ for braces that are meant as text")
+    return next(group for group in match.groups() if group is not None).strip(), match.end()
 
 
 def _alone(tags: Sequence[_Tag], number: int) -> bool:
@@ -109,7 +118,7 @@ def _standalone(tags: Sequence[_Tag]) -> list[_Tag]:
         before, after = number - 1, number + 1
         if _alone(tags, number):
             if number:
-                texts[before] = re.sub(r"[ \t]*\Z", "", texts[before])
+                texts[before] = texts[before].rstrip(" \t")
             if after < len(tags):
                 texts[after] = re.sub(r"\A[ \t]*\r?\n?", "", texts[after], count=1)
         if tag.tag.startswith("~") and number:

@@ -30,7 +30,9 @@ from foreword.prompts.formats.sketch import Body
 from foreword.prompts.prompt import Output, Prompt
 from foreword.prompts.template import ROLES, _environment
 
-TURN = re.compile(r"^[ \t]*#?[ \t]*(system|user|assistant|developer)[ \t]*(\[[^\]\n]*\])?[ \t]*:[ \t]*$", re.I | re.M)
+TURN = re.compile(  # possessive, so that no line of blanks takes long
+    r"^[ \t]*+(?:#[ \t]*+)?(system|user|assistant|developer)[ \t]*+(\[[^\]\n]*\])?[ \t]*+:[ \t]*+$", re.I | re.M
+)
 KINDS = {"string": "string", "integer": "integer", "float": "number", "number": "number", "boolean": "boolean",
          "array": "array"}  # fmt: skip
 KEPT = ("name", "description", "inputs", "outputs", "template", "metadata")
