@@ -18,7 +18,7 @@ from foreword.redact import redact
 KINDS = {"file": None, "memory": None, "s3": "s3", "hf": None, "gs": None, "abfs": None}
 """fsspec's file systems that can be used, and the extra that brings each."""
 MAX_ENTRIES = 100_000
-PIECE = re.compile(r"[A-Za-z0-9._-]{1,200}", re.ASCII)
+PIECE = re.compile(r"[A-Za-z0-9._+-]{1,200}", re.ASCII)
 """A file's or a folder's own name."""
 
 
