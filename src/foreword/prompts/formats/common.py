@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from foreword.errors import ForewordError
+from foreword.prompts import Input, Output, Prompt
 from foreword.prompts.file import MAX_FRONT, _line_ends, _split, _yaml
-from foreword.prompts.prompt import NAME, Input, Output, Prompt
+from foreword.prompts.prompt import NAME
 
 MAX_FILE = 1_000_000
 """Characters in a file of any format."""
