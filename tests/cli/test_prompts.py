@@ -124,7 +124,7 @@ def test_one_task_of_several_and_what_is_refused(call: Any, project: Path) -> No
         (("import", "many", "--name", "No!", "--task", 0), 1, "prompt name 'No!'"),
         (("import", "nowhere", "--name", "x"), 1, "'nowhere' is no folder"),
         (("export", "free.prompt", "out"), 1, "'free' is a hard prompt"),
-        (("export", "second", "out", "--format", "onnx"), 2, "--format 'onnx': choose 'peft'"),
+        (("export", "second", "out", "--format", "onnx"), 2, "there is no format 'onnx'"),
         (("export", "second", "out", "--type", "CARTRIDGE"), 2, "--type 'CARTRIDGE': prompt 'second' holds virtual"),
         (("export", "second", "."), 1, "and no 'adapter_config.json'; choose a new folder"),
     ):

@@ -1,33 +1,70 @@
-"""`foreword prompts import` and `export`: prompts from PEFT and for it."""
+"""`foreword prompts import` and `export`: prompts from other programs and for them."""
 
 import os.path
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from foreword.cli.console import Display
-from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, TableUrl, find_prompt, load_backbone
+from foreword.cli.console import Display, print_json
+from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, find_prompt, load_backbone
 from foreword.errors import ForewordError, UsageError
+from foreword.files import write_atomic
 
 if TYPE_CHECKING:
     from foreword.backbone import Backbone
+    from foreword.prompts import Prompt
     from foreword.prompts.peft import Base
 
 
 def import_prompt(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder in which PEFT saved the prompt.")],
-    name: Annotated[str, typer.Option(help="Name that the prompt gets in the table.")],
+    source: Annotated[Path, typer.Argument(metavar="FILE|DIR", help="A prompt's file, or PEFT's folder.")],
+    form: Annotated[str | None, typer.Option("--format", help="Of FILE; by default its ending and text tell.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name that the prompt gets in the table; DIR needs one.")] = None,
     alias: Annotated[str | None, typer.Option(help="Alias to give the new version.")] = None,
     task: Annotated[int | None, typer.Option(help="Which task of a MULTITASK_PROMPT_TUNING prompt.")] = None,
     backbone: BackboneName = DEFAULT_BACKBONE,
     dtype: Dtype = "auto",
     table: TableUrl = None,
+    as_json: Json = False,
 ) -> None:
-    """Store a prompt that PEFT learned, bound to the backbone that it was learned on."""
+    """Store a prompt of another program: dotprompt, fstring, jinja, langchain, mlflow, openai, prompty, text; peft.
+
+    A prompt from PEFT is bound to the backbone that it was learned on.
+    """
+    from foreword.table import PromptTable
+
+    losses: list[str] = []
+    if form == "peft" or (form is None and (source.is_dir() or not source.suffix)):
+        if name is None:
+            raise UsageError("a prompt from PEFT has no name of its own; give it one with --name")
+        form, (prompt, said) = "peft", _from_peft(source, name, task, backbone, dtype)
+    else:
+        form, prompt, losses = _from_file(source, form, name)
+        said = f"from {form}, {source.name}"
+    stored = PromptTable.open(table).put(prompt, alias=alias, message=said)
+    if as_json:
+        print_json({"prompt": stored.ref, "format": form, "losses": losses})
+        return
+    _tell(losses)
+    print(stored.ref)
+
+
+def _from_file(source: Path, form: str | None, name: str | None) -> "tuple[str, Prompt, list[str]]":
+    from foreword.prompts import formats
+
+    if form is not None:
+        formats.format_of(form)  # a wrong name is told before the file is read
+    text = formats.read_text(source)
+    form = form or formats.guess(text, source)
+    prompt, losses = formats.read(text, form, source.stem, str(source))
+    return form, prompt.replace(name=name) if name is not None else prompt, losses
+
+
+def _from_peft(folder: Path, name: str, task: int | None, backbone: str, dtype: str) -> "tuple[Prompt, str]":
     from foreword.prompts import Prompt
     from foreword.prompts.peft import Adapter
-    from foreword.table import PromptTable
 
     adapter = Adapter.read(folder, task)
     prompt = Prompt(name, adapter.body)  # a wrong name is told before a model is loaded
@@ -40,34 +77,64 @@ def import_prompt(
             display.say(
                 f"The folder {says}; {base.name} has the right shape, and only you can tell if it is that model."
             )
-    said = f"from PEFT, {adapter.config.peft_type}" + ("" if task is None else f", task {task}")
-    print(PromptTable.open(table).put(prompt, alias=alias, message=said).ref)
+    return prompt, f"from PEFT, {adapter.config.peft_type}" + ("" if task is None else f", task {task}")
 
 
 def export_prompt(
     prompt: Annotated[str, typer.Argument(help="name, name@alias or name:version; or a .prompt file.")],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder, or one that holds such a prompt.")],
-    form: Annotated[str, typer.Option("--format", help="peft")] = "peft",
+    dest: Annotated[Path, typer.Argument(metavar="FILE|DIR", help="The file to write; for peft a new folder.")],
+    form: Annotated[
+        str, typer.Option("--format", help="dotprompt, fstring, jinja, langchain, mlflow, openai, prompty, text; peft")
+    ] = "peft",
     peft_type: Annotated[str | None, typer.Option("--type", help="PEFT's peft_type; by default its method's.")] = None,
     backbone: BackboneName = DEFAULT_BACKBONE,
     dtype: Dtype = "auto",
     table: TableUrl = None,
+    as_json: Json = False,
 ) -> None:
-    """Write a soft prompt as a folder that PEFT loads, and say what text belongs behind it."""
-    from foreword.prompts.peft import exportable, text_behind, write
+    """Write a prompt for another program, and say what it cannot hold. A soft prompt goes to PEFT alone."""
+    from foreword.prompts import formats
     from foreword.table import PromptTable
 
     if form != "peft":
-        raise UsageError(f"--format {form!r}: choose 'peft'")
+        formats.format_of(form)
     chosen = find_prompt(prompt, PromptTable.open(table))
+    if form == "peft":
+        _to_peft(chosen, dest, peft_type, backbone, dtype, as_json=as_json)
+        return
+    text, losses = formats.write(chosen, form)
+    write_atomic(dest, text.encode())
+    if as_json:
+        print_json({"prompt": chosen.name, "format": form, "file": str(dest), "losses": losses})
+        return
+    _tell(losses)
+    print(dest)
+
+
+def _to_peft(
+    chosen: "Prompt", folder: Path, peft_type: str | None, backbone: str, dtype: str, *, as_json: bool
+) -> None:
+    from foreword.prompts.peft import exportable, text_behind, write
+
     soft = exportable(chosen)  # told before a model is loaded
     with Display() as display:
         base = _base(load_backbone(backbone, dtype, display))
     written = write(chosen, folder, base, peft_type)
+    if as_json:
+        losses = ["the template: PEFT puts virtual tokens before the whole text", "choices", "calibration"]
+        document = {"prompt": chosen.name, "format": "peft", "file": str(folder), "type": written, "losses": losses}
+        print_json({**document, "text": text_behind(chosen)})
+        return
     print(f"{folder}: {written}, {len(soft)} virtual tokens on {base.name}.")
     print("PEFT puts virtual tokens before the whole text and knows no template: give it this, variables filled in and")
     print("turns laid out by the tokenizer's chat template, for every row. Choices and calibration stay behind.\n")
     print(text_behind(chosen))
+
+
+def _tell(losses: list[str]) -> None:
+    """What did not come along, a line each."""
+    for loss in losses:
+        print(f"not kept: {loss}", file=sys.stderr)
 
 
 def _base(backbone: "Backbone") -> "Base":

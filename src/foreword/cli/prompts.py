@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from foreword.cli import alias, diff, exchange, lint, versions
+from foreword.cli import alias, diff, exchange, lint, sharing, versions
 from foreword.cli.console import Display, print_json
 from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, find_prompt, read_inputs, typed
 
@@ -19,6 +19,9 @@ app.command("list")(versions.list_prompts)
 for verb in (versions.search, versions.log, versions.tag, versions.untag, versions.delete, versions.restore):
     app.command()(verb)
 Message = Annotated[str, typer.Option("--message", "-m", help="Why, for the log.")]
+app.command("push")(sharing.push)
+app.command("pull")(sharing.pull)
+app.command("card")(sharing.card)
 Ref = Annotated[str, typer.Argument(help="name, name@alias or name:version; or a .prompt file.")]
 
 

@@ -1,0 +1,111 @@
+"""`foreword prompts push`, `pull` and `card`: prompts shared with others."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from foreword.cli.console import Display, print_json
+from foreword.cli.shared import Dtype, Json, TableUrl, find_prompt, load_backbone
+from foreword.errors import ForewordError
+from foreword.files import write_atomic
+
+if TYPE_CHECKING:
+    from foreword.prompts import Prompt
+
+MAX_RESULT = 20_000_000
+"""Bytes of a comparison's result."""
+
+ResultFile = Annotated[Path | None, typer.Option("--result", help="result.json of 'foreword compare', for the card.")]
+
+
+def push(
+    ref: Annotated[str, typer.Argument(help="name, name@alias or name:version.")],
+    dest: Annotated[str, typer.Argument(help="A folder, s3://…, hf://… or another fsspec address.")],
+    result: ResultFile = None,
+    table: TableUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Put a version, its vectors and its card where others can pull it from."""
+    from foreword.table import PromptTable
+    from foreword.table.sharing import push
+
+    pushed = push(PromptTable.open(table), ref, dest, read_result(result))
+    if as_json:
+        manifest = pushed.manifest.model_dump(mode="json")
+        print_json({"address": pushed.address, "new": pushed.new, "bundle": manifest})
+        return
+    print(pushed.address)
+
+
+def pull(
+    source: Annotated[str, typer.Argument(help="What push printed; or a store's address and '/NAME' or '/NAME:3'.")],
+    name: Annotated[str | None, typer.Option(help="Another name to store it under.")] = None,
+    alias: Annotated[str | None, typer.Option(help="Alias to give the new version.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", "-b", help="Refuse a soft prompt that was learned on another one.")
+    ] = None,
+    dtype: Dtype = "auto",
+    table: TableUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Store what somebody pushed as a new version, once all of it is checked."""
+    from foreword.table import PromptTable
+    from foreword.table.sharing import pull
+
+    def check(prompt: "Prompt") -> None:
+        if backbone is not None and prompt.soft is not None:
+            with Display() as display:
+                model = load_backbone(backbone, dtype, display)
+            if prompt.soft.fingerprint != model.fingerprint or not prompt.soft.fits(model.dimension, model.cache_shape):
+                raise ForewordError(
+                    f"prompt {prompt.name!r} was learned on {prompt.soft.backbone!r:.80} and does not fit "
+                    f"{model.name!r}; nothing was stored"
+                )
+
+    pulled = pull(PromptTable.open(table), source, name, alias, check)
+    if as_json:
+        manifest = pulled.manifest.model_dump(mode="json")
+        print_json({"prompt": pulled.stored.ref, "message": pulled.stored.message, "bundle": manifest})
+        return
+    print(pulled.stored.ref)
+
+
+def card(
+    ref: Annotated[str, typer.Argument(help="name, name@alias or name:version; or a .prompt file.")],
+    result: ResultFile = None,
+    out: Annotated[Path | None, typer.Option(help="A file instead of stdout.")] = None,
+    table: TableUrl = None,
+    as_json: Json = False,
+) -> None:
+    """A page about a prompt: what it is, takes and answers, how it was learned and scored, how to use it."""
+    from foreword.table import PromptTable
+    from foreword.table.card import card_text
+    from foreword.table.sharing import entry
+
+    prompts = PromptTable.open(table)
+    prompt = find_prompt(ref, prompts)
+    stored = None if ref.endswith(".prompt") or "/" in ref else entry(prompts, ref)
+    text = card_text(prompt, stored, read_result(result))
+    if out is not None:
+        write_atomic(out, text.encode())
+    if as_json:
+        print_json({"prompt": stored.ref if stored is not None else ref, "card": text})
+    elif out is None:
+        print(text, end="")
+
+
+def read_result(path: Path | None) -> dict[str, Any] | None:
+    """What a comparison wrote, of bounded size."""
+    if path is None:
+        return None
+    try:
+        if path.stat().st_size > MAX_RESULT:
+            raise ForewordError(f"{str(path)!r} is larger than {MAX_RESULT:,} bytes; that is no result")
+        found = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ForewordError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    except (ValueError, RecursionError):
+        raise ForewordError(f"{str(path)!r} is no JSON; give the result.json of 'foreword compare'") from None
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,89 @@
+"""Prompts as other programs keep them: a format reads a text into a prompt, writes one, and says what is lost."""
+
+import json
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, cast
+
+from foreword.errors import ForewordError, UsageError
+from foreword.prompts.formats.common import MAX_FILE, Losses
+from foreword.prompts.prompt import Prompt
+
+FORMATS = ("dotprompt", "fstring", "jinja", "langchain", "mlflow", "openai", "prompty", "text")
+SUFFIXES = {".prompty": "prompty", ".jinja": "jinja", ".jinja2": "jinja", ".j2": "jinja", ".txt": "text"}
+
+
+class Format(Protocol):
+    """The seam: one module for each of FORMATS."""
+
+    def read(self, text: str, name: str) -> tuple[Prompt, Losses]:
+        """A prompt, called `name` where the text gives none, and what of the text it does not hold."""
+
+    def write(self, prompt: Prompt) -> tuple[str, Losses]:
+        """The text of a prompt, and what of the prompt it does not hold."""
+
+
+def format_of(name: str) -> Format:
+    """The format of that name. Raises UsageError."""
+    if name not in FORMATS:
+        raise UsageError(f"there is no format {name!r}; there are {', '.join(FORMATS)}, and peft for folders")
+    return cast(Format, import_module(f"foreword.prompts.formats.{name}"))
+
+
+def read(text: str, form: str, name: str, source: str) -> tuple[Prompt, Losses]:
+    """Reads `text`; an error names `source`."""
+    try:
+        return format_of(form).read(text, name)
+    except UsageError:
+        raise
+    except ForewordError as error:
+        raise ForewordError(f"{source!r} as {form}: {error}") from error
+
+
+def write(prompt: Prompt, form: str) -> tuple[str, Losses]:
+    """The text of `prompt` in a format, and what is lost."""
+    return format_of(form).write(prompt)
+
+
+def read_text(path: Path) -> str:
+    """A file's text, bounded."""
+    try:
+        if not path.is_file():
+            raise ForewordError(f"there is no file {str(path)!r}; give the file that holds the prompt")
+        with path.open("rb") as file:
+            data = file.read(4 * MAX_FILE + 1)
+        if len(data) > 4 * MAX_FILE:
+            raise ForewordError(f"{str(path)!r} is larger than {4 * MAX_FILE:,} bytes; no prompt is")
+        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except (OSError, ValueError) as error:
+        raise ForewordError(f"cannot read {str(path)!r}: {error}") from error
+
+
+def guess(text: str, path: Path) -> str:
+    """The format of a file, by its ending and then its content. Raises UsageError where that is not clear."""
+    suffix = path.suffix.lower()
+    if suffix == ".json" and (found := _json_format(text)):
+        return found
+    if suffix == ".prompt":
+        if re.search(r"\{\{[#/]|\{\{\s*role\s|^(input|model|config)\s*:", text, re.MULTILINE):
+            return "dotprompt"
+        raise UsageError(f"{str(path)!r} looks like a prompt file of Foreword's own: 'foreword prompts add' takes it")
+    if suffix in SUFFIXES and not (suffix == ".txt" and "{" in text):
+        return SUFFIXES[suffix]
+    raise UsageError(f"the format of {str(path)!r} is not clear; say which it is: --format {'|'.join(FORMATS)}")
+
+
+def _json_format(text: str) -> str | None:
+    try:
+        found = json.loads(text[:MAX_FILE])
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(found, list) or (isinstance(found, dict) and "messages" in found and "_type" not in found):
+        return "openai"
+    if isinstance(found, dict):
+        if "lc" in found or "_type" in found:
+            return "langchain"
+        if "template" in found or "tags" in found:
+            return "mlflow"
+    return None

@@ -1,0 +1,201 @@
+"""A prompt as files that a person can read and a program can check. Knows no places; nothing is read or written here.
+
+`NAME.prompt`, `NAME.safetensors` for a soft prompt, `card.md`, and `bundle.json`, the manifest: what the prompt is,
+where it comes from, and the sha256 of each file and of itself. Bundles come from strangers: every name is one that is
+expected, every size is known before a file is read, and nothing in them is ever run.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from foreword.errors import ForewordError
+from foreword.prompts.file import from_text
+from foreword.prompts.prompt import NAME, Prompt
+from foreword.prompts.soft import MAX_BYTES, SoftTokens
+from foreword.prompts.template import MAX_TEMPLATE
+from foreword.redact import redact, secret_line
+from foreword.table.table import Stored
+
+MANIFEST, CARD = "bundle.json", "card.md"
+VERSION = 1
+MAX_MANIFEST = 200_000
+"""Bytes."""
+MAX_TEXT = 8 * MAX_TEMPLATE
+"""Bytes of a prompt file or a card."""
+MAX_NOTE = 10_000
+"""Characters of a message."""
+
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Note = Annotated[str, Field(max_length=MAX_NOTE)]
+
+
+class File(BaseModel):
+    """What a file is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    sha256: Digest
+    size: int = Field(ge=0, le=MAX_BYTES)
+
+
+class Manifest(BaseModel):
+    """`bundle.json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    foreword_bundle: Literal[1]
+    """Of this form."""
+    name: str = Field(max_length=100)
+    version: int = Field(ge=1, le=999_999_999)
+    """In the table that it comes from."""
+    kind: Literal["hard", "soft"]
+    digest: Digest
+    """Of the prompt: its file and its vectors."""
+    virtual_tokens: int = Field(ge=0)
+    backbone: Note | None = None
+    fingerprint: Note | None = None
+    created: datetime
+    author: Note
+    message: Note
+    files: dict[str, File]
+    sha256: Digest
+    """Of this manifest without this line, as JSON with its keys in order."""
+
+    @property
+    def ref(self) -> str:
+        return f"{self.name}:{self.version}"
+
+    @property
+    def folder(self) -> str:
+        """Where a store keeps it: version, and the beginning of the digest."""
+        return f"{self.version}-{self.digest[:12]}"
+
+
+def build(prompt: Prompt, entry: Stored, card: str) -> dict[str, bytes]:
+    """The files of a bundle by name; the manifest is the last one.
+
+    Raises ForewordError where the prompt holds a key or a password: whoever gets the bundle could use it.
+    """
+    text = prompt.to_text()
+    if (line := secret_line(text)) is not None:
+        raise ForewordError(
+            f"line {line} of {entry.ref!r} holds what looks like a key or a password; "
+            "take it out and store a new version before you share it"
+        )
+    soft = prompt.soft
+    files = {f"{prompt.name}.prompt": text.encode(), CARD: card.encode()}
+    if soft is not None:
+        files[f"{prompt.name}.safetensors"] = soft.to_bytes()
+    fields: dict[str, Any] = {
+        "foreword_bundle": VERSION,
+        "name": prompt.name,
+        "version": entry.version,
+        "kind": entry.kind,
+        "digest": prompt.digest,
+        "virtual_tokens": prompt.virtual_tokens,
+        "backbone": redact(soft.backbone)[:MAX_NOTE] if soft is not None else None,
+        "fingerprint": soft.fingerprint if soft is not None else None,
+        "created": entry.created.isoformat(),
+        "author": redact(entry.author)[:MAX_NOTE],
+        "message": redact(entry.message)[:MAX_NOTE],
+        "files": {
+            name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+            for name, data in sorted(files.items())
+        },
+    }
+    return {**files, MANIFEST: _written(fields)}
+
+
+def with_card(manifest: Manifest, card: bytes) -> dict[str, bytes]:
+    """The two files that change where a bundle gets another card."""
+    fields = manifest.model_dump(mode="json", exclude={"sha256"})
+    fields["files"][CARD] = {"sha256": hashlib.sha256(card).hexdigest(), "size": len(card)}
+    return {CARD: card, MANIFEST: _written(fields)}
+
+
+def _written(fields: Mapping[str, Any]) -> bytes:
+    document = {**fields, "sha256": _digest(fields)}
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def read_manifest(data: bytes, source: str) -> Manifest:
+    """Checks a manifest, all of it. Raises ForewordError that names `source` and the field, never a value."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ForewordError(f"{source!r} is no manifest of a bundle; push the prompt again")
+    version = found.get("foreword_bundle")
+    if isinstance(version, int) and version > VERSION:
+        raise ForewordError(f"{source!r} was written by a newer foreword; upgrade this one")
+    try:
+        manifest = Manifest.model_validate_json(json.dumps(found))
+    except (ValidationError, ValueError, RecursionError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "it is no plain JSON"}
+        place = ".".join(str(part)[:80] for part in first["loc"]) or "manifest"
+        raise ForewordError(f"{source!r}, {place!r}: {first['msg']}; push the prompt again") from None
+    if not NAME.fullmatch(manifest.name):
+        raise ForewordError(f"{source!r}, 'name': {manifest.name!r} is no name of a prompt")
+    if _digest({key: value for key, value in found.items() if key != "sha256"}) != manifest.sha256:
+        raise ForewordError(f"{source!r} is altered: its content has another sha256; push the prompt again")
+    _check_files(manifest, source)
+    return manifest
+
+
+def _check_files(manifest: Manifest, source: str) -> None:
+    """The files are those that a bundle has, under their own names, and no larger than they can be."""
+    expected = {f"{manifest.name}.prompt": MAX_TEXT, CARD: MAX_TEXT, f"{manifest.name}.safetensors": MAX_BYTES}
+    for name, file in manifest.files.items():
+        if name not in expected:
+            raise ForewordError(f"{source!r} lists {name!r:.100}, which is no file of a bundle of {manifest.name!r}")
+        if file.size > expected[name]:
+            raise ForewordError(f"{source!r}: {name!r} has {file.size:,} bytes, {expected[name]:,} at most")
+    for name in (f"{manifest.name}.prompt", CARD):
+        if name not in manifest.files:
+            raise ForewordError(f"{source!r} lists no {name!r}; push the prompt again")
+
+
+def read(manifest: Manifest, load: Callable[[str, int], bytes], source: str) -> Prompt:
+    """The prompt of a bundle. `load(name, size)` gives at most `size` + 1 bytes of a file.
+
+    Raises ForewordError where a file or the prompt is not what the manifest says.
+    """
+    files: dict[str, bytes] = {}
+    for name, file in manifest.files.items():
+        data = load(name, file.size)
+        if len(data) != file.size or hashlib.sha256(data).hexdigest() != file.sha256:
+            raise ForewordError(f"{source!r}: {name!r} is not what {MANIFEST!r} says; it is altered or only half there")
+        files[name] = data
+    prompt = _prompt(manifest, files, source)
+    soft = prompt.soft
+    facts = {
+        "name": prompt.name,
+        "digest": prompt.digest,
+        "kind": "soft" if prompt.virtual_tokens else "hard",
+        "virtual_tokens": prompt.virtual_tokens,
+        "fingerprint": soft.fingerprint if soft is not None else None,
+    }
+    for field, value in facts.items():
+        if getattr(manifest, field) != value:
+            raise ForewordError(f"{source!r}: the {field!r} in {MANIFEST!r} is not that of the prompt; do not trust it")
+    return prompt
+
+
+def _prompt(manifest: Manifest, files: Mapping[str, bytes], source: str) -> Prompt:
+    """The one place where a bundle's files become a prompt: what a prompt includes would be resolved here."""
+    vectors = files.get(f"{manifest.name}.safetensors")
+    soft = SoftTokens.from_bytes(vectors, f"{source}/{manifest.name}.safetensors") if vectors is not None else None
+    try:
+        text = files[f"{manifest.name}.prompt"].decode()
+    except UnicodeDecodeError:
+        raise ForewordError(f"{source!r}: the prompt file is not UTF-8") from None
+    return from_text(text, f"{source}/{manifest.name}.prompt", soft=soft)
+
+
+def _digest(fields: Mapping[str, Any]) -> str:
+    text = json.dumps(fields, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

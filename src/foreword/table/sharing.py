@@ -1,0 +1,202 @@
+"""Prompts pushed to a place that others reach, and pulled from there. Knows bundles and places; knows no models.
+
+A store keeps every version in a folder of its own, `NAME/VERSION-DIGEST`, so that a push again changes nothing and no
+push ever overwrites another. `index.md` lists what is there.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foreword.errors import ForewordError, UsageError
+from foreword.prompts.prompt import NAME, Prompt
+from foreword.redact import redact
+from foreword.table import bundle
+from foreword.table.bundle import CARD, MANIFEST, MAX_MANIFEST, MAX_TEXT, Manifest
+from foreword.table.card import card_text
+from foreword.table.places import MissingError, Place
+from foreword.table.refs import parse
+from foreword.table.table import PromptTable, Stored
+
+INDEX = "index.md"
+TITLE = "# Prompts\n"
+FOLDER = re.compile(r"([1-9][0-9]{0,8})-([0-9a-f]{12})", re.ASCII)
+LAST = re.compile(r"(.*?)([^/:]+)(?::([1-9][0-9]{0,8}))?/*", re.DOTALL)
+"""An address whose last part may be `NAME:VERSION`."""
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """Where a version lies now."""
+
+    address: str
+    """What `pull` takes."""
+    manifest: Manifest
+    new: bool
+    """False: it lay there already."""
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What a bundle became in the table."""
+
+    stored: Stored
+    manifest: Manifest
+
+
+def push(table: PromptTable, ref: str, dest: str | Path, result: Mapping[str, Any] | None = None) -> Pushed:
+    """Puts one version of a stored prompt into the store at `dest`, a folder or an fsspec address.
+
+    `result` is what `foreword compare` found, for the card. What lies there already is left as it is, but for the card
+    where a result is given. Raises ForewordError where another content lies under the same name and version.
+    """
+    known = entry(table, ref)
+    prompt = table.get(known.ref)
+    files = bundle.build(prompt, known, card_text(prompt, known, result))
+    place = Place(dest)
+    manifest = bundle.read_manifest(files[MANIFEST], known.ref)
+    folder = f"{prompt.name}/{manifest.folder}"
+    address = f"{place.shown.rstrip('/')}/{folder}"
+    for _, other in _versions(place, prompt.name, known.version):
+        if other != folder and MANIFEST in place.names(other):
+            raise ForewordError(
+                f"{place.shown!r} holds another {known.ref!r} already, {other!r}; a version never changes: "
+                "store yours under another name, or push it to another place"
+            )
+    there = MANIFEST in place.names(folder)
+    if there:
+        kept = _manifest(place, folder)
+        bundle.read(kept, lambda name, size: place.read(f"{folder}/{name}", size), address)
+        if result is None:
+            return Pushed(address, kept, new=False)
+        files = bundle.with_card(kept, files[CARD])
+        manifest = bundle.read_manifest(files[MANIFEST], address)
+    for name, data in files.items():
+        place.write(f"{folder}/{name}", data)
+    _write_index(place)
+    return Pushed(address, manifest, new=not there)
+
+
+def pull(
+    table: PromptTable,
+    source: str | Path,
+    name: str | None = None,
+    alias: str | None = None,
+    check: Callable[[Prompt], None] | None = None,
+) -> Pulled:
+    """Stores what lies at `source` as a new version, under its own name or under `name`.
+
+    `source` is a bundle's folder; or a prompt's in a store, for its newest version, with `:3` behind it for another; or
+    a store that holds one prompt only. All is checked before anything is stored: sizes, hashes, the schema, and
+    whatever `check` raises for. Raises ForewordError.
+    """
+    if name is not None and not NAME.fullmatch(name):
+        raise UsageError(f"prompt name {name!r}: take a-z, 0-9, '.', '_' and '-', 100 characters at most")
+    place, folder = _find(str(source))
+    manifest = _manifest(place, folder)
+    where = "/".join(filter(None, (place.shown.rstrip("/"), folder)))
+    prompt = bundle.read(manifest, lambda file, size: place.read("/".join(filter(None, (folder, file))), size), where)
+    if check is not None:
+        check(prompt)
+    if name is not None:
+        prompt = prompt.replace(name=name)
+    by = f" by {manifest.author}" if manifest.author else ""
+    said = f": {manifest.message}" if manifest.message else ""
+    message = redact(f"pulled from {where}, {manifest.ref}{by}{said}")
+    return Pulled(table.put(prompt, alias=alias, message=message), manifest)
+
+
+def entry(table: PromptTable, ref: str) -> Stored:
+    """What the table knows of the version that `ref` stands for."""
+    wanted = parse(ref)
+    table.get(ref)  # raises with near matches
+    for stored in table.list(wanted.name):
+        if wanted.version in (None, stored.version) and (wanted.alias is None or wanted.alias in stored.aliases):
+            return stored
+    raise ForewordError(f"{ref!r} was changed just now; try again")
+
+
+def _find(source: str) -> tuple[Place, str]:
+    """The place and the folder in it where a bundle lies."""
+    place = Place(source)
+    names = place.names()
+    if MANIFEST in names:
+        return place, ""
+    if newest := _newest(place, "", source):
+        return place, newest
+    held = [name for name in names if NAME.fullmatch(name) and any(map(FOLDER.fullmatch, place.names(name)))]
+    if len(held) > 1:
+        raise UsageError(
+            f"{place.shown!r} holds {len(held)} prompts: {', '.join(held[:10])}; name one: {place.shown}/{held[0]}"
+        )
+    if held and (newest := _newest(place, held[0], source)):
+        return place, newest
+    match = LAST.fullmatch(source)
+    if match is not None and match[3] and match[1]:
+        place = Place(match[1])
+        found = [folder for _, folder in _versions(place, match[2], int(match[3]))] if NAME.fullmatch(match[2]) else []
+        if len(found) == 1:
+            return place, found[0]
+        _refuse_many(found, source)
+    raise ForewordError(f"there is no bundle at {place.shown!r}; 'foreword prompts push' puts one there")
+
+
+def _newest(place: Place, name: str, source: str) -> str | None:
+    """The newest version that is all there: of one that is just being pushed the manifest is still missing."""
+    found: dict[int, list[str]] = {}
+    for version, folder in _versions(place, name):
+        found.setdefault(version, []).append(folder)
+    for version in sorted(found, reverse=True):
+        whole = [folder for folder in found[version] if MANIFEST in place.names(folder)]
+        _refuse_many(whole, source)
+        if whole:
+            return whole[0]
+    return None
+
+
+def _refuse_many(found: list[str], source: str) -> None:
+    if len(found) > 1:
+        raise ForewordError(
+            f"{redact(source)!r}: two people pushed the same version at once, {' and '.join(found)}; name one of them"
+        )
+
+
+def _versions(place: Place, name: str, version: int | None = None) -> Iterator[tuple[int, str]]:
+    """The versions of a prompt in a store, and the folder of each."""
+    for entry in place.names(name):
+        match = FOLDER.fullmatch(entry)
+        if match and version in (None, int(match[1])):
+            yield int(match[1]), f"{name}/{entry}" if name else entry
+
+
+def _manifest(place: Place, folder: str) -> Manifest:
+    path = f"{folder}/{MANIFEST}" if folder else MANIFEST
+    data = place.read(path, MAX_MANIFEST)
+    source = f"{place.shown.rstrip('/')}/{path}"
+    if len(data) > MAX_MANIFEST:
+        raise ForewordError(f"{source!r} is larger than {MAX_MANIFEST:,} bytes; that is no manifest")
+    manifest = bundle.read_manifest(data, source)
+    last = folder.rpartition("/")[2]
+    if FOLDER.fullmatch(last) and last != manifest.folder:
+        raise ForewordError(f"{source!r} is {manifest.ref!r} with another digest than its folder says; do not trust it")
+    return manifest
+
+
+def _write_index(place: Place) -> None:
+    """What the store holds, for a person who looks into it. Made anew from its folders, so that it mends itself."""
+    try:
+        if not place.read(INDEX, MAX_TEXT).startswith(TITLE.encode()):
+            return  # somebody else's file
+    except MissingError:
+        pass
+    lines = [TITLE, "Pull one with `foreword prompts pull` and the address of its folder.", ""]
+    lines += ["| prompt | version | |", "|---|---|---|"]
+    for name in place.names():
+        if NAME.fullmatch(name) and FOLDER.fullmatch(name) is None:
+            lines += [
+                f"| {name} | {version} | [{folder}]({folder}/{CARD}) |"
+                for version, folder in sorted(_versions(place, name), reverse=True)
+            ]
+    place.write(INDEX, ("\n".join(lines) + "\n").encode())
