@@ -75,7 +75,7 @@ def result(text: str) -> dict[str, object]:
 
 
 @settings(deadline=None, max_examples=100)
-@given(HOSTILE.filter(lambda text: bool(visible(" ".join(text.split())))))
+@given(HOSTILE.filter(lambda text: visible(" ".join(text.split())) not in ("", "p")))  # its own row stands in bold
 def test_no_text_changes_the_page(text: str) -> None:
     assert structure(card_text(a_prompt(text), None, result(text))) == structure(
         card_text(a_prompt("plain"), None, result("plain"))

@@ -25,7 +25,7 @@ def test_a_version_knows_what_it_was_made_from_and_how(table: PromptTable, monke
     how = {"data": "d" * 64, "run": "run-1", "table": "postgresql://me:secret@host/db?password=secret", "näme": "\0ü"}
     made = table.put(Prompt("soft", "{{ virtual(2) }}", soft=soft), parent="hard@prod", origin=how)
     assert made.parent == "hard:1", "the version, for the alias may move"
-    kept = {**how, "table": "postgresql://me:***@host/db?password=***", "näme": "ü"}
+    kept = {**how, "table": "postgresql://•••@host/db?password=•••", "näme": "ü"}
     assert table.find("soft").origin == made.origin == kept
     again = table.put(Prompt("soft", "{{ virtual(2) }}", soft=soft), parent="hard", origin={"other": "x"}, tags=["t"])
     assert (again.ref, again.parent, again.origin, again.tags) == ("soft:1", "hard:1", kept, ("t",))

@@ -85,7 +85,9 @@ def test_a_team_shares_versions_through_a_folder_memory_and_s3(
     pulled = pull(other, pushed.address, alias="staging")
     assert pulled.stored.ref == "mood:1"
     assert other.get("mood@staging").digest == PROMPT.digest
-    assert pulled.stored.message.startswith(f"pulled from {pushed.address}, mood:1 by ")
+    assert pulled.stored.message == pushed.manifest.message
+    assert pulled.stored.origin["pulled from"] == pushed.address
+    assert pulled.stored.origin["pulled version"] == "mood:1"
 
     second = PROMPT.replace(description="better")
     table.put(second)

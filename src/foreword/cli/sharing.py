@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foreword.cli.console import Display, print_json
-from foreword.cli.shared import Dtype, Json, TableUrl, find_prompt, load_backbone
+from foreword.cli.shared import Dtype, Json, TableUrl, find_prompt, is_path, load_backbone
 from foreword.errors import ForewordError
 from foreword.files import write_atomic
 
@@ -82,11 +82,10 @@ def card(
     """A page about a prompt: what it is, takes and answers, how it was learned and scored, how to use it."""
     from foreword.table import PromptTable
     from foreword.table.card import card_text
-    from foreword.table.sharing import entry
 
     prompts = PromptTable.open(table)
     prompt = find_prompt(ref, prompts)
-    stored = None if ref.endswith(".prompt") or "/" in ref else entry(prompts, ref)
+    stored = None if is_path(ref) else prompts.find(ref)
     text = card_text(prompt, stored, read_result(result))
     if out is not None:
         write_atomic(out, text.encode())

@@ -26,13 +26,13 @@ def few_shot(prompt: Prompt, examples: Sequence[tuple[Mapping[str, object], str]
         for piece in pieces:
             match piece:
                 case Text(text):
-                    written.append(_escape(text))
+                    written.append(escape(text))
                 case Turn(role):
                     written.append(f"{{{{ {role}() }}}}")
         if not roles:  # the space before an answer comes with the answer; a brace may stand free behind it now
             written[-1] = re.sub(r"\{\Z", '{{ "{" }}', written[-1].rstrip(" "))
         turn = "{{ assistant() }}" if roles and roles[-1] != "assistant" else ""
-        written.append(f"{turn}{_escape(answer)}\n" if roles else f" {_escape(answer)}\n\n")
+        written.append(f"{turn}{escape(answer)}\n" if roles else f" {escape(answer)}\n\n")
     body = "".join(written) + pattern
     return prompt.replace(
         name=f"{prompt.name[:80]}-{len(examples)}-shot",
@@ -54,6 +54,6 @@ def _instruction(body: str) -> tuple[str, str]:
     return head, pattern
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Text that Jinja will print as it is, whatever follows; a bare carriage return would become a line feed."""
     return re.sub(r"\{(?=[{%#\r]|\Z)", '{{ "{" }}', text).replace("\r", '{{ "\\r" }}')

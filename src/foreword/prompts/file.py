@@ -36,7 +36,7 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's, where PyYAML has it: ten times as fast."""
 
 
-class _Dumper(yaml.SafeDumper):
+class Dumper(yaml.SafeDumper):
     """One field a line, short lists within it. Text with line ends is quoted: otherwise PyYAML loses some of them."""
 
     def serialize(self, node: Any) -> None:
@@ -47,7 +47,7 @@ class _Dumper(yaml.SafeDumper):
         return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if data.isprintable() else '"')
 
 
-_Dumper.add_representer(str, _Dumper.represent_str)
+Dumper.add_representer(str, Dumper.represent_str)
 
 
 def to_text(prompt: Prompt) -> str:
@@ -66,8 +66,8 @@ def to_text(prompt: Prompt) -> str:
         head["output"] = output
     if prompt.examples is not None:
         head["examples"] = prompt.examples.model_dump(mode="json", exclude_defaults=True)
-    front = yaml.dump(head, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=None)
-    return f"---\n{front}---\n{_line_ends(prompt.body)}\n"
+    front = yaml.dump(head, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=None)
+    return f"---\n{front}---\n{line_ends(prompt.body)}\n"
 
 
 def _pins(prompt: Prompt) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def from_text(
     """
     if len(text) > 2 * MAX_TEMPLATE:
         raise ForewordError(f"{source!r} has {len(text):,} characters, {2 * MAX_TEMPLATE:,} at most")
-    head, body = _split(text, source)
+    head, body = split_front(text, source)
     try:
         front = FrontMatter.model_validate(read_yaml(head, source))
     except ValidationError as error:
@@ -108,12 +108,12 @@ def from_text(
     return Prompt(chosen, body, front.inputs, front.output, soft, front.description, rows, partials, examples)
 
 
-def _line_ends(text: str) -> str:
+def line_ends(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _split(text: str, source: str) -> tuple[str, str]:
-    text = _line_ends(text.removeprefix("\ufeff"))
+def split_front(text: str, source: str) -> tuple[str, str]:
+    text = line_ends(text.removeprefix("\ufeff"))
     if not text.startswith("---\n"):
         return "", text.removesuffix("\n")
     head, fence, body = text[3:].partition("\n---\n")

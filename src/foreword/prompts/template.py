@@ -83,7 +83,7 @@ class Template:
             raise ForewordError(f"prompt {name!r}: {odd[0]!r} at character {odd.start():,} is no text; remove it")
         self.tokens = self.characters = self.depth = 0
         """With those of its partials: words of the template language, characters, includes inside includes."""
-        self._environment = _environment()
+        self._environment = new_environment()
         try:
             inside = self._measure()
             tree = self._parse(self._environment)
@@ -170,7 +170,7 @@ def included(source: str, name: str) -> tuple[str, ...]:
     if len(source) > MAX_TEMPLATE:
         return ()  # `Template` tells
     try:
-        return tuple(dict.fromkeys(ref for ref, _ in _includes(_environment(), source) if ref is not None))
+        return tuple(dict.fromkeys(ref for ref, _ in _includes(new_environment(), source) if ref is not None))
     except TemplateError as error:
         raise ForewordError(f"prompt {name!r}: {error}; mend the template") from error
     except ValueError as error:
@@ -253,7 +253,7 @@ def _to_json(value: object) -> str:
 
 
 @lru_cache(1)
-def _environment() -> _Environment:
+def new_environment() -> _Environment:
     environment = _Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.globals.clear()
     environment.filters = {name: environment.filters[name] for name in FILTERS} | {"tojson": _to_json}

@@ -7,6 +7,7 @@ expected, every size is known before a file is read, and nothing in them is ever
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -17,9 +18,11 @@ from foreword.errors import ForewordError
 from foreword.prompts.file import from_text
 from foreword.prompts.prompt import NAME, Prompt
 from foreword.prompts.soft import MAX_BYTES, SoftTokens
-from foreword.prompts.template import MAX_TEMPLATE
+from foreword.prompts.template import MAX_INCLUDES, MAX_TEMPLATE
 from foreword.redact import redact, secret_line
-from foreword.table.table import Stored
+from foreword.table.includes import Partials
+from foreword.table.refs import parse
+from foreword.table.stored import Stored
 
 MANIFEST, CARD = "bundle.json", "card.md"
 VERSION = 1
@@ -27,6 +30,8 @@ MAX_MANIFEST = 200_000
 """Bytes."""
 MAX_TEXT = 8 * MAX_TEMPLATE
 """Bytes of a prompt file or a card."""
+PART = re.compile(rf"(?:{NAME.pattern})\+[1-9][0-9]{{0,8}}\.prompt", re.ASCII)
+"""The file of an included prompt, by its name and version where it comes from."""
 MAX_NOTE = 10_000
 """Characters of a message."""
 
@@ -79,14 +84,16 @@ def build(prompt: Prompt, entry: Stored, card: str) -> dict[str, bytes]:
 
     Raises ForewordError where the prompt holds a key or a password: whoever gets the bundle could use it.
     """
-    text = prompt.to_text()
-    if (line := secret_line(text)) is not None:
-        raise ForewordError(
-            f"line {line} of {entry.ref!r} holds what looks like a key or a password; "
-            "take it out and store a new version before you share it"
-        )
     soft = prompt.soft
-    files = {f"{prompt.name}.prompt": text.encode(), CARD: card.encode()}
+    prompts = {f"{prompt.name}.prompt": prompt.to_text(), **_parts(prompt)}
+    for name, text in prompts.items():
+        if (line := secret_line(text)) is not None:
+            what = entry.ref if name == f"{prompt.name}.prompt" else name
+            raise ForewordError(
+                f"line {line} of {what!r} holds what looks like a key or a password; "
+                "take it out and store a new version before you share it"
+            )
+    files = {CARD: card.encode(), **{name: text.encode() for name, text in prompts.items()}}
     if soft is not None:
         files[f"{prompt.name}.safetensors"] = soft.to_bytes()
     fields: dict[str, Any] = {
@@ -107,6 +114,16 @@ def build(prompt: Prompt, entry: Stored, card: str) -> dict[str, bytes]:
         },
     }
     return {**files, MANIFEST: _written(fields)}
+
+
+def _parts(prompt: Prompt) -> dict[str, str]:
+    """The files of what a stored prompt includes, to the last one; '+' stands in no prompt's name."""
+    files: dict[str, str] = {}
+    for ref, partial in prompt.includes.items():
+        name = f"{parse(ref).name}+{partial.version}.prompt"
+        files[name] = partial.prompt.to_text()
+        files |= _parts(partial.prompt)
+    return files
 
 
 def with_card(manifest: Manifest, card: bytes) -> dict[str, bytes]:
@@ -149,6 +166,10 @@ def read_manifest(data: bytes, source: str) -> Manifest:
 def _check_files(manifest: Manifest, source: str) -> None:
     """The files are those that a bundle has, under their own names, and no larger than they can be."""
     expected = {f"{manifest.name}.prompt": MAX_TEXT, CARD: MAX_TEXT, f"{manifest.name}.safetensors": MAX_BYTES}
+    parts = [name for name in manifest.files if PART.fullmatch(name)]
+    if len(parts) > MAX_INCLUDES:
+        raise ForewordError(f"{source!r} lists {len(parts)} included prompts, {MAX_INCLUDES} at most")
+    expected |= dict.fromkeys(parts, MAX_TEXT)
     for name, file in manifest.files.items():
         if name not in expected:
             raise ForewordError(f"{source!r} lists {name!r:.100}, which is no file of a bundle of {manifest.name!r}")
@@ -186,14 +207,26 @@ def read(manifest: Manifest, load: Callable[[str, int], bytes], source: str) -> 
 
 
 def _prompt(manifest: Manifest, files: Mapping[str, bytes], source: str) -> Prompt:
-    """The one place where a bundle's files become a prompt: what a prompt includes would be resolved here."""
+    """The one place where a bundle's files become a prompt; what it includes comes from the bundle alone."""
     vectors = files.get(f"{manifest.name}.safetensors")
     soft = SoftTokens.from_bytes(vectors, f"{source}/{manifest.name}.safetensors") if vectors is not None else None
-    try:
-        text = files[f"{manifest.name}.prompt"].decode()
-    except UnicodeDecodeError:
-        raise ForewordError(f"{source!r}: the prompt file is not UTF-8") from None
-    return from_text(text, f"{source}/{manifest.name}.prompt", soft=soft)
+
+    def text(name: str) -> str:
+        if name not in files:
+            raise ForewordError(f"{source!r} holds no {name!r}; push the prompt again")
+        try:
+            return files[name].decode()
+        except UnicodeDecodeError:
+            raise ForewordError(f"{source!r}: {name!r} is not UTF-8") from None
+
+    def part(ref: str, partials: Partials) -> Prompt:
+        at = parse(ref)
+        file = f"{at.name}+{at.version}.prompt"
+        partials.charge(text(file))
+        return from_text(text(file), f"{source}/{file}", resolve=partials)
+
+    resolve = Partials(part)
+    return from_text(text(f"{manifest.name}.prompt"), f"{source}/{manifest.name}.prompt", soft=soft, resolve=resolve)
 
 
 def _digest(fields: Mapping[str, Any]) -> str:

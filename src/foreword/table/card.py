@@ -14,7 +14,7 @@ from foreword.errors import UsageError
 from foreword.prompts.prompt import Prompt
 from foreword.redact import redact
 from foreword.table.markdown import block, inline
-from foreword.table.table import Stored
+from foreword.table.stored import Stored
 
 MAX_STRATEGIES = 100
 SENTENCE = 10_000

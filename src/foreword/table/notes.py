@@ -2,10 +2,10 @@
 
 import getpass
 import json
-import re
 from collections.abc import Mapping
 
 from foreword.errors import UsageError
+from foreword.redact import redact
 
 MAX_ORIGIN = 10_000
 """Characters of an origin as JSON."""
@@ -25,9 +25,8 @@ def plain(text: str) -> str:
 
 
 def note(text: str) -> str:
-    """A plain text without the passwords of addresses in it, for all who share the table read it."""
-    text = re.sub(r"(://[^/:@\s]*):[^/\s]*@", r"\1:***@", plain(text))
-    return re.sub(r"(?i)([?&](?:password|api_?key|token)=)[^&\s]*", r"\1***", text)
+    """A plain text without the passwords and keys in it, for all who share the table read it."""
+    return redact(plain(text))
 
 
 def origin_text(origin: Mapping[str, str]) -> str:

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from foreword.errors import ForewordError, UsageError
+from foreword.prompts.includes import Partial
 from foreword.prompts.prompt import NAME, Prompt
 from foreword.redact import redact
 from foreword.table import bundle
 from foreword.table.bundle import CARD, MANIFEST, MAX_MANIFEST, MAX_TEXT, Manifest
 from foreword.table.card import card_text
 from foreword.table.places import MissingError, Place
-from foreword.table.refs import parse
-from foreword.table.table import PromptTable, Stored
+from foreword.table.stored import Stored
+from foreword.table.table import PromptTable
 
 INDEX = "index.md"
 TITLE = "# Prompts\n"
@@ -52,7 +53,7 @@ def push(table: PromptTable, ref: str, dest: str | Path, result: Mapping[str, An
     `result` is what `foreword compare` found, for the card. What lies there already is left as it is, but for the card
     where a result is given. Raises ForewordError where another content lies under the same name and version.
     """
-    known = entry(table, ref)
+    known = table.find(ref)
     prompt = table.get(known.ref)
     files = bundle.build(prompt, known, card_text(prompt, known, result))
     place = Place(dest)
@@ -102,20 +103,18 @@ def pull(
         check(prompt)
     if name is not None:
         prompt = prompt.replace(name=name)
-    by = f" by {manifest.author}" if manifest.author else ""
-    said = f": {manifest.message}" if manifest.message else ""
-    message = redact(f"pulled from {where}, {manifest.ref}{by}{said}")
-    return Pulled(table.put(prompt, alias=alias, message=message), manifest)
+    message = manifest.message or f"pulled from {where}"
+    origin = {"pulled from": where, "pulled version": manifest.ref, "pulled author": manifest.author}
+    return Pulled(table.put(_with_parts(table, prompt, message), alias, message, origin=origin), manifest)
 
 
-def entry(table: PromptTable, ref: str) -> Stored:
-    """What the table knows of the version that `ref` stands for."""
-    wanted = parse(ref)
-    table.get(ref)  # raises with near matches
-    for stored in table.list(wanted.name):
-        if wanted.version in (None, stored.version) and (wanted.alias is None or wanted.alias in stored.aliases):
-            return stored
-    raise ForewordError(f"{ref!r} was changed just now; try again")
+def _with_parts(table: PromptTable, prompt: Prompt, message: str) -> Prompt:
+    """`prompt` as this table pins it, once what it includes is stored there."""
+    includes = {}
+    for ref, partial in prompt.includes.items():
+        stored = table.put(_with_parts(table, partial.prompt, message), message=message)
+        includes[ref] = Partial(table.get(stored.ref), stored.version)
+    return prompt.replace(includes=includes) if includes else prompt
 
 
 def _find(source: str) -> tuple[Place, str]:

@@ -42,8 +42,15 @@ def read(text: str, form: str, name: str, source: str) -> tuple[Prompt, Losses]:
 
 
 def write(prompt: Prompt, form: str) -> tuple[str, Losses]:
-    """The text of `prompt` in a format, and what is lost."""
-    return format_of(form).write(prompt)
+    """The text of `prompt` in a format, and what is lost. Raises ForewordError where it cannot be."""
+    if prompt.includes:
+        raise ForewordError(
+            f"prompt {prompt.name!r} includes {next(iter(prompt.includes))!r}, which no other format can; write it out"
+        )
+    text, losses = format_of(form).write(prompt)
+    if prompt.examples is not None:
+        losses = [*losses, "the rows of 'examples': whoever renders it has to give them"]
+    return text, losses
 
 
 def read_text(path: Path) -> str:

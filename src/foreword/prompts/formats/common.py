@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from foreword.errors import ForewordError
 from foreword.prompts import Input, Output, Prompt
-from foreword.prompts.file import MAX_FRONT, _line_ends, _split, _yaml
+from foreword.prompts.file import MAX_FRONT, line_ends, read_yaml, split_front
 from foreword.prompts.prompt import NAME
 
 MAX_FILE = 1_000_000
@@ -64,11 +64,13 @@ def check_nesting(value: object) -> None:
 def front_matter(text: str) -> tuple[dict[str, Any], str]:
     """YAML front matter (an object, no aliases) and the text behind it."""
     check_size(text)
-    head, body = _split(text, "the file") if text.removeprefix("\ufeff").startswith("---") else ("", _line_ends(text))
+    head, body = (
+        split_front(text, "the file") if text.removeprefix("\ufeff").startswith("---") else ("", line_ends(text))
+    )
     if len(head) > MAX_FRONT:
         raise ForewordError(f"the front matter has {len(head):,} characters, {MAX_FRONT:,} at most")
     try:
-        front = _yaml(head, "the file")
+        front = read_yaml(head, "the file")
     except ForewordError as error:
         if not isinstance(cause := error.__cause__, Exception):
             raise

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from foreword.errors import ForewordError
-from foreword.prompts.file import _Dumper
+from foreword.prompts.file import Dumper
 from foreword.prompts.formats import handlebars
 from foreword.prompts.formats.common import (
     OWN,
@@ -107,7 +107,7 @@ def write(prompt: Prompt) -> tuple[str, Losses]:
         head["output"] = {"schema": {"type": "string", "enum": list(prompt.output.choices)}}
     left = own(prompt, "description", "inputs", *(() if prompt.output.log_prior else ("output",)))
     head |= {f"{OWN}.{key}": value for key, value in left.items()}
-    front = yaml.dump(head, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=None)
+    front = yaml.dump(head, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=None)
     nodes = from_body(prompt, "Handlebars")
     body = handlebars.write(nodes, prompt.name)
     if "<<<dotprompt:" in body:

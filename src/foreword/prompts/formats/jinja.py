@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from jinja2 import Environment, TemplateSyntaxError
 
 from foreword.errors import ForewordError
-from foreword.prompts.few_shot import _escape
+from foreword.prompts.few_shot import escape
 from foreword.prompts.formats.common import Losses, check_size, own
 from foreword.prompts.formats.sketch import Body
 from foreword.prompts.prompt import Prompt
-from foreword.prompts.template import MAX_TOKENS, ROLES, _environment
+from foreword.prompts.template import MAX_TOKENS, ROLES, new_environment
 
 Token = tuple[int, str, str]
 """Line, kind, and text: `data` is plain text, `block` and `expression` what stands between their braces."""
@@ -27,7 +27,9 @@ def read(text: str, name: str) -> tuple[Prompt, Losses]:
 def write(prompt: Prompt) -> tuple[str, Losses]:
     refuse_soft(prompt, "plain Jinja")
     losses = [f"{key!r}" for key in own(prompt)]
-    used = {inner.removesuffix("()") for _, kind, inner in tokens(prompt.body, _environment()) if kind == "expression"}
+    used = {
+        inner.removesuffix("()") for _, kind, inner in tokens(prompt.body, new_environment()) if kind == "expression"
+    }
     if roles := [role for role in ROLES if role in used]:
         losses.append(f"turns: {', '.join(f'{role}()' for role in roles)} are functions that only Foreword has")
     return theirs(prompt.body), losses
@@ -63,7 +65,7 @@ def put(body: Body, kind: str, text: str) -> None:
 
 def theirs(body: str) -> str:
     """Plain Jinja that renders as Foreword renders `body`."""
-    text = "".join(map(source, tokens(body, _environment())))
+    text = "".join(map(source, tokens(body, new_environment())))
     return text + "\n" if text.endswith("\n") else text
 
 
@@ -71,7 +73,7 @@ def source(token: Token) -> str:
     """A token as plain Jinja has it."""
     _, kind, text = token
     if kind == "data":
-        return _escape(text)
+        return escape(text)
     return f"{{% {text} %}}" if kind == "block" else f"{{{{ {text} }}}}"
 
 

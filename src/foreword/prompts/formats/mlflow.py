@@ -13,7 +13,7 @@ from foreword.prompts.formats.common import OWN, Losses, build, dropped, own, pr
 from foreword.prompts.formats.openai import messages, template, text_of, variables
 from foreword.prompts.formats.sketch import Each, If, Mark, Node, from_body, joined, to_body, turns
 from foreword.prompts.prompt import Prompt
-from foreword.prompts.template import _environment
+from foreword.prompts.template import new_environment
 
 LANGUAGE = "MLflow's prompts"
 TEXT = "mlflow.prompt.text"
@@ -76,7 +76,7 @@ def write(prompt: Prompt) -> tuple[str, Losses]:
 
 
 def _template(prompt: Prompt) -> str | list[dict[str, str]]:
-    kinds = {kind for _, kind, _ in jinja.tokens(prompt.body, _environment())}
+    kinds = {kind for _, kind, _ in jinja.tokens(prompt.body, new_environment())}
     has_turns = any(f"{role}(" in prompt.body for role in ("system", "user", "assistant"))
     if "block" in kinds and not has_turns:
         return jinja.theirs(prompt.body)

@@ -11,7 +11,7 @@ import yaml
 from jinja2 import Environment
 
 from foreword.errors import ForewordError
-from foreword.prompts.file import _Dumper
+from foreword.prompts.file import Dumper
 from foreword.prompts.formats import jinja
 from foreword.prompts.formats.common import (
     OWN,
@@ -28,7 +28,7 @@ from foreword.prompts.formats.common import (
 )
 from foreword.prompts.formats.sketch import Body
 from foreword.prompts.prompt import Output, Prompt
-from foreword.prompts.template import ROLES, _environment
+from foreword.prompts.template import ROLES, new_environment
 
 TURN = re.compile(  # possessive, so that no line of blanks takes long
     r"^[ \t]*+(?:#[ \t]*+)?(system|user|assistant|developer)[ \t]*+(\[[^\]\n]*\])?[ \t]*+:[ \t]*+$", re.I | re.M
@@ -158,13 +158,13 @@ def write(prompt: Prompt) -> tuple[str, Losses]:
     if left := own(prompt, *native):
         head["metadata"] = {OWN: left}
     head["template"] = {"format": {"kind": "jinja2"}, "parser": {"kind": "prompty"}}
-    front = yaml.dump(head, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=None)
+    front = yaml.dump(head, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=None)
     return f"---\n{front}---\n{_source(prompt, losses)}\n", losses
 
 
 def _source(prompt: Prompt, losses: Losses) -> str:
     written = ""
-    found = list(jinja.tokens(prompt.body, _environment()))
+    found = list(jinja.tokens(prompt.body, new_environment()))
     calls = {f"{role}()": role for role in ROLES}
     roles = ["".join(text.split()) in calls for _, kind, text in found if kind == "expression"]
     if not any(roles):

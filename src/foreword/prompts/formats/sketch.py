@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from jinja2 import nodes as jinja
 
 from foreword.errors import ForewordError
-from foreword.prompts.few_shot import _escape
+from foreword.prompts.few_shot import escape
 from foreword.prompts.prompt import Prompt
-from foreword.prompts.template import ROLES, _environment
+from foreword.prompts.template import ROLES, new_environment
 
 MAX_DEPTH = 16
 """Blocks inside blocks. The template language itself takes fewer loops."""
@@ -112,7 +112,7 @@ def from_body(prompt: Prompt, language: str) -> tuple[Node, ...]:
                     raise refuse(node, f"{type(node).__name__.lower()!r}")
         return joined(found)
 
-    return walk(_environment().parse(prompt.body).body)
+    return walk(new_environment().parse(prompt.body).body)
 
 
 def joined(nodes: Sequence[Node]) -> tuple[Node, ...]:
@@ -197,7 +197,7 @@ class Body:
 
     def literal(self, text: str) -> None:
         """Text as the model shall read it."""
-        self.source(_escape(text.replace("\r\n", "\n")))
+        self.source(escape(text.replace("\r\n", "\n")))
 
     def source(self, text: str) -> None:
         """Text that is written as it is."""

@@ -1,0 +1,25 @@
+"""A bundle brings along what its prompt includes."""
+
+from pathlib import Path
+
+from foreword.prompts import Prompt
+from foreword.prompts.file import from_text
+from foreword.table import PromptTable
+from foreword.table.sharing import pull, push
+
+
+def test_what_a_prompt_includes_comes_with_it_and_is_pinned_anew(tmp_path: Path) -> None:
+    mine, theirs = PromptTable.open(tmp_path / "a.db"), PromptTable.open(tmp_path / "b" / "b.db")
+    theirs.put(Prompt("tone", "Something else."))
+    mine.put(Prompt("tone", "Be kind."))
+    mine.put(from_text('---\nname: style\n---\n{% include "tone:1" %} Be brief.', "x", resolve=mine.get), alias="prod")
+    mine.put(from_text('---\nname: top\n---\n{% include "style@prod" %} {{ q }}', "x", resolve=mine.get))
+    address = push(mine, "top", tmp_path / "store").address
+    assert sorted(path.name for path in Path(address).iterdir()) == [
+        "bundle.json", "card.md", "style+1.prompt", "tone+1.prompt", "top.prompt",
+    ]  # fmt: skip
+    pulled = pull(theirs, address)
+    prompt = theirs.get(pulled.stored.ref)
+    assert prompt.render({"q": "Hi"}) == mine.get("top").render({"q": "Hi"})
+    assert [theirs.list(name)[0].version for name in ("tone", "style", "top")] == [2, 1, 1]
+    assert pull(theirs, address).stored.ref == "top:1"
