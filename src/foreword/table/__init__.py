@@ -1,5 +1,6 @@
 """Where prompts live, hard and soft alike: names, versions that never change, and aliases that can be moved."""
 
+from foreword.table.heads import Head
 from foreword.table.table import PromptTable, Stored
 
-__all__ = ["PromptTable", "Stored"]
+__all__ = ["Head", "PromptTable", "Stored"]

@@ -19,6 +19,7 @@ from foreword.prompts.file import from_text
 from foreword.prompts.prompt import Prompt
 from foreword.prompts.soft import SoftTokens
 from foreword.table.database import Database, locate
+from foreword.table.heads import Head, heads
 from foreword.table.refs import Ref, check_alias, parse
 from foreword.table.schema import AliasRow, PromptRow
 from foreword.table.tensors import TensorFolder
@@ -132,6 +133,11 @@ class PromptTable:
                 query = select(PromptRow).where(tuple_(PromptRow.name, PromptRow.version).in_(newest))
                 query = query.order_by(PromptRow.name)
             return [_stored(row) for row in session.scalars(query)]
+
+    def heads(self) -> builtins.list[Head]:
+        """The versions that names and aliases stand for now; cheap enough to be asked every second."""
+        with self._database.session() as session:
+            return heads(session)
 
 
 def _store(session: Session, row: PromptRow, alias: str | None) -> Stored:
