@@ -73,6 +73,7 @@ class Prompts:
         self._pinned: set[tuple[str, int]] = set()
         self._out: set[tuple[str, int]] = set()
         self._looked = -LOOK_SECONDS
+        self._asking = asyncio.Lock()
         self.problem: str | None = None
         """What is wrong with the table; None: nothing."""
 
@@ -197,15 +198,24 @@ class Prompts:
         if ref.version is not None and ((ref.name, ref.version) in self._heads.keys() | self._loaded.keys()):
             return ref.name, ref.version
         version = self._version(ref)
-        if version is None and time.monotonic() - self._looked > LOOK_SECONDS:  # it may be new
-            try:
-                await self.look()
-            except ForewordError:
-                raise _away(self.problem) from None
+        if version is None:  # it may be new
+            await self._look_once()
             version = self._version(ref)
         if version is None:
             raise unknown(f"there is no model {model!r}; GET /v1/models tells which there are")
         return ref.name, version
+
+    async def _look_once(self) -> None:
+        """One look for all that ask for unknown names at the same time, and not too many of them."""
+        asked = time.monotonic()
+        async with self._asking:
+            if self._looked >= asked:
+                return
+            await asyncio.sleep(max(0.0, self._looked + LOOK_SECONDS - asked))
+            try:
+                await self.look()
+            except ForewordError as error:
+                raise _away(str(error)) from None
 
     def _version(self, ref: Ref) -> int | None:
         newest = self._stands.get((ref.name, LATEST))
@@ -268,7 +278,7 @@ def _is_away(error: ForewordError) -> bool:
     return isinstance(error.__cause__, SQLAlchemyError)
 
 
-def _away(problem: str | None) -> Refusal:
+def _away(problem: str) -> Refusal:
     return Refusal(503, f"this prompt is not in memory, and {problem}", "table_away", retry_after=RETRY_SECONDS)
 
 

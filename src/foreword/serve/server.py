@@ -52,6 +52,11 @@ def address(bound: socket.socket) -> str:
 def run(app: FastAPI, service: Service, bound: socket.socket, grace: float) -> None:
     """Serve until a signal comes; returns when everything has been answered, or `grace` seconds are over."""
     to_stderr()
+    build(app, service, grace).run(sockets=[bound])
+
+
+def build(app: FastAPI, service: Service, grace: float) -> "Draining":
+    """The server around `app`, which `run` starts with its sockets."""
     limits = service.limits
 
     class Protocol(Patient):
@@ -72,7 +77,7 @@ def run(app: FastAPI, service: Service, bound: socket.socket, grace: float) -> N
         h11_max_incomplete_event_size=HEAD_BYTES,
         timeout_graceful_shutdown=1,
     )
-    Draining(config, service, grace).run(sockets=[bound])
+    return Draining(config, service, grace)
 
 
 class Draining(uvicorn.Server):
