@@ -145,6 +145,7 @@ def launch(
     limits: Limits = Limits(),  # noqa: B008 - frozen
     origins: tuple[str, ...] = (),
     check: Callable[[Prompt], None] = lambda _: None,
+    grace: float = 5.0,
     **more: Any,
 ) -> House:
     """A server whose table lies in the folder `place`; the rest is the application's."""
@@ -155,7 +156,7 @@ def launch(
     prompts = Prompts(table, check, "print", limits.prompt_bytes, metrics.forget)
     service = Service(engine, prompts, metrics, BACKBONE, limits, keys, **more)
     bound = listen("127.0.0.1", 0, None)
-    server = build(make_app(service, origins), service, 5.0)
+    server = build(make_app(service, origins), service, grace)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     house = House(engine, service, server, address(bound), table, thread)
