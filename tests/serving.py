@@ -48,7 +48,10 @@ class Scripted:
             raise QueueFullError(7, 2.5)
         if command == "!bug":
             raise RuntimeError(f"secret {text}")
-        words, ended = text.split(), False
+        return self._say(request, text.split(), command)
+
+    async def _say(self, request: Request, words: list[str], command: str) -> AsyncIterator[Token | Finished]:
+        ended = False
         self.running += 1
         try:
             for i, word in enumerate(words[: request.sampling.max_tokens]):

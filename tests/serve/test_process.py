@@ -126,7 +126,7 @@ def test_kill_restart_and_drain_on_the_real_backbone(serve: Serve) -> None:
 
     def work(client: openai.OpenAI) -> None:
         try:
-            ask(client, "echo", "apple", max_tokens=200)
+            ask(client, "echo", "apple", max_tokens=120)
             outcomes.append("answered")
         except openai.APIConnectionError:
             outcomes.append("cut")

@@ -120,7 +120,7 @@ class Stats:
 class Engine(Protocol):
     """Answers many requests at once, each with a prompt of its own."""
 
-    def generate(self, request: Request) -> AsyncIterator[Token | Finished]:
+    async def generate(self, request: Request) -> AsyncIterator[Token | Finished]:
         """The answer as it is written; the last item is a `Finished`. Closing the iterator frees the row.
 
         Raises QueueFullError, or ClosedError, at once; ForewordError where the prompt, its vectors or its inputs

@@ -26,13 +26,7 @@ class OneByOne:
         """See Engine. Tells no log-probabilities and takes no masks."""
         if request.logprobs or request.mask is not None:
             raise UsageError("this engine gives no log-probabilities and holds no answer to a schema")
-        answer = await self._answer(request)
-        if request.deadline is not None and time.monotonic() > request.deadline:
-            yield Finished("deadline", answer.prompt_tokens, 0, answer.answer_tokens)
-            return
-        yield Token(answer.text, (), None, ())
-        full = answer.answer_tokens >= request.sampling.max_tokens
-        yield Finished("length" if full else "stop", answer.prompt_tokens, 0, answer.answer_tokens)
+        return _pieces(request, await self._answer(request))
 
     async def classify(self, request: Request) -> Answer:
         """See Engine."""
@@ -54,3 +48,12 @@ class OneByOne:
     async def close(self, grace: float) -> None:  # noqa: ARG002 - what runs in the thread cannot be stopped
         """See Engine."""
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+async def _pieces(request: Request, answer: Answer) -> AsyncIterator[Token | Finished]:
+    if request.deadline is not None and time.monotonic() > request.deadline:
+        yield Finished("deadline", answer.prompt_tokens, 0, answer.answer_tokens)
+        return
+    yield Token(answer.text, (), None, ())
+    full = answer.answer_tokens >= request.sampling.max_tokens
+    yield Finished("length" if full else "stop", answer.prompt_tokens, 0, answer.answer_tokens)

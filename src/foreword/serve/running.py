@@ -6,7 +6,7 @@ it at once. Knows the engine's seam; knows no wire format.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -111,8 +111,9 @@ class Running:
         return sum({id(self._rows[i].inputs): finished.cached_tokens for i, finished in done}.values())
 
     async def _pump(self, i: int, row: Request) -> None:
-        pieces = self._service.engine.generate(row)
+        pieces: Any = None
         try:
+            pieces = await self._service.engine.generate(row)
             async for piece in pieces:
                 self._pieces.put_nowait((i, piece))
                 if isinstance(piece, Finished):
@@ -121,7 +122,7 @@ class Running:
         except Exception as error:
             self._pieces.put_nowait((i, error))
         finally:
-            if isinstance(pieces, AsyncGenerator):
+            if hasattr(pieces, "aclose"):
                 await pieces.aclose()
 
     def _tell(self, row: int, piece: Token | Finished) -> None:
