@@ -3,6 +3,7 @@
 All of them need a key of scope `admin`, once there are keys.
 """
 
+import contextlib
 from typing import Any
 
 from fastapi import APIRouter
@@ -26,6 +27,8 @@ def routes(service: Service) -> APIRouter:
     @router.get("/prompts")
     async def list_prompts() -> dict[str, Any]:
         """Every version that a name or an alias stands for, or that is in memory."""
+        with contextlib.suppress(ForewordError):  # `table` tells
+            await prompts.look()
         return {"prompts": prompts.state(), "table": prompts.problem or "ok"}
 
     @router.post("/load")
