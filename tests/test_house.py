@@ -17,6 +17,7 @@ FLOORS = (
     {"backbone", "table"},
     {"tuning"},
     {"evals"},
+    {"serve"},
     {"cli"},
 )
 
