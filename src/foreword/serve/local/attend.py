@@ -128,7 +128,7 @@ class Step(OwnLayout):
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, masks: "_Masks",
         scaling: float, softcap: float | None,
     ) -> Tensor:  # fmt: skip
-        R, (H, d), KV = len(self.writes), (query.shape[1], query.shape[3]), key.shape[1]
+        R, H, KV = len(self.writes), query.shape[1], key.shape[1]
         rows = query[0, :, :R].unflatten(0, (KV, H // KV)).permute(2, 0, 1, 3)  # [R, KV, shared, d]
         found = []
         for own, bias in zip(self.own, masks.own, strict=True):
