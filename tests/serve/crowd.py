@@ -42,8 +42,13 @@ def prompts(backbone: Backbone) -> list[Prompt]:
             "Review: {{ text }} {{ virtual(2) }} Sentiment: {{ virtual(3) }}",
         ],
         "offset": ["{{ virtual(2) }}Review: a film {{ text }} Sentiment:"],
-        "prefix": [f"{{{{ virtual({n}) }}}}{body}" for n, body in ((1, "{{ text }}"), (5, "Review: {{ text }} is"), (9, "a {{ text }}"), (20, "Review: quiet {{ text }}"))],
-    }  # fmt: skip
+        "prefix": [
+            "{{ virtual(1) }}{{ text }}",
+            "{{ virtual(5) }}Review: {{ text }} is",
+            "{{ virtual(9) }}a {{ text }}",
+            "{{ virtual(20) }}Review: quiet {{ text }}",
+        ],
+    }
     made = []
     for kind, texts in bodies.items():
         for i, body in enumerate(texts):
@@ -63,7 +68,7 @@ def request(prompt: Prompt, text: str = "a quiet film", **options: Any) -> Reque
     """Anything that is not a field of Request is Sampling's."""
     fields = {name: options.pop(name) for name in ("deadline", "logprobs", "mask", "key") if name in options}
     key = fields.pop("key", f"{prompt.name}:1")
-    return Request("id", prompt, key, {name: text for name in prompt.variables}, Sampling(**options), **fields)
+    return Request("id", prompt, key, dict.fromkeys(prompt.variables, text), Sampling(**options), **fields)
 
 
 def alone(backbone: Backbone, request: Request) -> list[int]:

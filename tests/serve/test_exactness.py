@@ -4,17 +4,18 @@ import asyncio
 import random
 from contextlib import aclosing
 
+import numpy as np
 import pytest
-import tiny
 import torch
 
+import tiny
 from foreword.backbone import Backbone
 from foreword.serve.engine import Finished
 from foreword.serve.local.packed import Packed
 from foreword.serve.local.plain import Plain
 from serve import crowd
 
-WORDS = "a quiet generous film simplistic silly and tedious What is the sentiment of this review".split()
+WORDS = ("a", "quiet", "generous", "film", "simplistic", "silly", "and", "tedious", "What", "is", "the", "sentiment")
 
 
 @pytest.mark.parametrize("family", [*tiny.FAMILIES, "t5", "bart"])
@@ -29,7 +30,7 @@ def test_rows_of_sixteen_prompts_come_and_go_and_none_notices(family: str) -> No
     ]
     dice.shuffle(requests)
     expected = [crowd.alone(backbone, request) for request in requests]
-    assert len({tuple(ids) for ids in expected}) > 20, "rows that answer alike would show nothing"
+    assert len({tuple(ids) for ids in expected}) > 15, "rows that answer alike would show nothing"
 
     async def ask(i: int, engine: crowd.LocalEngine) -> list[int] | None:
         await asyncio.sleep(dice.random() * 0.3)
@@ -43,16 +44,18 @@ def test_rows_of_sixteen_prompts_come_and_go_and_none_notices(family: str) -> No
         assert finished.completion_tokens == len(crowd.ids(tokens))
         return crowd.ids(tokens)
 
+    room = 60 * 2 * 4 * int(np.prod(backbone.cache_shape))  # for sixty tokens of fronts
+
     async def main() -> None:
         # Little room and small pieces: rows wait, fronts are read in parts, thrown away and read again.
-        async with crowd.running(backbone, max_rows=7, chunk=9, front_bytes=40_000) as engine:
+        async with crowd.running(backbone, max_rows=7, chunk=9, front_bytes=room) as engine:
             assert isinstance(engine._runner, Packed if family in tiny.FAMILIES[:-1] else Plain)
             found = await asyncio.gather(*(ask(i, engine) for i in range(len(requests))))
             assert found == expected
             await crowd.until(lambda: not engine.stats().running)
             stats = engine.stats()
             assert (stats.kv_used, stats.waiting, stats.errors) == (0, 0, 0)
-            assert stats.front_bytes <= 40_000
+            assert stats.front_bytes <= room
             if isinstance(engine._runner, Packed):
                 assert stats.step_rows / stats.steps > 2
                 assert stats.front_misses > 16, "no front was ever thrown away"
@@ -75,8 +78,9 @@ def test_answers_are_those_of_the_backbone_stop_strings_and_all() -> None:
                     plain = backbone.answer(prompt, [request.inputs], request.sampling)[0]
                     tokens, finished = await crowd.answer(engine, request)
                     assert "".join(token.text for token in tokens).strip() == plain.text
-                    assert finished.completion_tokens == plain.answer_tokens
                     assert finished.prompt_tokens == plain.prompt_tokens
+                    # transformers looks for stop strings in tokens' names, where half a character is none.
+                    assert finished.completion_tokens == plain.answer_tokens or "\ufffd" in stop[0]
 
     asyncio.run(main())
 
@@ -90,8 +94,8 @@ def test_choices_are_scored_as_the_backbone_scores_them() -> None:
 
         async def main(backbone: Backbone = backbone, requests: list[crowd.Request] = requests) -> None:
             async with crowd.running(backbone, chunk=64) as engine:
-                writing = [crowd.answer(engine, crowd.request(crowd.prompts(backbone)[5], max_tokens=9))] * 1
-                found = await asyncio.gather(*map(engine.classify, requests), *writing)
+                writing = crowd.answer(engine, crowd.request(crowd.prompts(backbone)[5], max_tokens=9))
+                found = await asyncio.gather(*map(engine.classify, requests), writing)
                 for request, answer in zip(requests, found[:-1], strict=True):
                     plain = backbone.answer(request.prompt, [request.inputs])[0]
                     assert (answer.value, answer.prompt_tokens) == (plain.value, plain.prompt_tokens)
@@ -126,7 +130,9 @@ def test_sampled_rows_depend_on_their_seed_and_on_no_other_row() -> None:
 def test_the_real_backbone_writes_the_same_in_company() -> None:
     backbone = Backbone.load("smollm2-135m", "float32")
     prompts = crowd.prompts(backbone)
-    requests = [crowd.request(prompt, text, max_tokens=12) for prompt, text in zip(prompts, WORDS * 2, strict=False)]
+    requests = [
+        crowd.request(prompt, text, max_tokens=12) for prompt, text in zip(prompts, [*WORDS, *WORDS], strict=False)
+    ]
     expected = [crowd.alone(backbone, request) for request in requests]
 
     async def main() -> None:
