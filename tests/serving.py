@@ -15,9 +15,8 @@ import openai
 import pytest
 
 from foreword.backbone.answer import Answer
-from foreword.prompts import Prompt
+from foreword.prompts import Input, Output, Prompt
 from foreword.prompts.pieces import Text
-from foreword.prompts.prompt import Input, Output
 from foreword.serve.app import make_app
 from foreword.serve.engine import Finished, QueueFullError, Request, Stats, Token
 from foreword.serve.keys import Keys

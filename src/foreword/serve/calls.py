@@ -12,8 +12,7 @@ from typing import Any
 
 from foreword.backbone.answer import Sampling
 from foreword.errors import ForewordError
-from foreword.prompts import Prompt
-from foreword.prompts.prompt import Input
+from foreword.prompts import Input, Prompt
 from foreword.serve.engine import Request, TokenMask
 from foreword.serve.openai_types import ChatBody, ClassifyBody, CompletionBody, Message
 from foreword.serve.prompts import Served

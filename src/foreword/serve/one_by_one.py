@@ -55,5 +55,5 @@ async def _pieces(request: Request, answer: Answer) -> AsyncIterator[Token | Fin
         yield Finished("deadline", answer.prompt_tokens, 0, answer.answer_tokens)
         return
     yield Token(answer.text, (), None, ())
-    full = answer.answer_tokens >= request.sampling.max_tokens
+    full = answer.answer_tokens >= (request.sampling.max_tokens or 0)
     yield Finished("length" if full else "stop", answer.prompt_tokens, 0, answer.answer_tokens)
