@@ -9,8 +9,8 @@ from foreword.serve import fit, spans, structured
 from foreword.serve.app import make_app
 from foreword.serve.keys import Keys
 from foreword.serve.limits import Limits
+from foreword.serve.local import LocalEngine
 from foreword.serve.metrics import Metrics
-from foreword.serve.one_by_one import OneByOne
 from foreword.serve.prompts import Prompts
 from foreword.serve.service import Service
 from foreword.table import PromptTable
@@ -20,7 +20,7 @@ def make(
     backbone: Backbone, table: PromptTable, keys: Keys | None, limits: Limits, origins: Sequence[str] = ()
 ) -> tuple[FastAPI, Service]:
     """The application, and what its routes share."""
-    engine = OneByOne(backbone)
+    engine = LocalEngine(backbone)
     metrics = Metrics(engine.stats, limits.labels)
     prompts = Prompts(
         table, lambda prompt: fit.check(backbone, prompt), backbone.fingerprint, limits.prompt_bytes, metrics.forget
