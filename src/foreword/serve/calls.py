@@ -149,7 +149,7 @@ async def _rows(
         raise bad(f"prompt {served.key!r} answers one of its choices, and cannot be held to a schema", "model")
     seed = body.seed if body.seed is not None else secrets.randbits(31) if body.temperature > 0 else 0
     sampling = Sampling(
-        limit or min(limits.default_tokens, limits.max_tokens),
+        limit or min(limits.default_tokens if schema is None else limits.json_tokens, limits.max_tokens),
         body.temperature,
         body.top_p,
         body.stops if schema is None else (),  # JSON by a schema ends by itself

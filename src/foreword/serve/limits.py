@@ -1,6 +1,6 @@
 """What one request may cost, and the defaults. Knows nothing of how it is held."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -13,6 +13,8 @@ class Limits:
     """Tokens that a request may ask for."""
     default_tokens: int = 256
     """Tokens that are written at most where a request does not say."""
+    json_tokens: int = 512
+    """The same for JSON by a schema: cut off, it would be of no use."""
     seconds: float = 120.0
     """For an answer, from its request to its last token."""
     header_seconds: float = 10.0
@@ -29,3 +31,9 @@ class Limits:
     """Of prompts that are held in memory; those that are pinned stay beyond it."""
     labels: int = 200
     """Prompts that metrics tell apart; further ones count together as `other`."""
+
+    def within(self, context: int) -> "Limits":
+        """These for a model that holds `context` tokens: what is only a default leaves most of them to the prompt."""
+        share = max(1, context // 4)
+        tokens, json = min(self.default_tokens, share), min(self.json_tokens, share)
+        return replace(self, default_tokens=tokens, json_tokens=json)

@@ -20,6 +20,7 @@ def make(
     backbone: Backbone, table: PromptTable, keys: Keys | None, limits: Limits, origins: Sequence[str] = ()
 ) -> tuple[FastAPI, Service]:
     """The application, and what its routes share."""
+    limits = limits.within(backbone.context)
     engine = LocalEngine(backbone)
     metrics = Metrics(engine.stats, limits.labels)
     prompts = Prompts(
