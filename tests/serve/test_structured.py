@@ -34,7 +34,9 @@ def client(tmp_path: Path) -> Iterator[openai.OpenAI]:
     table = PromptTable.open(tmp_path / "prompts.db")
     table.put(Prompt("free", "Review: {{ text }}\nJSON:"))
     table.put(Prompt.load(_file(tmp_path)))
-    app, service = make(tiny.backbone(), table, None, Limits())
+    backbone = tiny.backbone()
+    backbone.model.generation_config.eos_token_id = 0  # its default is an ordinary word of this tokenizer
+    app, service = make(backbone, table, None, Limits())
     bound = listen("127.0.0.1", 0, None)
     server = build(app, service, 5.0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
