@@ -15,7 +15,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its own imports
     import schemathesis
 
-EXAMPLES = 15
+EXAMPLES = 10
 """Of each route and kind."""
 
 

@@ -114,6 +114,7 @@ def test_inputs_come_by_name_or_from_the_last_user_message(house: House) -> None
     assert text("echo", [{"role": "user", "content": "old"}, {"role": "assistant", "content": "no"}, *USER]).endswith(
         "now: one two three"
     )
+    assert text("echo", [{**USER[0], "type": "text"}]).endswith("now: one two three")  # as lm-eval sends it
     parts = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
     assert text("echo", parts).endswith("now: ab")
     assert text("history", [{"role": "developer", "content": "be"}, *USER]) == "[system] be [user] one two three"

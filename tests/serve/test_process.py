@@ -20,6 +20,7 @@ import pytest
 import tiny
 from foreword.prompts import Prompt
 from foreword.prompts.soft import SoftTokens
+from foreword.serve import keys as files
 from foreword.table import PromptTable
 
 FOREWORD = str(Path(sys.executable).with_name("foreword"))
@@ -85,12 +86,7 @@ def test_a_server_with_keys_on_a_tiny_model(serve: Serve, tmp_path: Path) -> Non
     ]
     for prompt in prompts:
         PromptTable.open().put(prompt, alias="prod")
-    made = subprocess.run(
-        [FOREWORD, "serve", "keys", "add", "me", "--scope", "use", "--scope", "admin", "--json"],
-        cwd=tmp_path, check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    key = json.loads(made.stdout)["key"]
-    assert key not in (tmp_path / "keys.json").read_text()
+    key = files.add(tmp_path / "keys.json", "me", ("use", "admin"))
     server = serve("--backbone", "tiny", "--dtype", "float32", "--keys", "keys.json", "--grace", "5")
     with server.client(key) as client:
         for prompt in prompts:

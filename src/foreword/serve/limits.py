@@ -23,7 +23,7 @@ class Limits:
     """For a client to send the rest of it."""
     slack_seconds: float = 5.0
     """Beyond `seconds`, for the last bytes to reach a slow client."""
-    connections: int = 1024
+    connections: int = 512
     """Open at once."""
     rows: int = 16
     """Answers in one request: `n`, times the prompts of a completion."""

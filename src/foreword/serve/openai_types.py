@@ -69,6 +69,8 @@ class Message(_Body):
     tool_calls: list[ToolCall] | None = None
     tool_call_id: Text | None = None
     refusal: Text | None = None
+    type: Literal["text"] | None = None
+    """lm-eval sends it."""
 
     @field_validator("content", mode="before")
     @classmethod

@@ -4,6 +4,7 @@ Knows the prompt table and prompts; whether one can run is a function that it is
 """
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Protocol
 
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Prompt
+from foreword.serve.log import write
 from foreword.serve.refusals import Refusal, unknown
 from foreword.table import Head
 from foreword.table.refs import LATEST, Ref, parse
@@ -111,8 +113,8 @@ class Prompts:
     async def get(self, model: str) -> Served:
         """The version that `name`, `name@alias` or `name:3` stands for now. Raises Refusal."""
         place = await self._place(model)
-        if (reason := self.reason(place)) is not None:
-            raise unknown(reason, "prompt_refused")
+        if self.reason(place) is not None:
+            raise _refusal(place)
         prompt = self._loaded.get(place)
         if prompt is None:
             prompt = await self._load(place)
@@ -123,14 +125,13 @@ class Prompts:
     def reason(self, place: tuple[str, int]) -> str | None:
         """Why a version is not served; None where it is, as far as is known yet."""
         if place in self._out:
-            return f"prompt {_key(place)!r} has been taken out of service; an administrator can load it again"
+            return "unloaded"
         at, said = self._refused.get(place, (0.0, ""))
         if said and time.monotonic() - at < RETRY_SECONDS:
             return said
         head = self._heads.get(place)
         if head is not None and head.virtual_tokens and head.fingerprint != self._fingerprint:
-            what = "was tuned on another backbone" if head.fingerprint else "has no vectors yet; tune it first"
-            return f"prompt {_key(place)!r} {what}"
+            return "tuned on another backbone" if head.fingerprint else "not tuned yet: it has no vectors"
         return None
 
     def names(self) -> list[tuple[str, Head]]:
@@ -214,8 +215,8 @@ class Prompts:
             await asyncio.sleep(max(0.0, self._looked + LOOK_SECONDS - asked))
             try:
                 await self.look()
-            except ForewordError as error:
-                raise _away(str(error)) from None
+            except ForewordError:
+                raise _away() from None
 
     def _version(self, ref: Ref) -> int | None:
         newest = self._stands.get((ref.name, LATEST))
@@ -247,9 +248,10 @@ class Prompts:
             raise unknown(str(error)) from None
         except ForewordError as error:
             if _is_away(error):
-                raise _away(str(error)) from None
-            self._refused[place] = (time.monotonic(), f"prompt {_key(place)!r} is refused: {error}")
-            raise unknown(self._refused[place][1], "prompt_refused") from None
+                raise _away() from None
+            self._refused[place] = (time.monotonic(), str(error))
+            write("prompt refused", logging.WARNING, prompt=_key(place), problem=str(error))
+            raise _refusal(place) from None
         self._refused.pop(place, None)
         self._forget(place)
         self._loaded[place] = prompt
@@ -278,8 +280,15 @@ def _is_away(error: ForewordError) -> bool:
     return isinstance(error.__cause__, SQLAlchemyError)
 
 
-def _away(problem: str) -> Refusal:
-    return Refusal(503, f"this prompt is not in memory, and {problem}", "table_away", retry_after=RETRY_SECONDS)
+def _away() -> Refusal:
+    said = "this prompt is not in memory, and the prompt table cannot be reached"
+    return Refusal(503, said, "table_away", retry_after=RETRY_SECONDS)
+
+
+def _refusal(place: tuple[str, int]) -> Refusal:
+    """The reason may name files of this machine, which are no business of every client."""
+    said = f"prompt {_key(place)!r} is not served here; GET /admin/prompts tells an administrator why"
+    return unknown(said, "prompt_refused")
 
 
 def _size(prompt: Prompt) -> int:
