@@ -132,7 +132,7 @@ def test_a_prompt_that_gives_no_numbers_harms_no_other(
     ))  # fmt: skip
     embed = backbone.embed_row
     monkeypatch.setattr(
-        backbone, "embed_row", lambda ids, v, *rest: embed(ids, v, *rest) * (np.nan if v.count == 1 else 1)
+        backbone, "embed_row", lambda ids, v, *rest: embed(ids, v, *rest) * (np.nan if v.count == 1 and rest else 1)
     )
     healthy = crowd.request(LONG, max_tokens=12)
     expected = crowd.alone(backbone, healthy)

@@ -125,7 +125,8 @@ class Loop:
                     return
             except Exception as error:
                 self._rows.pop()
-                self._fail([row], error)
+                self.counters.errors += 1
+                row.finish("error", str(error) or type(error).__name__)
                 continue
             self._rows.pop()
             self.running.append(row)
@@ -166,7 +167,6 @@ class Loop:
 
     def _fail(self, rows: Sequence[Row], error: Exception) -> None:
         for row in rows:
-            self.counters.errors += not row.over
             row.finish("error", str(error) or type(error).__name__)
 
     def _sweep(self, *, spoiled: bool = False) -> None:
@@ -177,4 +177,5 @@ class Loop:
         self.running = [row for row in self.running if not row.over]
         for row in over:
             self._ends.append(time.monotonic())
+            self.counters.errors += row.failed
             self._runner.release(row, spoiled=spoiled or row.spoiled)

@@ -53,6 +53,7 @@ class Row:
         """Tokens of the prompt that had been computed before."""
         self.cancelled = False
         self.over = False
+        self.failed = False
         self.spoiled = False
         """Whether its numbers went wrong: what is left of it is not for others to see."""
         self._ends = frozenset(ends)
@@ -94,7 +95,7 @@ class Row:
         """Let go what was held back, and say how it ended."""
         if self.over:
             return
-        self.over = True
+        self.over, self.failed = True, reason == "error"
         if rest := self._writer.end():
             self.sink.give(Token(rest, (), None, ()))
         self.sink.give(Finished(reason, len(self.prepared.ids), self.cached, len(self.written), error))
