@@ -73,22 +73,23 @@ class Loop:
 
     @torch.inference_mode()
     def run(self) -> None:
-        """Until it is closed."""
-        while True:
-            self._listen()
-            self._drop()
-            if self._until is not None and (self._idle() or time.monotonic() >= self._until):
-                break
-            self._admit()
-            self._classifier.run(self._jobs)
-            self._step()
+        """Until it is closed; whatever happens, every row and job is told its end."""
+        try:
+            while self._until is None or not (self._idle() or time.monotonic() >= self._until):
+                self._listen()
+                self._drop()
+                self._admit()
+                self._classifier.run(self._jobs)
+                self._step()
+                self._flush()
+        finally:
+            self._hear()
+            for row in [*self.running, *self._rows]:
+                row.finish("cancelled")
+            for job in self._jobs:
+                job.fail(ForewordError("the engine is shutting down"))
+            self._sweep()
             self._flush()
-        for row in [*self.running, *self._rows]:
-            row.finish("cancelled")
-        for job in self._jobs:
-            job.fail(ForewordError("the engine is shutting down"))
-        self._sweep()
-        self._flush()
 
     def _idle(self) -> bool:
         return not self.running and not len(self._rows) and not len(self._jobs)
@@ -97,6 +98,9 @@ class Loop:
         """Take what has come in; wait for it where there is nothing else to do."""
         if self._idle() and self._until is None:
             self._inbox.get()()
+        self._hear()
+
+    def _hear(self) -> None:
         while True:
             try:
                 self._inbox.get_nowait()()
