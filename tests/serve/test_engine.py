@@ -267,6 +267,11 @@ def test_a_mask_holds_its_own_row_and_no_other(backbone: crowd.Backbone) -> None
             assert held[1].reason == "stop"
             assert crowd.ids(alone[0]) == crowd.alone(backbone, free)
 
+            end = backbone.tokenizer.eos_token_id
+            ended = Only([words[0], end], backbone.vocabulary)
+            tokens, finished = await crowd.answer(engine, crowd.request(LONG, mask=ended, stop=("p",)))
+            assert (crowd.ids(tokens), ended.taken, finished.reason) == (words[:1], [words[0], end], "stop")
+
             class Broken(Only):
                 def allowed(self) -> Tensor:
                     raise ValueError("the grammar is lost")

@@ -59,7 +59,7 @@ class Row:
         self._ends = frozenset(ends)
         self._tokenizer = tokenizer
         self._chooser = Chooser(self.request.sampling)
-        self._writer = Writer(tokenizer, self.request.sampling.stop)
+        self._writer = Writer(tokenizer, self.request.sampling.stop if self.request.mask is None else ())
 
     @property
     def last(self) -> int:
@@ -75,15 +75,16 @@ class Row:
         """Go on by one token, after logits [V] of which `best` is the largest; ends the row where it is complete."""
         mask = self.request.mask
         token = best if self.plain else self._chooser.choose(held(logits, mask.allowed() if mask else None))
-        if token in self._ends:
+        if mask is not None:
+            mask.accept(token)
+        # Some configs name an end that is an ordinary word to the tokenizer; a grammar knows which it is.
+        if token in self._ends and (mask is None or mask.done):
             self.finish("stop")
             return
         self.written.append(token)
         text = self._writer.push(token)
         logprob, top = self._told(logits, token)
         self.sink.give(Token(text, (token,), logprob, top))
-        if mask is not None:
-            mask.accept(token)
         if self._writer.stopped or (mask is not None and mask.done):
             self.finish("stop")
         elif len(self.written) >= self.limit:
