@@ -18,6 +18,7 @@ FLOORS = (
     {"tuning"},
     {"evals"},
     {"flows"},
+    {"serve"},
     {"cli"},
 )
 

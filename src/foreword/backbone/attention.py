@@ -101,6 +101,16 @@ class Layout:
         return Placed(self.fronts, self.front, self.slots, self.unpad, *self.masks(window, dtype), cache)
 
 
+class OwnLayout:
+    """A layout that attends in a way of its own, such as over keys and values that rows keep between steps."""
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, softcap: float | None
+    ) -> Tensor:
+        """For the next layer in turn: query [1, H, T, d], key and value [1, KV, T, d] → [1, T, H, d]."""
+        raise NotImplementedError
+
+
 def _bias(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, NEVER)
 
@@ -182,7 +192,7 @@ def shared_front_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    layout: Layout | Placed | None = None,
+    layout: Layout | Placed | OwnLayout | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     **other: Any,
@@ -195,6 +205,8 @@ def shared_front_attention(
     if other.get("s_aux") is not None:
         raise ForewordError("this model uses attention sinks, which Foreword cannot run yet; choose another backbone")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if isinstance(layout, OwnLayout):
+        return layout.attend(query, key, value, scaling, sliding_window, softcap), None
     if layout is None and softcap is not None:
         return _capped(query, key, value, attention_mask, scaling, softcap)
     if layout is None:

@@ -133,7 +133,7 @@ class Backbone(FrozenModel):
 
         One row alone is compared with another that no input has in common with it.
         """
-        others = rows[1:] if len(rows) > 1 else self._other(prompt)
+        others = rows[1:] if len(rows) > 1 else self.other_row(prompt)
         vectors = self.vectors(prompt)
         if min(map(len, rows)) <= vectors.prefix:
             raise ForewordError(
@@ -157,8 +157,8 @@ class Backbone(FrozenModel):
         with self._lock:
             self._fronts.clear()
 
-    def _other(self, prompt: Prompt) -> list[Ids]:
-        """A row that differs from any other in every input; none where the template cannot take it."""
+    def other_row(self, prompt: Prompt) -> list[Ids]:
+        """One row that differs from any other in every input, or none where the template cannot take it."""
         probe = {"string": "\u2043", "integer": 7, "number": 7.0, "boolean": True, "array": [], "object": {}}
         row = {n: probe[prompt.specs[n].type if n in prompt.specs else "string"] for n in prompt.variables}
         try:

@@ -59,7 +59,10 @@ class DecoderOnly:
         ones = [torch.ones(len(row), dtype=torch.int64) for row in rows]
         mask = pad_sequence(ones, batch_first=True, padding_side="left")
         if cache is not None:
-            mask = torch.cat([torch.ones(len(rows), cache.get_seq_length(), dtype=torch.int64), mask], 1)
+            P = cache.get_seq_length()
+            mask = torch.cat([torch.ones(len(rows), P, dtype=torch.int64), mask], 1)
+            # generate takes embeddings for the whole sequence, and cuts off what is in the cache.
+            embedded = torch.cat([embedded.new_zeros(len(rows), P, embedded.shape[2]), embedded], 1)
             options[self.frozen.takes_cache] = cache
         new: Tensor = self.model.generate(inputs_embeds=embedded, attention_mask=mask.to(embedded.device), **options)
         return new

@@ -1,0 +1,1 @@
+"""Serving: many prompts, hard and soft, in front of one frozen model."""

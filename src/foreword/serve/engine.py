@@ -1,0 +1,144 @@
+"""The seam that every engine stands behind: requests go in, tokens come out. Knows no HTTP and no weights."""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from foreword.backbone.answer import Answer, Sampling
+from foreword.errors import ForewordError
+from foreword.prompts import Prompt
+
+
+class QueueFullError(ForewordError):
+    """As many requests wait as the engine takes; try again later."""
+
+    def __init__(self, waiting: int, retry_after: float) -> None:
+        super().__init__(f"{waiting:,} requests are waiting already; try again in {retry_after:.0f} s")
+        self.retry_after = retry_after
+        """Seconds after which there should be room."""
+
+
+class ClosedError(ForewordError):
+    """The engine is shutting down and takes no more requests."""
+
+
+class TokenMask(Protocol):
+    """What holds one answer to a grammar. Called by the engine's own thread only.
+
+    The grammar says where the answer ends; stop strings are not looked for.
+    """
+
+    @property
+    def done(self) -> bool:
+        """Whether the answer is complete."""
+        ...
+
+    def allowed(self) -> Tensor | None:
+        """[V] bool: the tokens that may come next; None where all may."""
+        ...
+
+    def accept(self, token_id: int) -> None:
+        """Go on by a token that was chosen, one that ends a text included."""
+        ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """One row to answer."""
+
+    id: str
+    prompt: Prompt
+    """A concrete stored version, hard or soft."""
+    key: str
+    """`name:version`: what requests are queued fairly by, and counted under."""
+    inputs: Mapping[str, object]
+    sampling: Sampling
+    deadline: float | None = None
+    """By `time.monotonic()`; None: none."""
+    logprobs: int = 0
+    """The most likely tokens that are told at every place, besides the one chosen; 0: none, and no log-probability."""
+    mask: TokenMask | None = None
+
+
+@dataclass(frozen=True)
+class Token:
+    """One step of an answer."""
+
+    text: str
+    """What can be said for certain now; empty while a character is half done, or a stop string may have begun."""
+    ids: tuple[int, ...]
+    """The token; none where text that was held back is let go at the end."""
+    logprob: float | None
+    """Nats, by the model's own distribution, temperature and mask left aside."""
+    top: tuple[tuple[str, float], ...]
+    """Likeliest first."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How an answer ended; the last item of every stream."""
+
+    reason: Literal["stop", "length", "cancelled", "deadline", "error"]
+    prompt_tokens: int
+    """Tokens that the model read, virtual ones and the front counted."""
+    cached_tokens: int
+    """Those of them that were computed before."""
+    completion_tokens: int
+    """Tokens written, the one that ends a text not counted."""
+    error: str | None = None
+    """What went wrong, for `error`."""
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What an engine does at the moment, and has done since it began."""
+
+    running: int
+    """Requests that have a place in the batch."""
+    waiting: int
+    """Accepted requests without one."""
+    kv_used: int
+    """Bytes of keys and values that running rows have reserved."""
+    kv_total: int
+    fronts: int
+    """Fronts kept computed."""
+    front_bytes: int
+    front_total: int
+    front_hits: int
+    front_misses: int
+    steps: int
+    """Times that the model has run."""
+    step_rows: int
+    """Rows that wrote a token, summed over all steps; by `steps`, the mean batch."""
+    last_rows: int
+    """Rows that wrote a token in the last step."""
+    prompt_tokens: int
+    """Tokens read by the model, fronts included."""
+    completion_tokens: int
+    errors: int
+
+
+class Engine(Protocol):
+    """Answers many requests at once, each with a prompt of its own."""
+
+    async def generate(self, request: Request) -> AsyncIterator[Token | Finished]:
+        """The answer as it is written; the last item is a `Finished`. Closing the iterator frees the row.
+
+        Raises QueueFullError, or ClosedError, at once; ForewordError where the prompt, its vectors or its inputs
+        cannot be run here.
+        """
+        ...
+
+    async def classify(self, request: Request) -> Answer:
+        """The likeliest of the prompt's choices. Raises as `generate` does."""
+        ...
+
+    def stats(self) -> Stats:
+        """Figures of this moment; cheap, from any thread."""
+        ...
+
+    async def close(self, grace: float) -> None:
+        """Take no more, finish what was accepted within `grace` seconds, cancel the rest, and end."""
+        ...

@@ -1,0 +1,55 @@
+"""The next token of one row, by its own settings and its own random numbers. Knows logits; knows no text."""
+
+import torch
+from torch import Tensor
+
+from foreword.backbone.answer import Sampling
+
+TOP = 1_024
+"""Tokens that are sorted for `top_p`; where they do not reach it, all are."""
+
+
+class Chooser:
+    """Chooses for one row: its tokens depend on its own logits and seed, and on no other row's."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self.greedy = sampling.temperature == 0
+        self._sampling = sampling
+        self._dice = torch.Generator()
+        self._dice.manual_seed(sampling.seed % 2**63)
+
+    def choose(self, logits: Tensor) -> int:
+        """An id by logits [V], of which one at least is finite."""
+        if self.greedy:
+            return int(logits.argmax())
+        # By differences to the largest, which no temperature, however small, turns into infinity minus infinity.
+        wide = logits.double()
+        shares = torch.softmax((wide - wide.max()) / self._sampling.temperature, -1)
+        order = None
+        if self._sampling.top_p < 1:
+            shares, order = self._nucleus(shares)
+        reached = shares.cumsum(0)
+        drawn = torch.rand((), generator=self._dice, dtype=torch.float64).item() * reached[-1].item()
+        place = min(int(torch.searchsorted(reached, drawn, right=True)), len(shares) - 1)
+        return place if order is None else int(order[place])
+
+    def _nucleus(self, shares: Tensor) -> tuple[Tensor, Tensor]:
+        """The likeliest tokens that together reach `top_p`, the one that reaches it included, and their ids."""
+        values, order = shares.topk(min(TOP, len(shares)))
+        if len(values) < len(shares) and values.sum().item() < self._sampling.top_p:
+            values, order = shares.sort(descending=True)
+        before = values.cumsum(0) - values
+        count = max(1, int((before < self._sampling.top_p).sum()))
+        return values[:count], order[:count]
+
+
+def held(logits: Tensor, allowed: Tensor | None) -> Tensor:
+    """Logits [V] with what is not allowed pushed out; all that is allowed alike where the model gives it no chance."""
+    if allowed is None:
+        return logits
+    allowed = allowed.to(logits.device)[: len(logits)]
+    allowed = torch.nn.functional.pad(allowed, (0, len(logits) - len(allowed)))
+    if not allowed.any():
+        return logits
+    result = logits.masked_fill(~allowed, -torch.inf)
+    return torch.where(allowed, 0.0, -torch.inf).to(logits) if result.isneginf().all() else result

@@ -1,0 +1,231 @@
+"""The engine on this machine: requests from event loops to the model's thread, tokens back. Knows no HTTP."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from foreword.backbone.answer import Answer
+from foreword.backbone.backbone import Backbone
+from foreword.backbone.generate import ends_of
+from foreword.errors import ForewordError, UsageError
+from foreword.serve.engine import ClosedError, Finished, QueueFullError, Request, Stats, Token
+from foreword.serve.local.loop import Loop
+from foreword.serve.local.prepare import Preparer, warm
+from foreword.serve.local.rows import Row
+from foreword.serve.local.scoring import Classifier, Job
+from foreword.serve.local.select import choose_runner
+
+GB = 1024**3
+RETRY = (1.0, 60.0)
+"""Seconds, at least and at most, after which a caller is told to come again."""
+
+
+class LocalEngine:
+    """An `Engine` on a backbone in this process.
+
+    `max_rows` are written at once, `max_waiting` more are accepted. `kv_bytes` bound the keys and values of what is
+    running, `front_bytes` those of fronts that are kept. At most `chunk` prompt tokens are read between two tokens
+    of a row that is being written.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        max_rows: int = 16,
+        max_waiting: int = 256,
+        kv_bytes: int = 2 * GB,
+        front_bytes: int = GB // 2,
+        chunk: int = 256,
+    ) -> None:
+        warm(backbone)
+        self.backbone = backbone
+        self._max_waiting = max_waiting
+        self._runner = choose_runner(backbone, kv_bytes, front_bytes, chunk)
+        self._post = _Post()
+        classifier = Classifier(backbone, self._runner.fronts, chunk)
+        self._loop = Loop(self._runner, classifier, max_rows, self._post.flush)
+        self._preparer, self._ends = Preparer(backbone), ends_of(backbone)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="foreword-prepare")
+        self._lock = threading.Lock()
+        self._waiting = 0
+        self._closed = False
+        self._thread = threading.Thread(target=self._loop.run, name="foreword-engine", daemon=True)
+        self._thread.start()
+
+    async def generate(self, request: Request) -> AsyncIterator[Token | Finished]:
+        """As `Engine` has it."""
+        with self._entering() as entered:
+            prepared = await self._prepare(lambda: self._preparer.row(request))
+            sink = _Sink(self._post, asyncio.get_running_loop(), self._leave)
+            row = Row(prepared, sink, self.backbone.tokenizer, self._ends)
+            if not self._runner.fits(row):
+                raise UsageError(
+                    f"a prompt of {len(prepared.ids):,} tokens and {row.limit:,} to write take more memory than the "
+                    f"engine may use for them ({self._runner.total / GB:.1f} GB): ask for fewer tokens"
+                )
+            entered()
+            self._loop.submit(row)
+        return _Stream(row, sink.items, self._loop.wake)
+
+    async def classify(self, request: Request) -> Answer:
+        """As `Engine` has it."""
+        with self._entering() as entered:
+            prepared, answers = await self._prepare(lambda: self._preparer.job(request))
+            loop = asyncio.get_running_loop()
+            future: asyncio.Future[Answer] = loop.create_future()
+
+            def settle(found: Answer | ForewordError) -> None:
+                if future.done():
+                    return
+                if isinstance(found, ForewordError):
+                    future.set_exception(found)
+                else:
+                    future.set_result(found)
+
+            def done(found: Answer | ForewordError) -> None:
+                self._leave()
+                self._post.add(loop, lambda: settle(found))
+
+            job = Job(prepared, answers, done)
+            entered()
+            self._loop.submit_job(job)
+        try:
+            return await future
+        finally:
+            job.cancelled = True
+
+    def stats(self) -> Stats:
+        """As `Engine` has it."""
+        counters, fronts = self._loop.counters, self._runner.fronts
+        return Stats(
+            running=len(self._loop.running),
+            waiting=self._waiting,
+            kv_used=self._runner.used,
+            kv_total=self._runner.total,
+            fronts=len(fronts),
+            front_bytes=fronts.used,
+            front_total=fronts.total,
+            front_hits=fronts.hits,
+            front_misses=fronts.misses,
+            **vars(counters),
+        )
+
+    async def close(self, grace: float) -> None:
+        """As `Engine` has it."""
+        self._closed = True
+        self._loop.close(time.monotonic() + grace)
+        await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _prepare(self, work: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    @contextlib.contextmanager
+    def _entering(self) -> Any:
+        """Count a request as waiting, and no more where it fails before it has `entered`."""
+        with self._lock:
+            if self._closed:
+                raise ClosedError("the engine is shutting down; send the request to another one")
+            if self._waiting >= self._max_waiting:
+                seconds = self._waiting * self._loop.seconds_per_row()
+                raise QueueFullError(self._waiting, min(max(seconds, RETRY[0]), RETRY[1]))
+            self._waiting += 1
+        inside = False
+
+        def entered() -> None:
+            nonlocal inside
+            inside = True
+            if self._closed:
+                inside = False
+                raise ClosedError("the engine is shutting down; send the request to another one")
+
+        try:
+            yield entered
+        finally:
+            if not inside:
+                self._leave()
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._waiting -= 1
+
+
+class _Post:
+    """What is to be given to event loops, held until a step is over: each is woken once."""
+
+    def __init__(self) -> None:
+        self._held: dict[asyncio.AbstractEventLoop, list[Callable[[], None]]] = {}
+
+    def add(self, loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
+        self._held.setdefault(loop, []).append(what)
+
+    def flush(self) -> None:
+        held, self._held = self._held, {}
+        for loop, calls in held.items():
+            with contextlib.suppress(RuntimeError):  # that loop has ended: nobody listens
+                loop.call_soon_threadsafe(_all, calls)
+
+
+def _all(calls: list[Callable[[], None]]) -> None:
+    for call in calls:
+        call()
+
+
+class _Sink:
+    """Takes a row's items in the model's thread. Holds no stream: one that is forgotten must be found out."""
+
+    def __init__(self, post: _Post, loop: asyncio.AbstractEventLoop, leave: Callable[[], None]) -> None:
+        self.items: asyncio.Queue[Token | Finished] = asyncio.Queue()
+        self._post, self._loop, self._leave = post, loop, leave
+        self._begun = False
+
+    def begun(self) -> None:
+        """The row does not wait any more."""
+        if not self._begun:
+            self._begun = True
+            self._leave()
+
+    def give(self, item: Token | Finished) -> None:
+        if isinstance(item, Finished):
+            self.begun()
+        self._post.add(self._loop, lambda: self.items.put_nowait(item))
+
+
+class _Stream:
+    """The items of one row, in order. Closing it, or forgetting it, frees the row."""
+
+    def __init__(self, row: Row, items: "asyncio.Queue[Token | Finished]", wake: Callable[[], None]) -> None:
+        self._row, self._items, self._wake = row, items, wake
+        self._ended = False
+
+    def __aiter__(self) -> "_Stream":
+        return self
+
+    async def __anext__(self) -> Token | Finished:
+        if self._ended:
+            raise StopAsyncIteration
+        try:
+            item = await self._items.get()
+        except asyncio.CancelledError:
+            self._cancel()
+            raise
+        self._ended = isinstance(item, Finished)
+        return item
+
+    async def aclose(self) -> None:
+        """Free the row."""
+        self._cancel()
+
+    def __del__(self) -> None:
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._row.cancelled = True
+            self._wake()

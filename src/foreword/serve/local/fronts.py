@@ -1,0 +1,42 @@
+"""Fronts that have been computed, the least used thrown away beyond a number of bytes. Knows keys and values only."""
+
+from collections import OrderedDict
+
+from foreword.backbone.model import Front
+
+Key = tuple[str, bytes]
+"""The prompt's digest, and the ids of the front."""
+
+
+class Fronts:
+    """An LRU bounded in bytes."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.used = 0
+        self.hits = 0
+        self.misses = 0
+        self._kept: OrderedDict[Key, Front] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, key: Key) -> Front | None:
+        """The front, which is then the last to go; counts nothing."""
+        front = self._kept.get(key)
+        if front is not None:
+            self._kept.move_to_end(key)
+        return front
+
+    def put(self, key: Key, front: Front) -> None:
+        """Keep a front; one that is larger than all the room is not kept."""
+        if key in self._kept or front.nbytes > self.total:
+            return
+        self._kept[key] = front
+        self.used += front.nbytes
+        while self.used > self.total:
+            _, lost = self._kept.popitem(last=False)
+            self.used -= lost.nbytes
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._kept

@@ -1,0 +1,151 @@
+"""Memory for keys and values in slots of few sizes, within a number of bytes. Knows shapes; knows no rows.
+
+Slots of one size stand in one tensor, so that all rows in them are read by one batched product. A slot that is given
+back keeps finite numbers: what is masked out of a softmax is multiplied by zero, and zero times NaN would be NaN.
+"""
+
+import heapq
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from foreword.backbone.vectors import LayerCache
+
+SMALLEST = 32
+"""Tokens of the smallest slot; every next size has twice as many."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a token takes."""
+
+    layers: int
+    heads: int
+    size: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def token_bytes(self) -> int:
+        return 2 * self.layers * self.heads * self.size * self.dtype.itemsize
+
+
+class Arena:
+    """Slots of `tokens` tokens each."""
+
+    def __init__(self, shape: Shape, tokens: int) -> None:
+        self.shape, self.tokens = shape, tokens
+        self.slot_bytes = shape.token_bytes * tokens
+        self.keys = [self._new(0) for _ in range(shape.layers)]
+        """Per layer [S, H, tokens, head_dim]."""
+        self.values = [self._new(0) for _ in range(shape.layers)]
+        self._free: list[int] = []
+        self.slots = 0
+
+    @property
+    def free(self) -> int:
+        return len(self._free)
+
+    @property
+    def nbytes(self) -> int:
+        return self.slots * self.slot_bytes
+
+    def take(self) -> int:
+        """The lowest free slot: rows that stand close together are read together."""
+        return heapq.heappop(self._free)
+
+    def give(self, slot: int) -> None:
+        heapq.heappush(self._free, slot)
+
+    def wipe(self, slot: int) -> None:
+        """Leave nothing of a row whose numbers went wrong."""
+        for tensor in (*self.keys, *self.values):
+            tensor[slot].zero_()
+
+    def resize(self, slots: int) -> None:
+        """More slots, or fewer where the last ones are free."""
+        kept = min(slots, self.slots)
+        for tensors in (self.keys, self.values):
+            for layer, old in enumerate(tensors):
+                tensors[layer] = self._new(slots)
+                tensors[layer][:kept] = old[:kept]
+        self._free = sorted({*(s for s in self._free if s < slots), *range(self.slots, slots)})
+        self.slots = slots
+
+    def unused(self) -> int:
+        """Free slots behind the last one in use."""
+        free, count = set(self._free), 0
+        while count < self.slots and self.slots - 1 - count in free:
+            count += 1
+        return count
+
+    def _new(self, slots: int) -> Tensor:
+        shape = self.shape
+        return torch.zeros(slots, shape.heads, self.tokens, shape.size, dtype=shape.dtype, device=shape.device)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A slot in use."""
+
+    arena: Arena
+    slot: int
+
+    def layer(self, layer: int, tokens: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of its first `tokens` tokens: two [H, tokens, head_dim], views."""
+        return self.arena.keys[layer][self.slot, :, :tokens], self.arena.values[layer][self.slot, :, :tokens]
+
+    def write(self, cache: LayerCache) -> None:
+        for layer, (keys, values) in enumerate(cache):
+            mine = self.layer(layer, keys.shape[1])
+            mine[0].copy_(keys)
+            mine[1].copy_(values)
+
+    def read(self, tokens: int) -> LayerCache:
+        """A copy."""
+        return [(k.clone(), v.clone()) for k, v in (self.layer(i, tokens) for i in range(self.arena.shape.layers))]
+
+
+class Memory:
+    """All slots, of rows and of the fronts before them, in `total` bytes at most."""
+
+    def __init__(self, shape: Shape, total: int) -> None:
+        self.shape, self.total = shape, total
+        self._arenas: dict[tuple[str, int], Arena] = {}
+        self.used = 0
+        """Bytes of slots in use."""
+
+    def size_for(self, tokens: int) -> int:
+        """Tokens of the slot that holds so many."""
+        size = SMALLEST
+        while size < tokens:
+            size *= 2
+        return size
+
+    def bytes_for(self, tokens: int) -> int:
+        return self.size_for(tokens) * self.shape.token_bytes
+
+    def take(self, kind: str, tokens: int) -> Place | None:
+        """A slot for `tokens` tokens; None while there is no room. Slots of one `kind` stand together."""
+        size = self.size_for(tokens)
+        arena = self._arenas.setdefault((kind, size), Arena(self.shape, size))
+        if not arena.free and not self._grow(arena):
+            return None
+        self.used += arena.slot_bytes
+        return Place(arena, arena.take())
+
+    def give(self, place: Place) -> None:
+        place.arena.give(place.slot)
+        self.used -= place.arena.slot_bytes
+
+    def _grow(self, arena: Arena) -> bool:
+        """By half if there is room, else by one slot, if need be by what other sizes do not use."""
+        for more in (max(1, arena.slots // 2), 1):
+            if sum(a.nbytes for a in self._arenas.values()) + more * arena.slot_bytes <= self.total:
+                arena.resize(arena.slots + more)
+                return True
+            for other in self._arenas.values():
+                if unused := other.unused():
+                    other.resize(other.slots - unused)
+        return False

@@ -1,0 +1,112 @@
+"""One request on its way: tokens to read, tokens written, what is told to who asked. Knows no model and no batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from foreword.backbone.encode import Ids
+from foreword.backbone.vectors import Vectors
+from foreword.serve.engine import Finished, Request, Token
+from foreword.serve.local.choose import Chooser, held
+from foreword.serve.local.fronts import Key
+from foreword.serve.local.text import Writer
+
+
+class Sink(Protocol):
+    """Where the items of a row go."""
+
+    def begun(self) -> None:
+        """The row has a place in the batch."""
+        ...
+
+    def give(self, item: Token | Finished) -> None: ...
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request as tokens, checked: what the model's thread takes."""
+
+    request: Request
+    ids: Ids
+    """[T] the prompt, virtual tokens below zero."""
+    front: int
+    """F: how many of them all rows of the prompt begin with."""
+    vectors: Vectors
+
+    @property
+    def key(self) -> Key:
+        return self.request.prompt.digest, self.ids[: self.front].tobytes()
+
+
+class Row:
+    """A request that is queued or written."""
+
+    def __init__(self, prepared: Prepared, sink: Sink, tokenizer: Any, ends: Sequence[int]) -> None:
+        self.prepared, self.request = prepared, prepared.request
+        self.sink = sink
+        self.limit = self.request.sampling.limit(self.request.prompt)
+        self.written: list[int] = []
+        self.cached = 0
+        """Tokens of the prompt that had been computed before."""
+        self.cancelled = False
+        self.over = False
+        self.failed = False
+        self.spoiled = False
+        """Whether its numbers went wrong: what is left of it is not for others to see."""
+        self._ends = frozenset(ends)
+        self._tokenizer = tokenizer
+        self._chooser = Chooser(self.request.sampling)
+        self._writer = Writer(tokenizer, self.request.sampling.stop if self.request.mask is None else ())
+
+    @property
+    def last(self) -> int:
+        """The token that the model has to read next."""
+        return self.written[-1]
+
+    @property
+    def plain(self) -> bool:
+        """Whether the likeliest token is always taken, whatever else is asked."""
+        return self._chooser.greedy and self.request.mask is None and not self.request.logprobs
+
+    def take(self, logits: Tensor, best: int) -> None:
+        """Go on by one token, after logits [V] of which `best` is the largest; ends the row where it is complete."""
+        mask = self.request.mask
+        token = best if self.plain else self._chooser.choose(held(logits, mask.allowed() if mask else None))
+        if mask is not None:
+            mask.accept(token)
+        # Some configs name an end that is an ordinary word to the tokenizer; a grammar knows which it is.
+        if token in self._ends and (mask is None or mask.done):
+            self.finish("stop")
+            return
+        self.written.append(token)
+        text = self._writer.push(token)
+        logprob, top = self._told(logits, token)
+        self.sink.give(Token(text, (token,), logprob, top))
+        if self._writer.stopped or (mask is not None and mask.done):
+            self.finish("stop")
+        elif len(self.written) >= self.limit:
+            self.finish("length")
+
+    def finish(
+        self, reason: Literal["stop", "length", "cancelled", "deadline", "error"], error: str | None = None
+    ) -> None:
+        """Let go what was held back, and say how it ended."""
+        if self.over:
+            return
+        self.over, self.failed = True, reason == "error"
+        if rest := self._writer.end():
+            self.sink.give(Token(rest, (), None, ()))
+        self.sink.give(Finished(reason, len(self.prepared.ids), self.cached, len(self.written), error))
+
+    def _told(self, logits: Tensor, token: int) -> tuple[float | None, tuple[tuple[str, float], ...]]:
+        if not self.request.logprobs:
+            return None, ()
+        found = torch.log_softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        values, ids = found.topk(min(self.request.logprobs, len(found)))
+        top = tuple(
+            (self._tokenizer.decode([i]), value) for i, value in zip(ids.tolist(), values.tolist(), strict=True)
+        )
+        return found[token].item(), top

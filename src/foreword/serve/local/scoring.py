@@ -1,0 +1,104 @@
+"""Choices scored for many requests at once, whatever their prompts. Knows the backbone; knows no event loop."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from foreword.backbone.answer import Answer
+from foreword.backbone.backbone import Backbone, Scores
+from foreword.backbone.batch import Example
+from foreword.backbone.model import Front
+from foreword.errors import ForewordError
+from foreword.prompts import Prompt
+from foreword.serve.engine import Request
+from foreword.serve.local.fair import FairQueue
+from foreword.serve.local.fronts import Fronts
+from foreword.serve.local.rows import Prepared
+
+
+@dataclass
+class Job:
+    """A request for a choice."""
+
+    prepared: Prepared
+    answers: tuple[tuple[int, ...], ...]
+    """Token ids of every choice."""
+    done: Callable[[Answer | ForewordError], None]
+    cancelled: bool = False
+    request: Request = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.request = self.prepared.request
+
+    @property
+    def tokens(self) -> int:
+        """That go through the model, the front not counted."""
+        return len(self.prepared.ids) - self.prepared.front + sum(len(answer) - 1 for answer in self.answers)
+
+    def fail(self, error: ForewordError) -> None:
+        self.done(error)
+
+
+class Classifier:
+    """Scores what waits, at most `chunk` tokens between two steps, so that rows that write go on."""
+
+    def __init__(self, backbone: Backbone, fronts: Fronts, chunk: int) -> None:
+        self._backbone, self._fronts, self._chunk = backbone, fronts, chunk
+
+    def run(self, jobs: FairQueue[Job]) -> None:
+        """One batch of those whose turn it is."""
+        batch: list[Job] = []
+        tokens = 0
+        while len(jobs) and (not batch or tokens + jobs.first().tokens <= self._chunk):
+            batch.append(jobs.pop())
+            tokens += batch[-1].tokens
+        if not batch:
+            return
+        try:
+            found = self._log_likelihoods(batch)
+        except Exception as error:
+            for job in batch:
+                job.fail(ForewordError(str(error) or type(error).__name__))
+            return
+        for job, values in zip(batch, found, strict=True):
+            if all(map(math.isfinite, values)):
+                job.done(_answer(job, values))
+            else:
+                job.fail(ForewordError(f"prompt {job.request.key!r}: the model's answer is no number"))
+
+    def _log_likelihoods(self, batch: Sequence[Job]) -> list[list[float]]:
+        """Nats per choice, of every job."""
+        parts = []
+        for job in batch:
+            prepared = job.prepared
+            example = Example(prepared.ids[prepared.front :], job.answers)
+            parts.append(self._backbone.part([example], self._front(prepared), prepared.vectors))
+        flat = self._backbone.log_probs_mixed(parts).double().cpu().numpy()
+        starts = np.cumsum([0, *(len(answer) for job in batch for answer in job.answers)])[:-1]
+        sums, found = np.add.reduceat(flat, starts).tolist(), []
+        for job in batch:
+            found.append(sums[: len(job.answers)])
+            sums = sums[len(job.answers) :]
+        return found
+
+    def _front(self, prepared: Prepared) -> Front:
+        front = self._fronts.get(prepared.key)
+        if front is None:
+            self._fronts.misses += 1
+            front = self._backbone.prefill(prepared.ids[: prepared.front], prepared.vectors)
+            self._fronts.put(prepared.key, front)
+        else:
+            self._fronts.hits += 1
+        return front
+
+
+def _answer(job: Job, log_likelihoods: list[float]) -> Answer:
+    prompt: Prompt = job.request.prompt
+    assert prompt.output.choices is not None
+    length = len(job.prepared.ids)
+    lengths = np.array([[len(answer) for answer in job.answers]])
+    scores = Scores(np.array([log_likelihoods]), lengths, np.array([length]))
+    text = prompt.output.choices[scores.choose(prompt.output.log_prior)[0]]
+    return Answer(text, text, tuple(log_likelihoods), length, 0)
