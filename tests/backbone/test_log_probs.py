@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers as hf
 
-from foreword.backbone import Backbone, Example, Vectors
+from foreword.backbone import Backbone, Example, Vectors, attention
 from foreword.backbone.encode import Ids
 from tiny import FAMILIES, backbone
 
@@ -72,6 +72,13 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 @pytest.fixture(params=FAMILIES)
 def model(request: pytest.FixtureRequest) -> Backbone:
     return backbone(request.param, torch.float64)
+
+
+@pytest.fixture(params=["short", "long"], autouse=True)
+def length(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of a few tokens, and the same read as long rows are."""
+    if request.param == "long":
+        monkeypatch.setattr(attention, "LONG", 1)
 
 
 @pytest.mark.parametrize("where", PLACES)

@@ -74,7 +74,8 @@ def request(prompt: Prompt, text: str = "a quiet film", **options: Any) -> Reque
 def alone(backbone: Backbone, request: Request) -> list[int]:
     """The same, by transformers' generate."""
     ids = backbone.encode(request.prompt, request.inputs).ids
-    return generate_ids(backbone, [ids], backbone.vectors(request.prompt), request.sampling)[0]
+    sampling = request.sampling
+    return generate_ids(backbone, [ids], backbone.vectors(request.prompt), sampling, sampling.limit(request.prompt))[0]
 
 
 async def answer(engine: LocalEngine, request: Request) -> tuple[list[Token], Finished]:

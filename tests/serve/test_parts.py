@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from foreword.backbone.answer import Sampling
 from foreword.backbone.model import Front
+from foreword.serve.local import linear
 from foreword.serve.local.attend import _together, attention
 from foreword.serve.local.choose import Chooser, held
 from foreword.serve.local.fair import FairQueue
@@ -132,3 +133,19 @@ def test_attention_in_two_halves_is_attention(softcap: float | None, dtype: torc
     expected = torch.softmax(scores + bias.double(), -1) @ v.double()
     found = _together(*halves[0], *halves[1]).double()
     assert torch.allclose(found, expected, atol=2e-2 if dtype == torch.bfloat16 else 1e-5)
+
+
+def test_weights_laid_out_anew_give_the_same_products_and_leave_the_model_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(linear, "_gains", lambda *_: True)
+    model = torch.nn.Sequential(torch.nn.Linear(24, 40), torch.nn.GELU(), torch.nn.Linear(40, 8, bias=False)).eval()
+    decoding = linear.Decoding(model)
+    for rows in (1, 2, 16, 100):
+        given = torch.randn(1, rows, 24)
+        with torch.inference_mode():
+            expected = model(given)
+            with decoding.of(rows):
+                assert ("forward" in model[0].__dict__) == (rows < 48)
+                assert torch.allclose(model(given), expected, atol=1e-5)
+        assert "forward" not in model[0].__dict__

@@ -21,6 +21,8 @@ from foreword.errors import ForewordError
 NAME = "foreword_shared_front"
 NEVER = -1e9
 """Added to a score that must not count; finite, so that no row of a softmax can be empty."""
+LONG = 256
+"""Tokens of a row from which on torch's fused attention, which keeps no scores for the way back, is the faster one."""
 
 
 class Placed(NamedTuple):
@@ -144,6 +146,8 @@ def _rows(
     shared = q.shape[1] // KV
     M = B // G * shared * n  # queries of a KV head behind one front
     slots = layout.slots.flatten()
+    if n >= LONG and softcap is None:
+        return _long_rows(q, k, v, kf, vf, layout, scaling)
     q = q.index_select(0, slots).view(B, n, KV, shared, d).permute(2, 0, 3, 1, 4).reshape(KV * B, shared * n, d)
     k = k.index_select(0, slots).view(B, n, KV, d).permute(2, 0, 1, 3).reshape(KV * B, n, d)
     v = v.index_select(0, slots).view(B, n, KV, -1).permute(2, 0, 1, 3).flatten(0, 1)
@@ -158,6 +162,27 @@ def _rows(
     out = out + (on_front.reshape(KV * G, M, ahead) @ vf.flatten(0, 1)).view(out.shape)
     out = out.view(KV, B, shared, n, -1).permute(1, 3, 0, 2, 4).reshape(B * n, KV * shared, -1)
     return out.index_select(0, layout.unpad)
+
+
+def _long_rows(q: Tensor, k: Tensor, v: Tensor, kf: Tensor, vf: Tensor, layout: Placed, scaling: float) -> Tensor:
+    """As `_rows`; the front's keys and values, few beside a long row's own, are laid before those of each row."""
+    (B, n), (KV, G, ahead, _), H = layout.slots.shape, kf.shape, q.shape[1]
+    slots = layout.slots.flatten()
+
+    def heads(x: Tensor, front: Tensor | None = None) -> Tensor:
+        """[B, H, (ahead +) n, size]"""
+        x = x.index_select(0, slots).view(B, n, x.shape[1], -1).transpose(1, 2)
+        if front is not None:
+            front = front.transpose(0, 1).repeat_interleave(B // G, 0)
+            x = torch.cat([front, x], 2).repeat_interleave(H // KV, 1)
+        return x
+
+    own = layout.own.to(q.dtype)
+    behind = own.new_zeros(1) if layout.behind is None else layout.behind.to(q.dtype)
+    rows = max(len(own), len(behind))
+    bias = torch.cat([behind.expand(rows, 1, n, ahead), own.expand(rows, 1, n, n)], -1)
+    out = torch.nn.functional.scaled_dot_product_attention(heads(q), heads(k, kf), heads(v, vf), bias, scale=scaling)
+    return out.transpose(1, 2).reshape(B * n, H, -1).index_select(0, layout.unpad)
 
 
 def shared_front_attention(

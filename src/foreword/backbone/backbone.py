@@ -158,7 +158,7 @@ class Backbone(FrozenModel):
             self._fronts.clear()
 
     def other_row(self, prompt: Prompt) -> list[Ids]:
-        """A row that differs from any other in every input; none where the template cannot take it."""
+        """One row that differs from any other in every input, or none where the template cannot take it."""
         probe = {"string": "\u2043", "integer": 7, "number": 7.0, "boolean": True, "array": [], "object": {}}
         row = {n: probe[prompt.specs[n].type if n in prompt.specs else "string"] for n in prompt.variables}
         try:

@@ -25,7 +25,10 @@ class ClosedError(ForewordError):
 
 
 class TokenMask(Protocol):
-    """What holds one answer to a grammar. Called by the engine's own thread only."""
+    """What holds one answer to a grammar. Called by the engine's own thread only.
+
+    The grammar says where the answer ends; stop strings are not looked for.
+    """
 
     @property
     def done(self) -> bool:
@@ -37,7 +40,7 @@ class TokenMask(Protocol):
         ...
 
     def accept(self, token_id: int) -> None:
-        """Go on by a token that was chosen."""
+        """Go on by a token that was chosen, one that ends a text included."""
         ...
 
 

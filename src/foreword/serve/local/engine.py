@@ -61,8 +61,8 @@ class LocalEngine:
         """As `Engine` has it."""
         with self._entering() as entered:
             prepared = await self._prepare(lambda: self._preparer.row(request))
-            stream = _Stream(self._post, asyncio.get_running_loop(), self._leave, self._loop.wake)
-            row = stream.row = Row(prepared, stream, self.backbone.tokenizer, self._ends)
+            sink = _Sink(self._post, asyncio.get_running_loop(), self._leave)
+            row = Row(prepared, sink, self.backbone.tokenizer, self._ends)
             if not self._runner.fits(row):
                 raise UsageError(
                     f"a prompt of {len(prepared.ids):,} tokens and {row.limit:,} to write take more memory than the "
@@ -70,7 +70,7 @@ class LocalEngine:
                 )
             entered()
             self._loop.submit(row)
-        return stream
+        return _Stream(row, sink.items, self._loop.wake)
 
     async def classify(self, request: Request) -> Answer:
         """As `Engine` has it."""
@@ -176,19 +176,13 @@ def _all(calls: list[Callable[[], None]]) -> None:
         call()
 
 
-class _Stream:
-    """The items of one row, in order. Closing it, or forgetting it, frees the row."""
+class _Sink:
+    """Takes a row's items in the model's thread. Holds no stream: one that is forgotten must be found out."""
 
-    row: Row
-
-    def __init__(
-        self, post: _Post, loop: asyncio.AbstractEventLoop, leave: Callable[[], None], wake: Callable[[], None]
-    ) -> None:
-        self._post, self._loop, self._leave, self._wake = post, loop, leave, wake
-        self._items: asyncio.Queue[Token | Finished] = asyncio.Queue()
-        self._begun = self._ended = False
-
-    # For the row, in the model's thread.
+    def __init__(self, post: _Post, loop: asyncio.AbstractEventLoop, leave: Callable[[], None]) -> None:
+        self.items: asyncio.Queue[Token | Finished] = asyncio.Queue()
+        self._post, self._loop, self._leave = post, loop, leave
+        self._begun = False
 
     def begun(self) -> None:
         """The row does not wait any more."""
@@ -199,10 +193,15 @@ class _Stream:
     def give(self, item: Token | Finished) -> None:
         if isinstance(item, Finished):
             self.begun()
-        items = self._items  # not self: what is on its way must not keep a stream that nobody reads
-        self._post.add(self._loop, lambda: items.put_nowait(item))
+        self._post.add(self._loop, lambda: self.items.put_nowait(item))
 
-    # For who reads.
+
+class _Stream:
+    """The items of one row, in order. Closing it, or forgetting it, frees the row."""
+
+    def __init__(self, row: Row, items: "asyncio.Queue[Token | Finished]", wake: Callable[[], None]) -> None:
+        self._row, self._items, self._wake = row, items, wake
+        self._ended = False
 
     def __aiter__(self) -> "_Stream":
         return self
@@ -213,7 +212,7 @@ class _Stream:
         try:
             item = await self._items.get()
         except asyncio.CancelledError:
-            await self.aclose()
+            self._cancel()
             raise
         self._ended = isinstance(item, Finished)
         return item
@@ -222,8 +221,11 @@ class _Stream:
         """Free the row."""
         self._cancel()
 
+    def __del__(self) -> None:
+        self._cancel()
+
     def _cancel(self) -> None:
         if not self._ended:
             self._ended = True
-            self.row.cancelled = True
+            self._row.cancelled = True
             self._wake()

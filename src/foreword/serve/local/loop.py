@@ -73,22 +73,23 @@ class Loop:
 
     @torch.inference_mode()
     def run(self) -> None:
-        """Until it is closed."""
-        while True:
-            self._listen()
-            self._drop()
-            if self._until is not None and (self._idle() or time.monotonic() >= self._until):
-                break
-            self._admit()
-            self._classifier.run(self._jobs)
-            self._step()
+        """Until it is closed; whatever happens, every row and job is told its end."""
+        try:
+            while self._until is None or not (self._idle() or time.monotonic() >= self._until):
+                self._listen()
+                self._drop()
+                self._admit()
+                self._classifier.run(self._jobs)
+                self._step()
+                self._flush()
+        finally:
+            self._hear()
+            for row in [*self.running, *self._rows]:
+                row.finish("cancelled")
+            for job in self._jobs:
+                job.fail(ForewordError("the engine is shutting down"))
+            self._sweep()
             self._flush()
-        for row in [*self.running, *self._rows]:
-            row.finish("cancelled")
-        for job in self._jobs:
-            job.fail(ForewordError("the engine is shutting down"))
-        self._sweep()
-        self._flush()
 
     def _idle(self) -> bool:
         return not self.running and not len(self._rows) and not len(self._jobs)
@@ -97,6 +98,9 @@ class Loop:
         """Take what has come in; wait for it where there is nothing else to do."""
         if self._idle() and self._until is None:
             self._inbox.get()()
+        self._hear()
+
+    def _hear(self) -> None:
         while True:
             try:
                 self._inbox.get_nowait()()
@@ -125,7 +129,8 @@ class Loop:
                     return
             except Exception as error:
                 self._rows.pop()
-                self._fail([row], error)
+                self.counters.errors += 1
+                row.finish("error", str(error) or type(error).__name__)
                 continue
             self._rows.pop()
             self.running.append(row)
@@ -166,7 +171,6 @@ class Loop:
 
     def _fail(self, rows: Sequence[Row], error: Exception) -> None:
         for row in rows:
-            self.counters.errors += not row.over
             row.finish("error", str(error) or type(error).__name__)
 
     def _sweep(self, *, spoiled: bool = False) -> None:
@@ -177,4 +181,5 @@ class Loop:
         self.running = [row for row in self.running if not row.over]
         for row in over:
             self._ends.append(time.monotonic())
+            self.counters.errors += row.failed
             self._runner.release(row, spoiled=spoiled or row.spoiled)

@@ -23,7 +23,7 @@ class Preparer:
 
     def row(self, request: Request) -> Prepared:
         """For text to be written. Raises ForewordError that names the prompt or input at fault."""
-        return self._prepare(request, request.sampling.max_tokens)
+        return self._prepare(request, request.sampling.limit(request.prompt))
 
     def job(self, request: Request) -> tuple[Prepared, tuple[tuple[int, ...], ...]]:
         """For one of the prompt's choices to be chosen, with the tokens of each."""

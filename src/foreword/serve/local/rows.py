@@ -47,18 +47,19 @@ class Row:
     def __init__(self, prepared: Prepared, sink: Sink, tokenizer: Any, ends: Sequence[int]) -> None:
         self.prepared, self.request = prepared, prepared.request
         self.sink = sink
-        self.limit = self.request.sampling.max_tokens
+        self.limit = self.request.sampling.limit(self.request.prompt)
         self.written: list[int] = []
         self.cached = 0
         """Tokens of the prompt that had been computed before."""
         self.cancelled = False
         self.over = False
+        self.failed = False
         self.spoiled = False
         """Whether its numbers went wrong: what is left of it is not for others to see."""
         self._ends = frozenset(ends)
         self._tokenizer = tokenizer
         self._chooser = Chooser(self.request.sampling)
-        self._writer = Writer(tokenizer, self.request.sampling.stop)
+        self._writer = Writer(tokenizer, self.request.sampling.stop if self.request.mask is None else ())
 
     @property
     def last(self) -> int:
@@ -74,15 +75,16 @@ class Row:
         """Go on by one token, after logits [V] of which `best` is the largest; ends the row where it is complete."""
         mask = self.request.mask
         token = best if self.plain else self._chooser.choose(held(logits, mask.allowed() if mask else None))
-        if token in self._ends:
+        if mask is not None:
+            mask.accept(token)
+        # Some configs name an end that is an ordinary word to the tokenizer; a grammar knows which it is.
+        if token in self._ends and (mask is None or mask.done):
             self.finish("stop")
             return
         self.written.append(token)
         text = self._writer.push(token)
         logprob, top = self._told(logits, token)
         self.sink.give(Token(text, (token,), logprob, top))
-        if mask is not None:
-            mask.accept(token)
         if self._writer.stopped or (mask is not None and mask.done):
             self.finish("stop")
         elif len(self.written) >= self.limit:
@@ -94,7 +96,7 @@ class Row:
         """Let go what was held back, and say how it ended."""
         if self.over:
             return
-        self.over = True
+        self.over, self.failed = True, reason == "error"
         if rest := self._writer.end():
             self.sink.give(Token(rest, (), None, ()))
         self.sink.give(Finished(reason, len(self.prepared.ids), self.cached, len(self.written), error))
