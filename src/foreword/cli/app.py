@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from foreword.cli import compare, demo, doctor, prompts, run, tune
+from foreword.cli import compare, demo, doctor, prompts, run, serve, tune
 from foreword.errors import ForewordError, ForewordWarning
 
 
@@ -57,6 +57,7 @@ app.command("tune", cls=tune.Tune)(tune.tune)
 app.command("compare")(compare.compare)
 app.command("run")(run.run)
 app.add_typer(prompts.app, name="prompts")
+app.add_typer(serve.app, name="serve")
 app.command("doctor")(doctor.doctor)
 
 

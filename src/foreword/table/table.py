@@ -17,6 +17,7 @@ from foreword.prompts.prompt import Prompt
 from foreword.prompts.soft import SoftTokens
 from foreword.table import queries, writes
 from foreword.table.database import Database, locate
+from foreword.table.heads import Head, heads
 from foreword.table.includes import Partials, known, pinned
 from foreword.table.notes import author, note, origin_text, plain
 from foreword.table.recent import Recent
@@ -262,6 +263,11 @@ class PromptTable:
         with self._database.session(write=True) as session:
             writes.hold(session, name)
             yield session
+
+    def heads(self) -> builtins.list[Head]:
+        """The versions that names and aliases stand for now; cheap enough to be asked every second."""
+        with self._database.session() as session:
+            return heads(session)
 
 
 def _said(version: int | None) -> str:

@@ -1,0 +1,93 @@
+"""`foreword serve`: every prompt of the table from one model, over HTTP."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from foreword.cli.console import Display, print_json
+from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, load_backbone
+from foreword.errors import UsageError
+
+app = typer.Typer(help="Serve every prompt of the table over HTTP, as OpenAI's clients speak it.")
+keys_app = typer.Typer(no_args_is_help=True, help="API keys of a server.")
+app.add_typer(keys_app, name="keys")
+KeyFile = Annotated[Path, typer.Option("--keys", help="The file of keys.")]
+
+
+@app.callback(invoke_without_command=True)
+def serve(
+    context: typer.Context,
+    host: Annotated[str, typer.Option(help="Others than loopback need --keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8000,
+    keys: Annotated[Path | None, typer.Option(help="A file of keys; from then on every request needs one.")] = None,
+    grace: Annotated[float, typer.Option(min=1.0, help="Seconds to finish in, once it is told to stop.")] = 30.0,
+    timeout: Annotated[float, typer.Option(min=1.0, help="Seconds that an answer may take.")] = 120.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens that a request may ask for.")] = 1024,
+    max_body: Annotated[int, typer.Option(min=1024, help="Bytes of a request.")] = 1024 * 1024,
+    cors: Annotated[list[str], typer.Option(help="Origin of web pages that may call; may be repeated.")] = [],  # noqa: B006
+    backbone: BackboneName = DEFAULT_BACKBONE,
+    dtype: Dtype = "auto",
+    table: TableUrl = None,
+) -> None:
+    """Serve every prompt of the table over HTTP; Ctrl-C or SIGTERM finishes what has been accepted, and ends."""
+    if context.invoked_subcommand is not None:
+        return
+    from foreword.serve.keys import Keys
+    from foreword.serve.limits import Limits
+    from foreword.serve.server import address, listen, run
+    from foreword.table import PromptTable
+
+    found = Keys(keys) if keys is not None else None
+    bound = listen(host, port, found)
+    with bound, Display() as display:
+        prompts = PromptTable.open(table)
+        model = load_backbone(backbone, dtype, display)
+        from foreword.serve.start import make
+
+        limits = Limits(body_bytes=max_body, max_tokens=max_tokens, seconds=timeout)
+        app, service = make(model, prompts, found, limits, cors)
+        where = address(bound)
+        display.say(f"Serving at {where}/v1. " + ("" if found else "No keys: this machine alone may ask."))
+        run(app, service, bound, grace)
+
+
+@keys_app.command("add")
+def add(
+    name: Annotated[str, typer.Argument(help="Whose key it is; the log tells it.")],
+    keys: KeyFile = Path("keys.json"),
+    scope: Annotated[list[str], typer.Option(help="use, admin, or both.")] = ["use"],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Make a key, and print it once: the file holds its hash alone."""
+    from foreword.serve import keys as files
+
+    unknown = [one for one in scope if one not in ("use", "admin")]
+    if unknown:
+        raise UsageError(f"scope {unknown[0]!r}: choose use or admin")
+    key = files.add(keys, name, tuple(dict.fromkeys(scope)))  # type: ignore[arg-type]
+    if as_json:
+        print_json({"name": name, "scopes": scope, "key": key, "file": str(keys)})
+    else:
+        print(key)
+
+
+@keys_app.command("list")
+def list_keys(keys: KeyFile = Path("keys.json"), as_json: Json = False) -> None:
+    """Whose keys there are."""
+    from foreword.serve import keys as files
+
+    found = [key.model_dump(mode="json", exclude={"sha256"}) for key in files.read(keys)]
+    if as_json:
+        print_json({"keys": found})
+        return
+    for key in found:
+        print(f"{key['name']}\t{','.join(key['scopes'])}\t{key['created']}")
+
+
+@keys_app.command("remove")
+def remove(name: Annotated[str, typer.Argument(help="As it was added.")], keys: KeyFile = Path("keys.json")) -> None:
+    """Take a key out; a running server refuses it at once."""
+    from foreword.serve import keys as files
+
+    files.remove(keys, name)

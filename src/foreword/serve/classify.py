@@ -1,0 +1,50 @@
+"""POST /v1/classify: the choices of a prompt with their probabilities, the front and the text computed once."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from foreword.backbone.answer import Answer
+from foreword.prompts import Prompt
+from foreword.serve import calls
+from foreword.serve.answers import head, usage
+from foreword.serve.openai_types import ClassifyBody
+from foreword.serve.running import Running
+from foreword.serve.service import Service
+from foreword.serve.stream import unless_gone
+
+
+def routes(service: Service) -> APIRouter:
+    """The one route."""
+    router = APIRouter(tags=["Foreword"])
+
+    @router.post("/v1/classify")
+    async def classify(body: ClassifyBody, request: Request) -> Response:
+        """`value` is the choice that the prompt gives; `choices` holds all, in the prompt's order."""
+        notes = request.scope["notes"]
+        call = await calls.classify(service, body, notes["id"])
+        async with Running(service, "classify", body.model, call.rows, notes) as running:
+            answer = await unless_gone(request, running.classify())
+        choices = _choices(call.served.prompt, answer)
+        start = {**head("classify", call, body.model), "object": "classification"}
+        return JSONResponse({**start, "value": answer.value, "choices": choices, "usage": usage(running)})
+
+    return router
+
+
+def _choices(prompt: Prompt, answer: Answer) -> list[dict[str, Any]]:
+    values = answer.log_likelihoods or ()
+    shares: Sequence[float] = getattr(answer, "probabilities", None) or _shares(values, prompt.output.log_prior)
+    return [
+        {"text": text, "probability": share, "logprob": value}
+        for text, share, value in zip(prompt.output.choices or (), shares, values, strict=True)
+    ]
+
+
+def _shares(values: Sequence[float], prior: Sequence[float] | None) -> list[float]:
+    fair = [value - leaning for value, leaning in zip(values, prior or [0.0] * len(values), strict=True)]
+    powers = [math.exp(value - max(fair)) for value in fair]
+    return [power / sum(powers) for power in powers]

@@ -1,0 +1,94 @@
+"""POST /v1/completions: answers as OpenAI's older API gives them, whole or streamed."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from foreword.serve import calls
+from foreword.serve.answers import head, usage
+from foreword.serve.calls import Call
+from foreword.serve.engine import Finished, Token
+from foreword.serve.openai_types import CompletionBody
+from foreword.serve.refusals import bad
+from foreword.serve.running import Running
+from foreword.serve.service import Service
+from foreword.serve.stream import Events, begun, unless_gone
+
+
+def routes(service: Service) -> APIRouter:
+    """The one route."""
+    router = APIRouter(tags=["OpenAI"])
+
+    @router.post("/v1/completions")
+    async def completions(body: CompletionBody, request: Request) -> Response:
+        """What the prompt, or the bare backbone, that `model` names writes behind `prompt`."""
+        notes = request.scope["notes"]
+        call = await calls.completion(service, body, notes["id"])
+        if call.served.prompt.output.choices is not None:
+            raise bad(f"prompt {call.served.key!r} answers one of its choices; use /v1/classify or chat", "model")
+        running = Running(service, "text_completion", body.model, call.rows, notes)
+        start = {**head("cmpl", call, body.model), "object": "text_completion"}
+        try:
+            if not body.stream:
+                return await unless_gone(request, _whole(running, call, body, start))
+            pieces = await unless_gone(request, begun(running.pieces()))
+            return Events(running, _chunks(running, pieces, call, body, start))
+        except BaseException:
+            await running.close()
+            raise
+
+    return router
+
+
+async def _whole(running: Running, call: Call, body: CompletionBody, start: dict[str, Any]) -> Response:
+    answers = [_Answer(body.logprobs) for _ in call.rows]
+    async with running:
+        async for row, piece in running.pieces():
+            answers[row].take(piece)
+    choices = [
+        {"index": i, "text": answer.text, "logprobs": answer.logprobs, "finish_reason": answer.reason}
+        for i, answer in enumerate(answers)
+    ]
+    return JSONResponse({**start, "choices": choices, "usage": usage(running)})
+
+
+async def _chunks(
+    running: Running, pieces: AsyncIterator[tuple[int, Token | Finished]], call: Call, body: CompletionBody,
+    start: dict[str, Any],
+) -> AsyncIterator[dict[str, Any]]:  # fmt: skip
+    lengths = [0] * len(call.rows)
+    async for row, piece in pieces:
+        part = _Answer(body.logprobs, lengths[row])
+        part.take(piece)
+        lengths[row] += len(part.text)
+        if part.text or part.reason is not None or (part.logprobs and part.logprobs["tokens"]):
+            choice = {"index": row, "text": part.text, "logprobs": part.logprobs, "finish_reason": part.reason}
+            yield {**start, "choices": [choice]}
+    if body.stream_options is not None and body.stream_options.include_usage:
+        yield {**start, "choices": [], "usage": usage(running)}
+
+
+class _Answer:
+    """A row's answer, or a part of it that begins `offset` characters into it; `top` likeliest tokens are told."""
+
+    def __init__(self, top: int | None, offset: int = 0) -> None:
+        self._top, self._offset = top, offset
+        self.text = ""
+        self.reason: str | None = None
+        self.logprobs: dict[str, list[Any]] | None = None
+        if top is not None:
+            self.logprobs = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+
+    def take(self, piece: Token | Finished) -> None:
+        if isinstance(piece, Finished):
+            self.reason = piece.reason
+            return
+        if self.logprobs is not None and piece.logprob is not None:
+            told = {text: max(value, -9999.0) for text, value in piece.top[: self._top]}
+            self.logprobs["tokens"].append(piece.text)
+            self.logprobs["token_logprobs"].append(max(piece.logprob, -9999.0))
+            self.logprobs["top_logprobs"].append(told)
+            self.logprobs["text_offset"].append(self._offset + len(self.text))
+        self.text += piece.text

@@ -1,0 +1,28 @@
+"""`foreword serve keys …`, and what `foreword serve` refuses before it loads anything."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from foreword.serve.keys import Keys
+
+
+def test_keys_are_made_listed_and_removed(call: Any, project: Path) -> None:
+    key = call("serve", "keys", "add", "app").stdout.strip()
+    both = json.loads(call("serve", "keys", "add", "ops", "--scope", "admin", "--scope", "use", "--json").stdout)
+    assert both["scopes"] == ["admin", "use"]
+    assert key not in (project / "keys.json").read_text()
+    found = Keys(project / "keys.json")
+    assert [getattr(found.find(shown), "name", None) for shown in (key, both["key"], "fw-x")] == ["app", "ops", None]
+    listed = json.loads(call("serve", "keys", "list", "--json").stdout)["keys"]
+    assert [(one["name"], one["scopes"]) for one in listed] == [("app", ["use"]), ("ops", ["admin", "use"])]
+    assert call("serve", "keys", "remove", "app").exit_code == 0
+    assert found.find(key) is None
+    assert "app" not in call("serve", "keys", "list").stdout
+    for wrong in (("add", "ops"), ("add", "a b"), ("add", "x", "--scope", "all"), ("remove", "nobody")):
+        assert call("serve", "keys", *wrong).exit_code == 2, wrong
+
+
+def test_an_open_door_is_refused_at_once(call: Any) -> None:
+    assert call("serve", "--host", "0.0.0.0").exit_code == 2
+    assert call("serve", "--keys", "no-such.json").exit_code == 1
