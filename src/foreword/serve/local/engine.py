@@ -53,7 +53,8 @@ class LocalEngine:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="foreword-prepare")
         self._lock = threading.Lock()
         self._waiting = 0
-        self._closed = False
+        self._entering_now = 0
+        self._closed = self._ending = False
         self._thread = threading.Thread(target=self._loop.run, name="foreword-engine", daemon=True)
         self._thread.start()
 
@@ -117,8 +118,11 @@ class LocalEngine:
 
     async def close(self, grace: float) -> None:
         """As `Engine` has it."""
-        self._closed = True
-        self._loop.close(time.monotonic() + grace)
+        self._closed, until = True, time.monotonic() + grace
+        while self._entering_now and time.monotonic() < until:  # accepted, and not in the loop's hands yet
+            await asyncio.sleep(0.002)
+        self._ending = True
+        self._loop.close(until)
         await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -135,18 +139,20 @@ class LocalEngine:
                 seconds = self._waiting * self._loop.seconds_per_row()
                 raise QueueFullError(self._waiting, min(max(seconds, RETRY[0]), RETRY[1]))
             self._waiting += 1
+            self._entering_now += 1
         inside = False
 
         def entered() -> None:
             nonlocal inside
-            inside = True
-            if self._closed:
-                inside = False
+            if self._ending:
                 raise ClosedError("the engine is shutting down; send the request to another one")
+            inside = True
 
         try:
             yield entered
         finally:
+            with self._lock:
+                self._entering_now -= 1
             if not inside:
                 self._leave()
 

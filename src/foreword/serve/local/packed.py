@@ -62,14 +62,16 @@ class _State:
 class Packed:
     """A `Runner` for families that let us attend."""
 
-    def __init__(self, backbone: Backbone, kv_bytes: int, front_bytes: int, chunk: int) -> None:
+    def __init__(
+        self, backbone: Backbone, kv_bytes: int, front_bytes: int, chunk: int, decoding: Decoding | None = None
+    ) -> None:
         layers, heads, size = backbone.cache_shape
         self.fronts = Fronts(front_bytes)
         self._backbone, self._heads, self._chunk = backbone, heads, chunk
         self._memory = Memory(Shape(layers, heads, size, backbone.dtype, backbone.device), kv_bytes)
         self._behind: dict[Key, _Behind] = {}
         self._states: dict[Row, _State] = {}
-        self._decoding = Decoding(backbone.model)
+        self.decoding = decoding or Decoding(backbone.model)
 
     @property
     def used(self) -> int:
@@ -220,7 +222,7 @@ class Packed:
 
     def _forward(self, embedded: Tensor, step: Step, places: list[int]) -> Tensor:
         device = self._backbone.device
-        with self._decoding.of(len(embedded)):
+        with self.decoding.of(len(embedded)):
             output = self._backbone.model(
                 inputs_embeds=embedded[None],
                 position_ids=step.positions[None],

@@ -20,8 +20,8 @@ CHUNK = 5
 
 def choose_runner(backbone: Backbone, kv_bytes: int, front_bytes: int, chunk: int) -> Runner:
     """In one batch where a family lets us and gives its own numbers, else one row after another."""
-    if backbone.packs and _agrees(backbone, Packed(backbone, 2**31, 2**31, CHUNK)):
-        return Packed(backbone, kv_bytes, front_bytes, chunk)
+    if backbone.packs and _agrees(backbone, probed := Packed(backbone, 2**31, 2**31, CHUNK)):
+        return Packed(backbone, kv_bytes, front_bytes, chunk, probed.decoding)
     return Plain(backbone, kv_bytes)
 
 
