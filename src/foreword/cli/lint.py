@@ -25,14 +25,19 @@ def lint(
     """What is likely wrong with a prompt. Ends with exit code 1 where there are errors."""
     from foreword.prompts.lint import lint as lint_text
     from foreword.table import PromptTable
+    from foreword.table.includes import known
     from foreword.tasks import Task
 
     store = PromptTable.open(table)
     data = Task.load(task) if task is not None else None
     folder = Path(ref).parent if is_path(ref) else None
-    text = _read(Path(ref)) if is_path(ref) else store.get(ref).to_text()
-    known = {"columns": data.inputs, "choices": data.choices} if data is not None else {}
-    prompt, findings = lint_text(text, ref, store.get, folder, **known)
+    if is_path(ref):
+        text, resolve = _read(Path(ref)), store.get
+    else:  # what a stored prompt includes is read with it, deleted or not
+        stored = store.get(ref)
+        text, resolve = stored.to_text(), known(stored)
+    told = {"columns": data.inputs, "choices": data.choices} if data is not None else {}
+    prompt, findings = lint_text(text, ref, resolve, folder, **told)
     if prompt is not None and backbone is not None:
         from foreword.backbone.lint import lint as lint_tokens
 

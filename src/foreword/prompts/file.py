@@ -104,8 +104,9 @@ def from_text(
         raise ForewordError(f"{source!r} has no 'name'; add one to its front matter")
     partials = read_partials(body, source, front.includes, resolve)
     examples = front.examples.embedded(folder, source) if front.examples is not None else None
-    rows = front.labelled_rows or (len(examples.rows or ()) if examples is not None else 0)
-    return Prompt(chosen, body, front.inputs, front.output, soft, front.description, rows, partials, examples)
+    return Prompt(
+        chosen, body, front.inputs, front.output, soft, front.description, front.labelled_rows, partials, examples
+    )
 
 
 def line_ends(text: str) -> str:

@@ -77,6 +77,11 @@ class Prompt:
             raise ForewordError(f"prompt name {self.name!r}: take a-z, 0-9, '.', '_' and '-', 100 characters at most")
         for ref, partial in self.includes.items():
             check_partial(self.name, ref, partial.prompt)
+        if self.examples is not None:
+            if self.examples.rows is None:
+                raise ForewordError(f"prompt {self.name!r}: examples stand in 'rows'; a 'file' is for prompt files only")
+            if not self.labelled_rows:  # as whoever reads its file will count them
+                object.__setattr__(self, "labelled_rows", len(self.examples.rows))
         variables = self.variables  # reads the template, and so refuses what is not allowed
         if self.inputs is not None:
             for variable in variables:

@@ -124,6 +124,7 @@ class PromptTable:
             # what a stored version includes stays readable for it, whoever has deleted it since
             row = queries.find(session, wanted, undefer(PromptRow.text), lazyload("*"), deleted=partials.inside)
             name, text, tensors, digest = f"{row.name}:{row.version}", row.text, row.tensors, row.digest
+            deleted = row.deleted is not None
         if hashlib.sha256(f"{text}\n{tensors or ''}".encode()).hexdigest() != digest:  # as in Prompt.digest
             raise ForewordError(f"the text of {name!r} is not what was stored: bring the table back from a backup")
         prompt = self._recent.holding(digest)
@@ -131,7 +132,8 @@ class PromptTable:
             soft = SoftTokens.from_bytes(self._tensors.get(tensors, name), name) if tensors is not None else None
             partials.charge(text)
             prompt = from_text(text, name, soft=soft, resolve=partials)
-        self._recent.keep(wanted, stamp, digest, prompt)
+        if not deleted:  # by itself it is not to be had
+            self._recent.keep(wanted, stamp, digest, prompt)
         return prompt
 
     def _version(self, name: str, digest: str) -> int | None:
