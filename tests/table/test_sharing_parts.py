@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+from foreword.errors import UsageError
 from foreword.prompts import Prompt
 from foreword.prompts.file import from_text
 from foreword.table import PromptTable
@@ -22,4 +25,30 @@ def test_what_a_prompt_includes_comes_with_it_and_is_pinned_anew(tmp_path: Path)
     prompt = theirs.get(pulled.stored.ref)
     assert prompt.render({"q": "Hi"}) == mine.get("top").render({"q": "Hi"})
     assert [theirs.list(name)[0].version for name in ("tone", "style", "top")] == [2, 1, 1]
-    assert pull(theirs, address).stored.ref == "top:1"
+    assert pulled.parts == ("tone:2", "style:1")
+    assert theirs.find("tone").origin["pulled from"] == address
+    again = pull(theirs, address)
+    assert (again.stored.ref, again.parts) == ("top:1", ())
+
+
+def test_a_part_that_is_there_is_taken_and_what_is_newest_stays_newest(tmp_path: Path) -> None:
+    table = PromptTable.open(tmp_path / "a.db")
+    table.put(Prompt("tone", "Be kind."))
+    table.put(from_text('---\nname: top\n---\n{% include "tone:1" %} {{ q }}', "x", resolve=table.get))
+    address = push(table, "top", tmp_path / "store").address
+    table.put(Prompt("tone", "Be very kind."))
+    for deleted in (False, True):
+        if deleted:
+            table.delete("tone:1")
+        pulled = pull(table, address)
+        assert (pulled.stored.ref, pulled.parts, table.find("tone").ref) == ("top:1", (), "tone:2")
+
+
+def test_nothing_is_stored_where_the_alias_cannot_be(tmp_path: Path) -> None:
+    mine, theirs = PromptTable.open(tmp_path / "a.db"), PromptTable.open(tmp_path / "b" / "b.db")
+    mine.put(Prompt("tone", "Be kind."))
+    mine.put(from_text('---\nname: top\n---\n{% include "tone:1" %} {{ q }}', "x", resolve=mine.get))
+    address = push(mine, "top", tmp_path / "store").address
+    with pytest.raises(UsageError, match="'latest' always means the newest"):
+        pull(theirs, address, alias="latest")
+    assert theirs.list() == []

@@ -79,7 +79,7 @@ class Prompt:
             check_partial(self.name, ref, partial.prompt)
         if self.examples is not None:
             if self.examples.rows is None:
-                raise ForewordError(f"prompt {self.name!r}: examples stand in 'rows'; a 'file' is for prompt files only")
+                raise ForewordError(f"prompt {self.name!r}: examples stand in 'rows'; a 'file' is for files only")
             if not self.labelled_rows:  # as whoever reads its file will count them
                 object.__setattr__(self, "labelled_rows", len(self.examples.rows))
         variables = self.variables  # reads the template, and so refuses what is not allowed

@@ -71,7 +71,7 @@ class PromptTable:
         if alias is not None:
             check_alias(alias)
         made_from = parse(parent) if parent is not None else None
-        prompt, how = pinned(prompt, self._version), origin_text(origin) if origin else None
+        prompt, how = pinned(prompt, self.version_of), origin_text(origin) if origin else None
         text = prompt.to_text()
         if from_text(text, prompt.name, soft=prompt.soft, resolve=known(prompt)).digest != prompt.digest:
             raise ForewordError(f"prompt {prompt.name!r} does not survive being written and read; report this as a bug")
@@ -136,8 +136,8 @@ class PromptTable:
             self._recent.keep(wanted, stamp, digest, prompt)
         return prompt
 
-    def _version(self, name: str, digest: str) -> int | None:
-        """The newest version of `name` that is this very prompt, deleted or not; None where there is none."""
+    def version_of(self, name: str, digest: str) -> int | None:
+        """The newest version of `name` whose prompt has this digest, deleted or not; None where there is none."""
         query = queries.newest(name, deleted=True).where(PromptRow.digest == digest)
         with self._database.session() as session:
             row = session.scalar(query)
