@@ -12,7 +12,7 @@ from foreword.backbone import Sampling
 from foreword.errors import ForewordError, UsageError
 from foreword.flows import Chain, Program, Usage, trace
 from foreword.flows.chain import MAX_STEPS
-from foreword.prompts import Input, Output, Prompt
+from foreword.prompts import Input, Output, Prompt, Text
 from foreword.table import PromptTable
 
 backbone = cache(tiny.backbone)
@@ -192,3 +192,12 @@ def test_an_input_of_another_type_is_read_as_json(table: PromptTable, tmp_path: 
         with trace() as found:
             program(text="film")
         assert found.calls[0].inputs["tags"] == value
+
+
+def test_a_file_may_include_what_the_table_has_with_the_inputs_declared_there(
+    table: PromptTable, tmp_path: Path
+) -> None:
+    table.put(Prompt("part", "{{ n + 1 }}", {"n": Input(type="integer")}))
+    (tmp_path / "file.prompt").write_text('{% include "part" %} {{ text }}')
+    found = load(table, tmp_path, chain('{call: file.prompt, as: one, with: {text: "{{ text }}", n: "6"}}'))
+    assert found.steps[0].prompt.render(found.steps[0].inputs({"text": "x"})) == (Text("7 x"),)

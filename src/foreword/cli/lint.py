@@ -3,13 +3,16 @@
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from foreword.cli.console import Display, print_json
 from foreword.cli.shared import Dtype, Json, TableUrl, find_prompt, is_path, load_backbone
 from foreword.errors import ForewordError
+
+if TYPE_CHECKING:
+    from foreword.prompts.includes import Resolve
 
 
 def lint(
@@ -31,11 +34,12 @@ def lint(
     store = PromptTable.open(table)
     data = Task.load(task) if task is not None else None
     folder = Path(ref).parent if is_path(ref) else None
+    resolve: Resolve = store.get
     if is_path(ref):
-        text, resolve = _read(Path(ref)), store.get
-    else:  # what a stored prompt includes is read with it, deleted or not
+        text = _read(Path(ref))
+    else:
         stored = store.get(ref)
-        text, resolve = stored.to_text(), known(stored)
+        text, resolve = stored.to_text(), known(stored)  # what it includes is read with it, deleted or not
     told = {"columns": data.inputs, "choices": data.choices} if data is not None else {}
     prompt, findings = lint_text(text, ref, resolve, folder, **told)
     if prompt is not None and backbone is not None:
