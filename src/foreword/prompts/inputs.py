@@ -156,7 +156,7 @@ class Input(BaseModel):
 
 
 def read_value(spec: Input, name: str, text: str) -> object:
-    """The value that `text`, from a command line, stands for. Raises UsageError where it is none."""
+    """The value that `text`, from a command line or a file of texts, stands for. Raises UsageError where it is none."""
     if spec.type == "string":
         return text
     try:
