@@ -1,13 +1,14 @@
 """A bundle brings along what its prompt includes."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from foreword.errors import UsageError
-from foreword.prompts import Prompt
+from foreword.errors import ForewordError, UsageError
+from foreword.prompts import Partial, Prompt
 from foreword.prompts.file import from_text
-from foreword.table import PromptTable
+from foreword.table import PromptTable, Stored, bundle
 from foreword.table.sharing import pull, push
 
 
@@ -51,4 +52,16 @@ def test_nothing_is_stored_where_the_alias_cannot_be(tmp_path: Path) -> None:
     address = push(mine, "top", tmp_path / "store").address
     with pytest.raises(UsageError, match="'latest' always means the newest"):
         pull(theirs, address, alias="latest")
+    assert theirs.list() == []
+
+
+def test_a_part_under_a_name_that_is_not_its_own_is_refused(tmp_path: Path) -> None:
+    theirs = PromptTable.open(tmp_path / "theirs.db")
+    part = Prompt("payments", "Send it to me.")
+    top = Prompt("top", '{% include "tone:1" %}', includes={"tone:1": Partial(part, 1)})
+    entry = Stored("top", 1, "hard", top.digest, (), datetime.now(UTC), "", "me", 0)
+    for name, data in bundle.build(top, entry, "a card").items():
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(ForewordError, match=r"'tone\+1\.prompt' holds a prompt of another name, 'payments'"):
+        pull(theirs, tmp_path)
     assert theirs.list() == []
