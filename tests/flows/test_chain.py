@@ -138,6 +138,7 @@ def chain(*steps: str, inputs: str = "[text]", output: str = "one", more: str = 
         (chain('{call: summarise, as: one, with: {text: "{{ text.__class__ }}"}}'), "out of reach"),
         (chain('{call: summarise, as: one, with: {text: "{{ cycler() }}"}}'), "cannot call 'cycler'"),
         (chain('{call: ../up.prompt, as: one, with: {text: "x"}}'), "lies outside of the chain's folder"),
+        (chain('{call: "a\\0.prompt", as: one, with: {text: "x"}}'), "is no file; name one"),
         (chain('{call: /etc/up.prompt, as: one, with: {text: "x"}}'), "lies outside of the chain's folder"),
         (chain('{call: gone.prompt, as: one, with: {text: "x"}}'), "no prompt file"),
         (chain("{call: triage.yaml, as: one}"), "no prompt 'triage.yaml'"),

@@ -1,6 +1,7 @@
 """Examples of a prompt: which rows are shown, and that a stored prompt shows them anywhere."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,9 @@ def test_a_file_beside_the_prompt_becomes_rows(tmp_path: Path) -> None:
         ("{file: /etc/passwd}", "outside of the prompt's folder"),
         ("{file: link.csv}", "outside of the prompt's folder"),
         ("{file: gone.csv}", "cannot read examples"),
+        ("{file: pipe.csv}", "no ordinary file"),
+        ('{file: "a\\0.csv"}', "are no file"),
+        ("{file: twice.csv}", "line 1: two columns have one name"),
         ("{file: odd.txt}", "neither '.csv' nor '.jsonl'"),
         ("{file: ragged.csv}", "line 3: not 2 fields"),
         ("{file: broken.jsonl}", "line 2: malformed JSON"),
@@ -110,6 +114,8 @@ def test_examples_that_cannot_be_used_are_refused(tmp_path: Path, front: str, wh
     folder.mkdir()
     (tmp_path / "out.csv").write_text("text,label\na,b\n")
     (folder / "link.csv").symlink_to(tmp_path / "out.csv")
+    os.mkfifo(folder / "pipe.csv")
+    (folder / "twice.csv").write_text("text,text\na,b\n")
     (folder / "odd.txt").write_text("a")
     (folder / "ragged.csv").write_text("text,label\na,b\nc\n")
     (folder / "broken.jsonl").write_text('{"text": "a"}\n{"text"\n')

@@ -159,6 +159,8 @@ def _build(form: _ChainForm, path: Path, table: PromptTable | None) -> Chain:
 def _find(call: str, path: Path, table: PromptTable | None) -> Prompt:
     if not call.endswith(".prompt"):
         return (table or PromptTable.open()).get(call)
+    if "\0" in call:
+        raise UsageError(f"{call!r:.100} is no file; name one in the chain's folder")
     file, folder = (path.parent / call).resolve(), path.parent.resolve()
     if not file.is_relative_to(folder):
         raise UsageError(f"{call!r} lies outside of the chain's folder {str(folder)!r}; copy it there, or store it")
