@@ -126,6 +126,7 @@ def test_a_card_shows_what_does_not_stand_in_the_template() -> None:
         ("Authorization: Bearer abcdefghij", "Authorization: Bearer •••"),
         ("AKIAABCDEFGHIJKLMNOP hf_abcdefghijklmnopqrstuv", "••• •••"),
         ("user@example.com asks; token=x; a secret: no", "user@example.com asks; token=x; a secret: no"),
+        ("AWS_SECRET_ACCESS_KEY=abcdefghij DB_PASSWORD=hunter22", "AWS_SECRET_ACCESS_KEY=••• DB_PASSWORD=•••"),
         ("postgresql://u:p@h/db", "postgresql://•••@h/db"),
     ],
 )

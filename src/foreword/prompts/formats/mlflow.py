@@ -49,7 +49,7 @@ def read(text: str, name: str) -> tuple[Prompt, Losses]:
 
 def _tags(found: object) -> dict[str, str]:
     if isinstance(found, list):  # as the API has them
-        found = {tag.get("key"): tag.get("value") for tag in found if isinstance(tag, dict)}
+        found = {str(tag.get("key")): tag.get("value") for tag in found if isinstance(tag, dict)}
     tags = found if isinstance(found, dict) else {}
     return {key: value for key, value in tags.items() if isinstance(key, str) and isinstance(value, str)}
 
