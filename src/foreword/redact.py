@@ -7,7 +7,7 @@ MASK = "•••"
 ADDRESS = re.compile(r"(?<=://)[^/?#@\s'\"]*@")
 """A name and a password in front of a host."""
 PARAMETER = re.compile(
-    r"(?i)\b((?:api[-_]?key|access[-_]?key|secret|token|passw(?:or)?d|pwd|authorization|signature|sig)"
+    r"(?i)(?<![a-z0-9])((?:api[-_]?key|access[-_]?key|secret|token|passw(?:or)?d|pwd|authorization|signature|sig)"
     r"[\"']?\s*[=:]\s*[\"']?(?:bearer\s+)?)[^\s\"'&,;}]{6,}"
 )
 KEY = re.compile(

@@ -56,6 +56,9 @@ def test_a_budget_is_held_and_told_with_every_answer() -> None:
     with pytest.warns(ForewordWarning):
         written = backbone.answer(prompt.replace(output=Output()), [long])
     assert written[0].cuts[0].input == "text"
+    strict = prompt.replace(inputs={"text": Input(maxTokens=20, truncate="start", pattern="^a tedious", minLength=500)})
+    with pytest.warns(ForewordWarning):  # what is declared holds for what is given, not for what is left of it
+        assert backbone.encode(strict, long).ids.tolist() == kept.ids.tolist()
 
 
 def test_examples_are_data_and_stand_in_the_shared_front() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from foreword.backbone import RemoteBackbone, Sampling
-from foreword.errors import ForewordError, ForewordWarning
+from foreword.errors import ForewordError, ForewordWarning, UsageError
 from foreword.prompts import Input, Output, Prompt
 
 ASKED: list[dict[str, Any]] = []
@@ -98,3 +98,9 @@ def test_a_token_budget_is_held_at_four_characters_a_token(remote: RemoteBackbon
     with pytest.warns(ForewordWarning, match="its start is cut"):
         answers = remote.answer(prompt, [{"text": "0123456789abcdef"}, {"text": "short"}])
     assert [(answer.text, len(answer.cuts)) for answer in answers] == [("89abcdef", 1), ("short", 0)]
+    # what is declared holds for what is given, not for what is left of it
+    whole = prompt.replace(inputs={"text": Input(maxTokens=2, truncate="start", pattern="^0", minLength=16)})
+    with pytest.warns(ForewordWarning):
+        assert remote.answer(whole, [{"text": "0123456789abcdef"}])[0].text == "89abcdef"
+    with pytest.raises(UsageError, match="is too short"):
+        remote.answer(whole, [{"text": "0123"}])

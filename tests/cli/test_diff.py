@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import csv, parquet
 
 from foreword.backbone import Backbone
 from foreword.prompts import Prompt
@@ -58,6 +60,19 @@ def test_rows_of_a_file_are_rendered_with_their_own_types(call: Any, project: Pa
     assert (first["row"], first["text"]) == ("'rows.jsonl', line 1", [])
     assert second["row"] == "'rows.jsonl', line 3"
     assert second["text"][-2:] == ["-12", "+1-2"]
+    told = json.loads(call("prompts", "diff", "a.prompt", "b.prompt", "--input", "items=[3, 4]", "--json").stdout)
+    assert told["rendered"][0]["text"][-2:] == ["-34", "+3-4"]
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_file_of_rows_may_lack_what_has_a_default(call: Any, project: Path, ending: str) -> None:
+    for name in "ab":
+        front = "---\ninputs: {n: {type: integer}, tone: {default: dry}, style: {default: old}}\n---\n"
+        (project / f"{name}.prompt").write_text(f"{front}{name} {{{{ n }}}} {{{{ tone }}}} {{{{ style }}}}")
+    rows = pa.table({"n": ["5"], "tone": ["warm"]})
+    (csv.write_csv if ending == "csv" else parquet.write_table)(rows, str(project / f"rows.{ending}"))
+    ended = call("prompts", "diff", "a.prompt", "b.prompt", "--inputs", f"rows.{ending}", "--json")
+    assert json.loads(ended.stdout)["rendered"][0]["text"][-2:] == ["-a 5 warm old", "+b 5 warm old"]
 
 
 def test_vectors_starts_and_answers_of_two_runs(call: Any) -> None:

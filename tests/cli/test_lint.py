@@ -36,6 +36,10 @@ def test_partials_types_and_budgets_on_the_command_line(project: Path, call: Cal
     assert call("prompts", "add", "p.prompt").exit_code == 0
     assert "style@prod: {version: 1, digest: " in call("prompts", "show", "p").stdout
     assert call("prompts", "lint", "p").exit_code == 0
+    (project / "style.prompt").write_text("Be {{ tone }}, and kind.")
+    assert call("prompts", "add", "style.prompt", "--alias", "prod").exit_code == 0
+    assert call("prompts", "delete", "style:1").exit_code == 0
+    assert call("prompts", "lint", "p").exit_code == 0  # it has what it was stored with
     run = call("run", "p", "-i", "n=2", "-i", "text=a quiet , generous film " * 9, "-b", "tiny", "--max-tokens", "2")
     assert run.exit_code == 0, run.stderr
     assert json.loads(run.stdout)["cuts"][0]["truncate"] == "end"

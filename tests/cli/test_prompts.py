@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from foreword.backbone import Backbone
-from foreword.prompts import Prompt
+from foreword.prompts import Partial, Prompt
 from foreword.table import PromptTable
 
 TINY = ("--backbone", "tiny", "--dtype", "float32")
@@ -38,6 +38,9 @@ def test_versions_and_aliases_from_file_to_table_and_back(call: Any, project: Pa
     assert "prod" in shown
 
     assert "Review:" in call("prompts", "show", "plain@prod").stdout
+    shown = json.loads(call("prompts", "show", "plain@prod", "--json").stdout)
+    assert (shown["prompt"], shown["vectors"]) == ("plain", None)
+    assert shown["text"] == call("prompts", "show", "plain@prod").stdout
     assert call("prompts", "alias", "plain", "prod", 2).stdout == "plain@prod is plain:2\n"
     (project / "again.prompt").write_text(call("prompts", "show", "plain@prod").stdout)
     assert Prompt.load("again.prompt").digest == two["digest"]
@@ -102,6 +105,16 @@ def test_a_prefix_goes_both_ways_and_is_shown(call: Any) -> None:
     assert back is not None
     assert {name: t.tobytes() for name, t in sent.tensors.items()} == {n: t.tobytes() for n, t in back.tensors.items()}
     assert "# 2 virtual tokens, 192 numbers, cartridge on tiny" in call("prompts", "show", "back").stdout
+    assert json.loads(call("prompts", "show", "back", "--json").stdout)["vectors"]["virtual_tokens"] == 2
+
+    table = PromptTable.open()
+    table.put(Prompt("style", "Be brief."))
+    soft = table.get("back")
+    body, includes = '{{ virtual(2) }}{% include "style" %} {{ text }}', {"style": Partial(table.get("style"))}
+    table.put(soft.replace(name="with-style", body=body, includes=includes))
+    beside = "the text of 'style', which it includes"
+    assert beside in json.loads(call("prompts", "export", "with-style", "two", "--json", *TINY).stdout)["losses"]
+    assert f"not kept: {beside}" in call("prompts", "export", "with-style", "three", *TINY).stderr
 
 
 def test_one_task_of_several_and_what_is_refused(call: Any, project: Path) -> None:

@@ -12,7 +12,7 @@ from foreword.backbone import Sampling
 from foreword.errors import ForewordError, UsageError
 from foreword.flows import Chain, Program, Usage, trace
 from foreword.flows.chain import MAX_STEPS
-from foreword.prompts import Input, Output, Prompt
+from foreword.prompts import Input, Output, Prompt, Text
 from foreword.table import PromptTable
 
 backbone = cache(tiny.backbone)
@@ -138,6 +138,7 @@ def chain(*steps: str, inputs: str = "[text]", output: str = "one", more: str = 
         (chain('{call: summarise, as: one, with: {text: "{{ text.__class__ }}"}}'), "out of reach"),
         (chain('{call: summarise, as: one, with: {text: "{{ cycler() }}"}}'), "cannot call 'cycler'"),
         (chain('{call: ../up.prompt, as: one, with: {text: "x"}}'), "lies outside of the chain's folder"),
+        (chain('{call: "a\\0.prompt", as: one, with: {text: "x"}}'), "is no file; name one"),
         (chain('{call: /etc/up.prompt, as: one, with: {text: "x"}}'), "lies outside of the chain's folder"),
         (chain('{call: gone.prompt, as: one, with: {text: "x"}}'), "no prompt file"),
         (chain("{call: triage.yaml, as: one}"), "no prompt 'triage.yaml'"),
@@ -192,3 +193,12 @@ def test_an_input_of_another_type_is_read_as_json(table: PromptTable, tmp_path: 
         with trace() as found:
             program(text="film")
         assert found.calls[0].inputs["tags"] == value
+
+
+def test_a_file_may_include_what_the_table_has_with_the_inputs_declared_there(
+    table: PromptTable, tmp_path: Path
+) -> None:
+    table.put(Prompt("part", "{{ n + 1 }}", {"n": Input(type="integer")}))
+    (tmp_path / "file.prompt").write_text('{% include "part" %} {{ text }}')
+    found = load(table, tmp_path, chain('{call: file.prompt, as: one, with: {text: "{{ text }}", n: "6"}}'))
+    assert found.steps[0].prompt.render(found.steps[0].inputs({"text": "x"})) == (Text("7 x"),)

@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 import foreword as fw
 import tiny
 from foreword.backbone import Answer, Backbone, RemoteBackbone, Sampling
-from foreword.errors import ForewordError, UsageError
+from foreword.errors import ForewordError, ForewordWarning, UsageError
 from foreword.flows import Program, Result, Usage, trace
 from foreword.prompts import Input, Output, Prompt, SoftTokens
 
@@ -322,3 +322,10 @@ def test_the_default_backbone_reads_tickets_into_objects() -> None:
     assert results[0].value.euros == 40
     assert all(len(result.value.summary) <= 60 for result in results)
     assert found.usage.completion_tokens < 160
+
+
+def test_a_text_beyond_any_prompt_is_cut_to_its_budget_and_not_refused() -> None:
+    prompt = fw.Prompt("p", "{{ text }}\nTeam:", {"text": Input(maxTokens=3, truncate="end")}, TEAM.output)
+    with pytest.warns(ForewordWarning, match="longer than its 3 tokens"):
+        result = fw.Program(prompt, backbone("llama"))(text="film " * 250_000)
+    assert result.cuts[0].kept == 3

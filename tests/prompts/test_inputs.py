@@ -134,3 +134,14 @@ def test_the_command_lines_text_becomes_a_value_of_the_declared_type() -> None:
     assert read_value(Input(type="array"), "x", '["a"]') == ["a"]
     with pytest.raises(UsageError, match="'x' is of type integer"):
         read_value(Input(type="integer"), "x", "three")
+
+
+def test_a_row_of_texts_gives_typed_inputs_and_others_do_not() -> None:
+    prompt = Prompt("p", "{{ n }}{{ t }}{{ l }}", {"n": Input(type="integer"), "t": Input(), "l": Input(type="array")})
+    assert prompt.take_texts({"n": "5", "t": "6", "l": "[1]", "more": "x"}, "row 1") == {"n": 5, "t": "6", "l": [1]}
+    assert prompt.take_texts({"n": 5, "t": "6", "l": [1]}, "row 1") == {"n": 5, "t": "6", "l": [1]}
+    for wrong, why in (("five", "'five' is none, write it as JSON"), ("5.5", "must be of type integer, not 5.5")):
+        with pytest.raises(UsageError, match=f"row 1: .*{why}"):
+            prompt.take_texts({"n": wrong, "t": "6", "l": "[]"}, "row 1")
+    with pytest.raises(UsageError, match="must be of type integer, not '5'"):
+        prompt.take({"n": "5", "t": "6", "l": []}, "row 1")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from foreword.errors import UsageError
-from foreword.prompts import Input, Output, Prompt, SoftTokens
+from foreword.prompts import Examples, Input, Output, Partial, Prompt, SoftTokens
 from foreword.redact import redact, secret_line
 from foreword.table.card import card_text
 from foreword.table.markdown import block, inline, visible
@@ -103,6 +103,21 @@ def test_what_a_card_says() -> None:
             card_text(Prompt("hard", "x"), None, wrong)  # type: ignore[arg-type]
 
 
+def test_a_card_shows_what_does_not_stand_in_the_template() -> None:
+    style = Prompt("style", "Be {{ tone }}.", {"tone": Input(maxLength=9)})
+    card = card_text(
+        Prompt(
+            "p", '{% include "style@prod" %}{% for e in examples %}{{ e.a }}{% endfor %}',
+            output=Output(schema={"type": "object", "properties": {"n": {"type": "integer"}}}),
+            includes={"style@prod": Partial(style)}, examples=Examples(rows=({"a": "x"},), count=1),
+        )
+    )  # fmt: skip
+    assert f"It includes style\\@prod, the version of digest `{style.digest}`:\n\n```jinja\nBe {{{{ tone }}}}." in card
+    assert "It has 1 example, chosen fixed, count 1." in card
+    assert '## Answer\n\nJSON that fits this schema:\n\n```json\n{\n  "type": "object",' in card
+    assert "| tone | string | maxLength 9 |" in card
+
+
 @pytest.mark.parametrize(
     ("text", "clean"),
     [
@@ -111,6 +126,7 @@ def test_what_a_card_says() -> None:
         ("Authorization: Bearer abcdefghij", "Authorization: Bearer •••"),
         ("AKIAABCDEFGHIJKLMNOP hf_abcdefghijklmnopqrstuv", "••• •••"),
         ("user@example.com asks; token=x; a secret: no", "user@example.com asks; token=x; a secret: no"),
+        ("AWS_SECRET_ACCESS_KEY=abcdefghij DB_PASSWORD=hunter22", "AWS_SECRET_ACCESS_KEY=••• DB_PASSWORD=•••"),
         ("postgresql://u:p@h/db", "postgresql://•••@h/db"),
     ],
 )

@@ -64,3 +64,14 @@ def test_circles_and_towers_end_in_an_error_that_shows_them() -> None:
         Partials(load)("a")
     with pytest.raises(ForewordError, match="include 5 deep at most"):
         Partials(load)("t")
+
+
+def test_a_deleted_partial_is_read_with_what_includes_it_and_not_by_itself(tmp_path: Path, table: PromptTable) -> None:
+    table.put(Prompt("style", "Be brief."))
+    table.put(Prompt.load(write(tmp_path, '{% include "style:1" %}'), resolve=table.get))
+    table.put(Prompt("style", "Be long."))
+    table.delete("style:1")
+    assert table.get("p").render({}) == (Text("Be brief."),)
+    for asked in (table, PromptTable.open(tmp_path / "prompts.db")):  # with and without it in memory
+        with pytest.raises(UsageError, match="'style:1' is deleted"):
+            asked.get("style:1")

@@ -41,6 +41,14 @@ def test_almost_right_is_refused(ref: str) -> None:
         parse(ref)
 
 
+def test_a_version_behind_the_sign_of_an_alias_is_told_its_own() -> None:
+    with pytest.raises(UsageError, match="a version takes ':': 'style:2'"):
+        parse("style@2")
+    with pytest.raises(UsageError) as caught:
+        parse("A" * 100_000)
+    assert len(str(caught.value)) < 500
+
+
 def test_latest_cannot_be_taken() -> None:
     with pytest.raises(UsageError, match="always means the newest"):
         check_alias("latest")

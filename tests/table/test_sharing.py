@@ -255,6 +255,7 @@ def test_no_link_and_no_pipe_is_followed(table: PromptTable, other: PromptTable,
         ("simplecache::s3://x", "is no place for prompts"),
         ("https://me:hunter2hunter2@host/x", "is no place for prompts"),
         ("ftp://host", "is no place for prompts"),
+        ("a\0b", "embedded null byte; check the address"),
     ],
 )
 def test_addresses_that_cannot_be_used_are_named_without_their_password(

@@ -104,8 +104,8 @@ class Backbone(FrozenModel):
 
     def encode(self, prompt: Prompt, inputs: Mapping[str, object]) -> Encoded:
         """The exact tokens of a row, inputs cut to their budgets; refuses one longer than the model's context."""
-        row, cuts = fit(prompt, inputs, self._spans)
-        pieces = prompt.render(row, self._length)
+        row, cuts = fit(prompt, prompt.fill(inputs), self._spans)
+        pieces = prompt.place(row, self._length)  # what was cut need not be as declared any more
         data = prompt.data(row)
         encoded = replace(encode(pieces, self.tokenizer, data, apart=self.architecture.answers_apart), cuts=cuts)
         if self.architecture.span(len(encoded.ids), 1) > self.context:

@@ -124,7 +124,7 @@ def _span(prompt: Prompt, backbone: Backbone, encoded: Encoded) -> int:
 
 def _rows(prompt: Prompt, backbone: Backbone, rows: Sequence[Mapping[str, object]]) -> Iterator[Finding]:
     tried = sorted(rows, key=lambda row: -sum(len(str(value)) for value in row.values()))[:LONGEST]
-    encoded = [_encode(prompt, backbone, prompt.take(row, "a row of the task")) for row in tried]
+    encoded = [_encode(prompt, backbone, prompt.take_texts(row, "a row of the task")) for row in tried]
     over = sum(_span(prompt, backbone, one) > backbone.context for one in encoded)
     if over:
         more = " or more" if over == LONGEST else ""

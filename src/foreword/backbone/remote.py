@@ -66,7 +66,7 @@ class RemoteBackbone:
     ) -> list[Answer]:
         """One answer per row, in order; several requests under way at once."""
         self.check(prompt)
-        fitted = [fit(prompt, row, estimated) for row in rows]
+        fitted = [fit(prompt, prompt.fill(row), estimated) for row in rows]
         messages = [_messages(prompt, row) for row, _ in fitted]
         answers: list[Answer] = []
         for answer in self._pool.map(lambda m: self._ask(prompt, m, sampling), messages):
@@ -131,7 +131,7 @@ def _value(text: str, choices: Sequence[str] | None, schema: Schema | None) -> t
 
 def _messages(prompt: Prompt, row: Inputs) -> list[dict[str, str]]:
     messages: list[dict[str, str]] = []
-    for piece in prompt.render(row):
+    for piece in prompt.place(row):
         match piece:
             case Virtual():
                 pass  # refused by `check`

@@ -80,7 +80,7 @@ def _names(a: str, b: str | None, store: "PromptTable") -> tuple[str, str]:
         return first, second
     if is_path(a) or "@" in a or ":" in a:
         raise UsageError(f"{a!r} is one prompt; give the other one too, or a name alone: its two newest versions")
-    newest = store.list(a)[:2]
+    newest = store.list(a, limit=2)
     if len(newest) < 2:
         raise UsageError(f"{a!r} has one version only; give the prompt to compare it with")
     return newest[1].ref, newest[0].ref
@@ -114,8 +114,13 @@ def _rendered(
         if name not in taken:
             raise UsageError(f"--input {name!r}: neither prompt takes it; they take {taken}")
     read: list[tuple[str, Mapping[str, object]]] = [("--input", row)] if row else []
-    read += records(file, taken) if file is not None else []
+    needed = [name for name in taken if any(_needs(prompt, name) for prompt in (a, b))]
+    read += records(file, needed, taken) if file is not None else []
     return [{"row": where, "text": rendered(a, b, values, where, names)} for where, values in read]
+
+
+def _needs(prompt: "Prompt", name: str) -> bool:
+    return name in prompt.variables and (name not in prompt.specs or prompt.specs[name].default is None)
 
 
 def _flips(task: Path, backbone: str, dtype: str, a: "Prompt", b: "Prompt", names: tuple[str, str]) -> "Flips":

@@ -120,8 +120,10 @@ def _to_peft(
     with Display() as display:
         base = _base(load_backbone(backbone, dtype, display))
     written = write(chosen, folder, base, peft_type)
+    beside = [f"the text of {ref!r}, which it includes" for ref in chosen.includes]
+    beside += ["the rows of 'examples': whoever renders it has to give them"] if chosen.examples is not None else []
     if as_json:
-        losses = ["the template: PEFT puts virtual tokens before the whole text", "choices", "calibration"]
+        losses = ["the template: PEFT puts virtual tokens before the whole text", "choices", "calibration", *beside]
         document = {"prompt": chosen.name, "format": "peft", "file": str(folder), "type": written, "losses": losses}
         print_json({**document, "text": text_behind(chosen)})
         return
@@ -129,6 +131,7 @@ def _to_peft(
     print("PEFT puts virtual tokens before the whole text and knows no template: give it this, variables filled in and")
     print("turns laid out by the tokenizer's chat template, for every row. Choices and calibration stay behind.\n")
     print(text_behind(chosen))
+    _tell(beside)
 
 
 def _tell(losses: list[str]) -> None:

@@ -3,13 +3,16 @@
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from foreword.cli.console import Display, print_json
 from foreword.cli.shared import Dtype, Json, TableUrl, find_prompt, is_path, load_backbone
 from foreword.errors import ForewordError
+
+if TYPE_CHECKING:
+    from foreword.prompts.includes import Resolve
 
 
 def lint(
@@ -25,14 +28,20 @@ def lint(
     """What is likely wrong with a prompt. Ends with exit code 1 where there are errors."""
     from foreword.prompts.lint import lint as lint_text
     from foreword.table import PromptTable
+    from foreword.table.includes import known
     from foreword.tasks import Task
 
     store = PromptTable.open(table)
     data = Task.load(task) if task is not None else None
     folder = Path(ref).parent if is_path(ref) else None
-    text = _read(Path(ref)) if is_path(ref) else store.get(ref).to_text()
-    known = {"columns": data.inputs, "choices": data.choices} if data is not None else {}
-    prompt, findings = lint_text(text, ref, store.get, folder, **known)
+    resolve: Resolve = store.get
+    if is_path(ref):
+        text = _read(Path(ref))
+    else:
+        stored = store.get(ref)
+        text, resolve = stored.to_text(), known(stored)  # what it includes is read with it, deleted or not
+    told = {"columns": data.inputs, "choices": data.choices} if data is not None else {}
+    prompt, findings = lint_text(text, ref, resolve, folder, **told)
     if prompt is not None and backbone is not None:
         from foreword.backbone.lint import lint as lint_tokens
 

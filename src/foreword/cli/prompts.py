@@ -26,11 +26,16 @@ Ref = Annotated[str, typer.Argument(help="name, name@alias or name:version; or a
 
 
 @app.command()
-def show(ref: Ref, table: TableUrl = None) -> None:
+def show(ref: Ref, table: TableUrl = None, as_json: Json = False) -> None:
     """The prompt file, and what its vectors are."""
+    from foreword.prompts.vector_diff import facts
     from foreword.table import PromptTable
 
     prompt = find_prompt(ref, PromptTable.open(table))
+    if as_json:
+        document = {"prompt": prompt.name, "digest": prompt.digest, "text": prompt.to_text()}
+        print_json({**document, "vectors": facts(prompt.soft)})
+        return
     print(prompt.to_text(), end="")
     if prompt.soft is not None:
         soft = prompt.soft

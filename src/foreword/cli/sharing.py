@@ -1,6 +1,7 @@
 """`foreword prompts push`, `pull` and `card`: prompts shared with others."""
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,8 +68,11 @@ def pull(
     pulled = pull(PromptTable.open(table), source, name, alias, check)
     if as_json:
         manifest = pulled.manifest.model_dump(mode="json")
-        print_json({"prompt": pulled.stored.ref, "message": pulled.stored.message, "bundle": manifest})
+        document = {"prompt": pulled.stored.ref, "parts": [*pulled.parts], "message": pulled.stored.message}
+        print_json({**document, "bundle": manifest})
         return
+    for part in pulled.parts:
+        print(f"with {part}, which it includes", file=sys.stderr)
     print(pulled.stored.ref)
 
 

@@ -266,7 +266,7 @@ def measure(
 
     if not rows:
         return {}
-    inputs = [prompt.take(row.inputs, row.id) for row in rows]
+    inputs = [prompt.take_texts(row.inputs, row.id) for row in rows]
     answers = model.answer(prompt, inputs, on_rows=lambda done, total: display.stage(f"measuring {split}", done, total))
     found = score_interval(task.score([answer.text for answer in answers], rows))
     return {task.metric: {"value": found.value, "low": found.low, "high": found.high}}

@@ -21,7 +21,7 @@ def calibrate(backbone: Backbone, prompt: Prompt, rows: Sequence[Row], on_rows: 
 
     Labels are not looked at. The prior is part of the prompt, so it is stored, served and read with it.
     """
-    inputs = [prompt.take(row.inputs, row.id) for row in rows[:ROWS]]
+    inputs = [prompt.take_texts(row.inputs, row.id) for row in rows[:ROWS]]
     likely = backbone.score(prompt, inputs, on_rows).comparable
     likely = likely - np.logaddexp.reduce(likely, axis=1, keepdims=True)
     prior = np.logaddexp.reduce(likely, axis=0) - np.log(len(likely))

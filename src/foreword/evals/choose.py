@@ -50,7 +50,7 @@ def _weigh(model: LanguageModel, task: Task, prompt: Prompt, on_stage: OnStage |
     def mean(predictions: Sequence[str]) -> float:
         return sum(task.score(predictions, task.dev)) / len(task.dev)
 
-    inputs = [prompt.take(row.inputs, row.id) for row in task.dev]
+    inputs = [prompt.take_texts(row.inputs, row.id) for row in task.dev]
     choices = prompt.output.choices
     if not isinstance(model, Backbone) or choices is None or prompt.output.log_prior is not None:
         answers = model.answer(prompt, inputs, on_rows=tell("dev"))

@@ -146,7 +146,7 @@ def _answer(task: Task, arm: _Arm, on_stage: OnStage | None) -> tuple[tuple[str,
         if on_stage:
             on_stage(f"{prompt.name}: test", done, total)
 
-    answers = arm.model.answer(prompt, [prompt.take(row.inputs, row.id) for row in task.test], on_rows=on_rows)
+    answers = arm.model.answer(prompt, [prompt.take_texts(row.inputs, row.id) for row in task.test], on_rows=on_rows)
     return tuple(answer.text for answer in answers), statistics.mean(answer.prompt_tokens for answer in answers)
 
 
@@ -155,7 +155,7 @@ def _latencies(task: Task, arms: Sequence[_Arm]) -> dict[str, float]:
     times: dict[str, list[float]] = {arm.prompt.name: [] for arm in arms}
     for i, row in enumerate(task.test[: LATENCY_ROWS + 1]):
         for arm in arms:
-            inputs = arm.prompt.take(row.inputs, row.id)
+            inputs = arm.prompt.take_texts(row.inputs, row.id)
             began = time.perf_counter()
             arm.model.answer(arm.prompt, [inputs])
             if i or len(task.test) == 1:  # the first one computes the front

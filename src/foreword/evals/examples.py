@@ -22,7 +22,7 @@ def few_shot(prompt: Prompt, task: Task, count: int, seed: int | None = None) ->
         rows = [row for turn in _turns(groups) for row in turn]
     chosen = rows[:count]
     rng.shuffle(chosen)
-    return written(prompt, [(prompt.take(row.inputs, row.id), row.target) for row in chosen])
+    return written(prompt, [(prompt.take_texts(row.inputs, row.id), row.target) for row in chosen])
 
 
 def _turns(groups: list[list[Row]]) -> list[list[Row]]:

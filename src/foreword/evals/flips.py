@@ -101,7 +101,7 @@ def measure(
         try:
             fitting = prompt.answering(task.choices)
             model.check(fitting)
-            work.append((name, fitting, [fitting.take(row.inputs, row.id) for row in task.dev]))
+            work.append((name, fitting, [fitting.take_texts(row.inputs, row.id) for row in task.dev]))
         except ForewordError as error:
             raise type(error)(f"{name!r}: {error}") from error
     return [_measured(model, task, *each, on_stage) for each in work]

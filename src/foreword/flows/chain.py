@@ -45,7 +45,7 @@ class Step:
             if not isinstance(piece, Text):
                 raise ForewordError(f"{template.name!r}: an expression makes a text; turns stand in the prompt itself")
             text += piece.text
-        spec = (self.prompt.inputs or {}).get(name)
+        spec = self.prompt.specs.get(name)
         if spec is None or spec.type == "string":
             return text
         try:
@@ -137,7 +137,7 @@ def _build(form: _ChainForm, path: Path, table: PromptTable | None) -> Chain:
             raise type(error)(f"{str(path)!r}, step {step.name!r}: {error}") from error
         templates = {key: Template(text, f"{name}.{step.name}.{key}") for key, text in step.expressions.items()}
         for key, template in templates.items():
-            if key not in prompt.variables and key not in (prompt.inputs or {}):
+            if key not in prompt.variables and key not in prompt.specs:
                 refuse(step.name, f"prompt {prompt.name!r} has no input {key!r}; {_near(key, prompt.variables)}")
             if template.places:
                 refuse(step.name, f"{key!r} has virtual tokens; they stand in the prompt itself")
@@ -159,10 +159,12 @@ def _build(form: _ChainForm, path: Path, table: PromptTable | None) -> Chain:
 def _find(call: str, path: Path, table: PromptTable | None) -> Prompt:
     if not call.endswith(".prompt"):
         return (table or PromptTable.open()).get(call)
+    if "\0" in call:
+        raise UsageError(f"{call!r:.100} is no file; name one in the chain's folder")
     file, folder = (path.parent / call).resolve(), path.parent.resolve()
     if not file.is_relative_to(folder):
         raise UsageError(f"{call!r} lies outside of the chain's folder {str(folder)!r}; copy it there, or store it")
-    return Prompt.load(file)
+    return Prompt.load(file, lambda ref: (table or PromptTable.open()).get(ref))
 
 
 def _near(word: str, there: Sequence[Any]) -> str:

@@ -144,7 +144,7 @@ class Program(Generic[T]):
 def check(prompt: Prompt | Chain, inputs: Row) -> None:
     """Raises UsageError where `inputs` are not what the prompt or chain takes, all of it and nothing else."""
     if isinstance(prompt, Prompt):
-        prompt.render(inputs)
+        prompt.fill(inputs)
         return
     prompt.take(inputs, "the call")
     if unknown := [name for name in inputs if name not in prompt.inputs]:

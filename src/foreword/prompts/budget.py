@@ -50,8 +50,6 @@ def fit(prompt: Prompt, inputs: Mapping[str, object], spans: Spans) -> tuple[dic
                 f"prompt {prompt.name!r}: input {name!r} has {had:,} tokens, {spec.maxTokens:,} at most; shorten it, "
                 "or say in the prompt what may be cut: 'truncate: start', 'middle' or 'end'"
             )
-        if spec.problem(value) is not None:
-            continue  # `render` tells
         values[name] = _cut(value, spec.maxTokens, spec.truncate, spans)
         cuts.append(Cut(name, had, len(spans(str(values[name]))), spec.truncate))
         message = f"input {name!r} of prompt {prompt.name!r} is longer than its {spec.maxTokens:,} tokens"

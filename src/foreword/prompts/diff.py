@@ -91,7 +91,7 @@ def rendered(a: Prompt, b: Prompt, row: Mapping[str, object], where: str, names:
 
     Each takes its inputs out of `row`; raises UsageError that names `where` the row stands if one is missing.
     """
-    texts = [_written(prompt.replace(soft=None).render(prompt.take(row, where))) for prompt in (a, b)]
+    texts = [_written(prompt.replace(soft=None).render(prompt.take_texts(row, where))) for prompt in (a, b)]
     return unified(texts[0], texts[1], *names)
 
 

@@ -65,6 +65,8 @@ class Examples(BaseModel):
             return self
         if folder is None:
             raise ForewordError(f"{source!r}: examples stand in 'rows'; a 'file' is read beside a prompt file only")
+        if "\0" in self.file:
+            raise ForewordError(f"{source!r}: examples {self.file!r:.100} are no file; name one beside the prompt")
         path = (folder / self.file).resolve()
         if not path.is_relative_to(folder.resolve()):
             raise ForewordError(f"{source!r}: examples {self.file!r} lie outside of the prompt's folder; move them in")

@@ -32,8 +32,21 @@ class FrontMatter(BaseModel):
     includes: dict[str, Pin] = {}
 
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml's, where PyYAML has it: ten times as fast."""
+MAX_DIGITS = 100
+"""Of a whole number: Python refuses to write one of thousands out, and YAML has ways to spell those."""
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """libyaml's, where PyYAML has it: ten times as fast."""
+
+    def construct_yaml_int(self, node: Any) -> int:
+        if len(node.value) > MAX_DIGITS:
+            raise yaml.constructor.ConstructorError(None, None, "a number of too many digits", node.start_mark)
+        found: int = super().construct_yaml_int(node)
+        return found
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 class Dumper(yaml.SafeDumper):
@@ -104,8 +117,9 @@ def from_text(
         raise ForewordError(f"{source!r} has no 'name'; add one to its front matter")
     partials = read_partials(body, source, front.includes, resolve)
     examples = front.examples.embedded(folder, source) if front.examples is not None else None
-    rows = front.labelled_rows or (len(examples.rows or ()) if examples is not None else 0)
-    return Prompt(chosen, body, front.inputs, front.output, soft, front.description, rows, partials, examples)
+    return Prompt(
+        chosen, body, front.inputs, front.output, soft, front.description, front.labelled_rows, partials, examples
+    )
 
 
 def line_ends(text: str) -> str:

@@ -5,6 +5,7 @@ patterns by an engine that takes time in proportion to the text (Rust's, which p
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
@@ -28,6 +29,8 @@ MAX_ITEMS = 1_000
 """Items in a list that a template may loop over, unless its input allows more or fewer."""
 MAX_NESTING = 5
 """Schemas inside schemas."""
+MAX_DEPTH = 32
+"""Lists and objects inside each other, in a default or a value of `enum`."""
 MAX_PATTERN = 200
 """Characters in a pattern."""
 MAX_PATTERNS = 4
@@ -100,6 +103,11 @@ class Input(BaseModel):
             MAX_WIDE if re.search(r"\\[wWdDsSpPbB]", self.pattern) else MAX_STATES
         ):
             raise ValueError(f"the pattern {self.pattern!r:.80} counts too far; use smaller numbers, and 'maxLength'")
+        for value in (*(self.enum or ()), self.default):
+            if not _is_json(value):
+                raise ValueError(
+                    f"the value {value!r:.80} is none of JSON's, or nested too deep; YAML reads a bare date as one"
+                )
         for value in self.enum or ():
             if problem := self._type_problem(value):
                 raise ValueError(f"the value {value!r:.80} {problem}; YAML reads a bare yes, no or 1 as no text")
@@ -156,13 +164,27 @@ class Input(BaseModel):
 
 
 def read_value(spec: Input, name: str, text: str) -> object:
-    """The value that `text`, from a command line, stands for. Raises UsageError where it is none."""
+    """The value that `text`, from a command line or a file of texts, stands for. Raises UsageError where it is none."""
     if spec.type == "string":
         return text
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         raise UsageError(f"input {name!r} is of type {spec.type}; {text!r:.80} is none, write it as JSON") from None
+
+
+def _is_json(value: object, depth: int = 0) -> bool:
+    """Whether `value` comes out of a file as it went in."""
+    if depth > MAX_DEPTH:
+        return False
+    match value:
+        case dict():
+            return all(isinstance(key, str) and _is_json(inner, depth + 1) for key, inner in value.items())
+        case list() | tuple():
+            return all(_is_json(inner, depth + 1) for inner in value)
+        case float():
+            return math.isfinite(value)
+    return value is None or isinstance(value, bool | int | str)
 
 
 def _inner(spec: Input) -> list[Input]:

@@ -175,7 +175,7 @@ def exportable(prompt: Prompt) -> SoftTokens:
             raise ForewordError(f"prompt {prompt.name!r} has virtual tokens but no vectors yet; tune it first")
         raise ForewordError(
             f"prompt {prompt.name!r} is a hard prompt and PEFT holds virtual tokens only; "
-            "give a soft prompt, or pass on its .prompt file"
+            "give a soft prompt, or another format: --format jinja, prompty, …"
         )
     if "offsets" in prompt.soft.tensors:
         raise ForewordError(

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, 
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts.examples import Examples, Length
 from foreword.prompts.includes import Partial, Resolve, check_partial
-from foreword.prompts.inputs import MAX_PATTERNS, Input
+from foreword.prompts.inputs import MAX_PATTERNS, Input, read_value
 from foreword.prompts.pieces import Piece
 from foreword.prompts.schema import checked
 from foreword.prompts.soft import SoftTokens
@@ -77,6 +77,11 @@ class Prompt:
             raise ForewordError(f"prompt name {self.name!r}: take a-z, 0-9, '.', '_' and '-', 100 characters at most")
         for ref, partial in self.includes.items():
             check_partial(self.name, ref, partial.prompt)
+        if self.examples is not None:
+            if self.examples.rows is None:
+                raise ForewordError(f"prompt {self.name!r}: examples stand in 'rows'; a 'file' is for files only")
+            if not self.labelled_rows:  # as whoever reads its file will count them
+                object.__setattr__(self, "labelled_rows", len(self.examples.rows))
         variables = self.variables  # reads the template, and so refuses what is not allowed
         if self.inputs is not None:
             for variable in variables:
@@ -158,6 +163,17 @@ class Prompt:
             return self._checked(row)
         except UsageError as error:
             raise UsageError(f"{where}: {error}") from error
+
+    def take_texts(self, row: Mapping[str, object], where: str) -> dict[str, object]:
+        """As `take`, for a row of a task or a file: a text is read as JSON where another type is declared."""
+        try:
+            typed = {n: self._typed(n, value) if n in self.variables else value for n, value in row.items()}
+        except UsageError as error:
+            raise UsageError(f"{where}: prompt {self.name!r}: {error}") from error
+        return self.take(typed, where)
+
+    def _typed(self, name: str, value: object) -> object:
+        return read_value(self.specs[name], name, value) if name in self.specs and isinstance(value, str) else value
 
     def _missing(self, inputs: Mapping[str, object]) -> str | None:
         return next((n for n in self.variables if n not in inputs and self.specs.get(n, ANY).default is None), None)

@@ -14,6 +14,8 @@ MAX_BYTES = 1_000_000
 def read_records(path: Path, limit: int) -> list[dict[str, Any]]:
     """All rows, `limit` at most. Raises ForewordError with the line of one that cannot be read."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ForewordError(f"cannot read examples: {str(path)!r} is no ordinary file; name a CSV or JSONL file")
         if path.stat().st_size > MAX_BYTES:
             raise ForewordError(f"{str(path)!r} has more than {MAX_BYTES:,} bytes; keep fewer examples")
         text = path.read_text(encoding="utf-8-sig")
@@ -35,6 +37,9 @@ def _csv(text: str, place: str) -> list[dict[str, Any]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, restkey="")
     rows = []
     try:
+        names = reader.fieldnames or ()
+        if len(set(names)) < len(names):
+            raise ForewordError(f"{place!r}, line 1: two columns have one name, {', '.join(names):.200}; rename one")
         for row in reader:
             if None in row.values() or "" in row:
                 raise ForewordError(f"{place!r}, line {reader.line_num}: not {len(reader.fieldnames or ())} fields")

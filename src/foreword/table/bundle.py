@@ -223,7 +223,10 @@ def _prompt(manifest: Manifest, files: Mapping[str, bytes], source: str) -> Prom
         at = parse(ref)
         file = f"{at.name}+{at.version}.prompt"
         partials.charge(text(file))
-        return from_text(text(file), f"{source}/{file}", resolve=partials)
+        found = from_text(text(file), f"{source}/{file}", resolve=partials)
+        if found.name != at.name:  # it would be stored under that name
+            raise ForewordError(f"{source!r}: {file!r} holds a prompt of another name, {found.name!r}; do not trust it")
+        return found
 
     resolve = Partials(part)
     return from_text(text(f"{manifest.name}.prompt"), f"{source}/{manifest.name}.prompt", soft=soft, resolve=resolve)

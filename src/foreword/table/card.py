@@ -4,6 +4,7 @@ Whatever strangers wrote is shown as they wrote it and can neither break the pag
 looks like a key or a password is masked.
 """
 
+import json
 import keyword
 import math
 import shlex
@@ -29,7 +30,7 @@ def card_text(prompt: Prompt, entry: Stored | None = None, result: Mapping[str, 
     if prompt.description:
         parts.append(_text(prompt.description))
     parts += [_what(prompt), _table([("", "")], _facts(prompt, entry))]
-    parts += ["## Template", block(redact(prompt.body), "jinja"), "## Inputs", _inputs(prompt)]
+    parts += ["## Template", block(redact(prompt.body), "jinja"), *_beside(prompt), "## Inputs", _inputs(prompt)]
     parts += ["## Answer", _answer(prompt)]
     if prompt.soft is not None:
         parts += ["## How it was learned", _learned(prompt)]
@@ -70,8 +71,25 @@ def _facts(prompt: Prompt, entry: Stored | None) -> list[tuple[str, ...]]:
     return list(rows)
 
 
+def _beside(prompt: Prompt) -> list[str]:
+    """What the template shows that does not stand in it."""
+    parts = [
+        f"It includes {_text(ref)}, the version of digest `{partial.prompt.digest}`:\n\n"
+        + block(redact(partial.prompt.body), "jinja")
+        for ref, partial in prompt.includes.items()
+    ]
+    if prompt.examples is not None:
+        many, fields = (
+            len(prompt.examples.rows or ()),
+            prompt.examples.model_dump(exclude={"rows"}, exclude_defaults=True),
+        )
+        said = "".join(f", {key} {value}" for key, value in fields.items() if key != "choose")
+        parts.append(f"It has {many:,} example{'s' * (many != 1)}, chosen {prompt.examples.choose}{_text(said)}.")
+    return parts
+
+
 def _inputs(prompt: Prompt) -> str:
-    declared = prompt.inputs or {}
+    declared = prompt.specs
     names = [*prompt.variables, *(name for name in declared if name not in prompt.variables)]
     if not names:
         return "None."
@@ -86,6 +104,9 @@ def _inputs(prompt: Prompt) -> str:
 
 def _answer(prompt: Prompt) -> str:
     output = prompt.output
+    if output.json_schema is not None:
+        schema = json.dumps(output.json_schema, indent=2, ensure_ascii=False)
+        return f"JSON that fits this schema:\n\n{block(redact(schema), 'json')}"
     if output.choices is None:
         return "Free text."
     prior = ", calibrated by a prior of its own" if output.log_prior is not None else ""

@@ -45,7 +45,8 @@ class Place:
             )
         self._local = kind == "file"
         if self._local:
-            self._root = str(Path(rest).expanduser().resolve())
+            with self._clear(f"{self.shown!r}"):  # a name with a zero byte in it, a user that is not there
+                self._root = str(Path(rest).expanduser().resolve())
             return
         with self._clear(f"{self.shown!r}"):
             import fsspec

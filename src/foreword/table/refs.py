@@ -25,13 +25,17 @@ def parse(text: str) -> Ref:
     """Reads a reference. Raises UsageError when it is not of one of the three forms."""
     name, mark, rest = re.fullmatch(r"([^@:]*)([@:]?)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
     if "@" in rest or ":" in rest:
-        raise UsageError(f"{text!r} names an alias and a version; give one of them: 'name@alias' or 'name:3'")
+        raise UsageError(f"{text!r:.200} names an alias and a version; give one of them: 'name@alias' or 'name:3'")
     if not NAME.fullmatch(name):
-        raise UsageError(f"{text!r} is no stored prompt: write 'name', 'name@alias' or 'name:3'")
+        raise UsageError(f"{text!r:.200} is no stored prompt: write 'name', 'name@alias' or 'name:3'")
     if mark == ":":
         if not VERSION.fullmatch(rest):
-            raise UsageError(f"version {rest!r} in {text!r} is no whole number from 1; an alias takes '@': 'name@prod'")
+            raise UsageError(
+                f"version {rest!r:.40} in {text!r:.200} is no whole number from 1; an alias takes '@': 'name@prod'"
+            )
         return Ref(name, version=int(rest))
+    if mark == "@" and VERSION.fullmatch(rest):
+        raise UsageError(f"{text!r:.200}: an alias does not begin with a digit; a version takes ':': '{name}:{rest}'")
     if mark == "@" and rest != LATEST:
         return Ref(name, alias=check_alias(rest))
     return Ref(name)
@@ -42,7 +46,7 @@ def check_alias(alias: str) -> str:
     if alias == LATEST:
         raise UsageError(f"{LATEST!r} always means the newest version and cannot be moved; choose another alias")
     if not ALIAS.fullmatch(alias):
-        raise UsageError(f"alias {alias!r}: take a letter, then a-z, 0-9, '.', '_' and '-', 50 characters at most")
+        raise UsageError(f"alias {alias!r:.100}: take a letter, then a-z, 0-9, '.', '_' and '-', 50 characters at most")
     return alias
 
 

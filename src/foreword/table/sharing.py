@@ -18,6 +18,7 @@ from foreword.table import bundle
 from foreword.table.bundle import CARD, MANIFEST, MAX_MANIFEST, MAX_TEXT, Manifest
 from foreword.table.card import card_text
 from foreword.table.places import MissingError, Place
+from foreword.table.refs import check_alias
 from foreword.table.stored import Stored
 from foreword.table.table import PromptTable
 
@@ -45,6 +46,8 @@ class Pulled:
 
     stored: Stored
     manifest: Manifest
+    parts: tuple[str, ...] = ()
+    """`name:version` of the included prompts that this table did not have, each now the newest of its name."""
 
 
 def push(table: PromptTable, ref: str, dest: str | Path, result: Mapping[str, Any] | None = None) -> Pushed:
@@ -91,10 +94,13 @@ def pull(
 
     `source` is a bundle's folder; or a prompt's in a store, for its newest version, with `:3` behind it for another; or
     a store that holds one prompt only. All is checked before anything is stored: sizes, hashes, the schema, and
-    whatever `check` raises for. Raises ForewordError.
+    whatever `check` raises for. What it includes is stored too, where this table does not have it. Raises
+    ForewordError.
     """
     if name is not None and not NAME.fullmatch(name):
         raise UsageError(f"prompt name {name!r}: take a-z, 0-9, '.', '_' and '-', 100 characters at most")
+    if alias is not None:
+        check_alias(alias)
     place, folder = _find(str(source))
     manifest = _manifest(place, folder)
     where = "/".join(filter(None, (place.shown.rstrip("/"), folder)))
@@ -105,15 +111,26 @@ def pull(
         prompt = prompt.replace(name=name)
     message = manifest.message or f"pulled from {where}"
     origin = {"pulled from": where, "pulled version": manifest.ref, "pulled author": manifest.author}
-    return Pulled(table.put(_with_parts(table, prompt, message), alias, message, origin=origin), manifest)
+    parts: list[str] = []
+    whole = _with_parts(table, prompt, message, origin, parts)
+    return Pulled(table.put(whole, alias, message, origin=origin), manifest, tuple(parts))
 
 
-def _with_parts(table: PromptTable, prompt: Prompt, message: str) -> Prompt:
-    """`prompt` as this table pins it, once what it includes is stored there."""
+def _with_parts(
+    table: PromptTable, prompt: Prompt, message: str, origin: Mapping[str, str], parts: list[str]
+) -> Prompt:
+    """`prompt` as this table pins it. What it includes is stored where the table has no such version, of whatever age;
+    `parts` takes up which.
+    """
     includes = {}
     for ref, partial in prompt.includes.items():
-        stored = table.put(_with_parts(table, partial.prompt, message), message=message)
-        includes[ref] = Partial(table.get(stored.ref), stored.version)
+        part = _with_parts(table, partial.prompt, message, origin, parts)
+        version = table.version_of(part.name, part.digest)
+        if version is None:
+            stored = table.put(part, message=message, origin=origin)
+            version = stored.version
+            parts.append(stored.ref)
+        includes[ref] = Partial(part, version)
     return prompt.replace(includes=includes) if includes else prompt
 
 

@@ -72,7 +72,7 @@ class PromptTable:
         if alias is not None:
             check_alias(alias)
         made_from = parse(parent) if parent is not None else None
-        prompt, how = pinned(prompt, self._version), origin_text(origin) if origin else None
+        prompt, how = pinned(prompt, self.version_of), origin_text(origin) if origin else None
         text = prompt.to_text()
         if from_text(text, prompt.name, soft=prompt.soft, resolve=known(prompt)).digest != prompt.digest:
             raise ForewordError(f"prompt {prompt.name!r} does not survive being written and read; report this as a bug")
@@ -125,6 +125,7 @@ class PromptTable:
             # what a stored version includes stays readable for it, whoever has deleted it since
             row = queries.find(session, wanted, undefer(PromptRow.text), lazyload("*"), deleted=partials.inside)
             name, text, tensors, digest = f"{row.name}:{row.version}", row.text, row.tensors, row.digest
+            deleted = row.deleted is not None
         if hashlib.sha256(f"{text}\n{tensors or ''}".encode()).hexdigest() != digest:  # as in Prompt.digest
             raise ForewordError(f"the text of {name!r} is not what was stored: bring the table back from a backup")
         prompt = self._recent.holding(digest)
@@ -132,11 +133,12 @@ class PromptTable:
             soft = SoftTokens.from_bytes(self._tensors.get(tensors, name), name) if tensors is not None else None
             partials.charge(text)
             prompt = from_text(text, name, soft=soft, resolve=partials)
-        self._recent.keep(wanted, stamp, digest, prompt)
+        if not deleted:  # by itself it is not to be had
+            self._recent.keep(wanted, stamp, digest, prompt)
         return prompt
 
-    def _version(self, name: str, digest: str) -> int | None:
-        """The newest version of `name` that is this very prompt, deleted or not; None where there is none."""
+    def version_of(self, name: str, digest: str) -> int | None:
+        """The newest version of `name` whose prompt has this digest, deleted or not; None where there is none."""
         query = queries.newest(name, deleted=True).where(PromptRow.digest == digest)
         with self._database.session() as session:
             row = session.scalar(query)

@@ -86,13 +86,15 @@ def read(
     return Source(name, place, unit, tuple(records), left_out)
 
 
-def records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
+def records(
+    path: Path, columns: Sequence[str], optional: Sequence[str] = ()
+) -> Iterator[tuple[str, Mapping[str, object]]]:
     """Every record of a local CSV, JSONL or Parquet file with its values as they stand there: text in CSV, whatever
     JSON can say in JSONL. With each goes its place, for messages: `'rows.csv', line 3`.
 
-    Raises ForewordError for a file that is missing or malformed, or lacks one of `columns`.
+    Raises ForewordError for a file that is missing or malformed, or lacks one of `columns`; `optional` ones may lack.
     """
-    unit, raw = _read_file(_local(path, None), str(path), columns)
+    unit, raw = _read_file(_local(path, None), str(path), columns, optional)
     for line, values in raw:
         try:
             json.dumps(dict(values), ensure_ascii=False, default=str).encode()
@@ -110,7 +112,7 @@ def _local(path: Path, sha256: str | None) -> Path:
 
 
 def _read_file(
-    path: Path, place: str, columns: Sequence[str]
+    path: Path, place: str, columns: Sequence[str], optional: Sequence[str] = ()
 ) -> tuple[str, Iterator[tuple[int, Mapping[str, object]]]]:
     match path.suffix.lower():
         case ".csv":
@@ -118,7 +120,7 @@ def _read_file(
         case ".jsonl":
             return "line", _utf8(path, place, _read_jsonl(path, place))
         case ".parquet":
-            return "row", _read_parquet(path, place, columns)
+            return "row", _read_parquet(path, place, columns, optional)
         case suffix:
             raise ForewordError(f"cannot read {place!r}: {suffix!r} is none of '.csv', '.jsonl', '.parquet'")
 
@@ -188,14 +190,18 @@ def _utf8(
         raise
 
 
-def _read_parquet(path: Path, place: str, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str, object]]]:
+def _read_parquet(
+    path: Path, place: str, columns: Sequence[str], optional: Sequence[str]
+) -> Iterator[tuple[int, Mapping[str, object]]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
-            _require_columns(place, file.schema_arrow.names, columns)
-            rows = file.read(columns=list(dict.fromkeys(columns))).to_pylist()
+            there = file.schema_arrow.names
+            _require_columns(place, there, columns)
+            wanted = dict.fromkeys([*columns, *(name for name in optional if name in there)])
+            rows = file.read(columns=list(wanted)).to_pylist()
     except pa.ArrowException as error:
         raise ForewordError(f"cannot read {place!r} as Parquet: {error}") from error
     yield from enumerate(rows, start=1)

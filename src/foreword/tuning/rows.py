@@ -91,7 +91,7 @@ def encode_rows(backbone: Backbone, prompt: Prompt, task: Task, objective: str) 
 
 
 def _example(backbone: Backbone, prompt: Prompt, row: Row, answers: tuple[str, ...], ended: bool) -> Example:
-    inputs = prompt.take(row.inputs, row.id)
+    inputs = prompt.take_texts(row.inputs, row.id)
     try:
         example = backbone.example(prompt, inputs, answers, ended=ended)
     except ForewordError as error:

@@ -19,6 +19,6 @@ def served(
 
 def dev_score(backbone: Backbone, task: Task, prompt: Prompt, rows: Sequence[Row]) -> float:
     """The task's metric over `rows`, in their units of 0 to 1."""
-    answers = backbone.answer(prompt, [prompt.take(row.inputs, row.id) for row in rows])
+    answers = backbone.answer(prompt, [prompt.take_texts(row.inputs, row.id) for row in rows])
     scores = task.score([answer.text for answer in answers], rows)
     return sum(scores) / len(scores)

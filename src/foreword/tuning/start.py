@@ -112,7 +112,7 @@ def start_vectors(
 
 def _solved(prompt: Prompt, row: Row) -> str:
     """A row with its answer, as text."""
-    pieces = prompt.replace(soft=None).render(prompt.take(row.inputs, row.id))
+    pieces = prompt.replace(soft=None).render(prompt.take_texts(row.inputs, row.id))
     return " ".join(["".join(piece.text for piece in pieces if isinstance(piece, Text)).rstrip(" "), row.target])
 
 

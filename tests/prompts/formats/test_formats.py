@@ -89,10 +89,18 @@ def test_a_template_says_what_its_nodes_mean(made: tuple[tuple[Node, ...], Promp
     assert meant(from_body(prompt, "nodes"), INPUTS) == said
 
 
+OUTPUTS = [
+    Output(choices=("a", "b")),
+    Output(choices=("a", "b"), log_prior=(-0.5, -1.0)),
+    Output(schema={"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}),
+    Output(schema={"type": "array", "items": {"enum": ["a", 1]}, "description": "Ä"}),
+]
+
+
 @settings(deadline=None, max_examples=50)
-@given(prompts(), st.sampled_from([name for name in formats.FORMATS if name != "text"]))
-def test_what_is_written_is_read_again(made: tuple[tuple[Node, ...], Prompt], form: str) -> None:
-    prompt = made[1].replace(description="What it is", output=Output(choices=("a", "b")), labelled_rows=3)
+@given(prompts(), st.sampled_from([name for name in formats.FORMATS if name != "text"]), st.sampled_from(OUTPUTS))
+def test_what_is_written_is_read_again(made: tuple[tuple[Node, ...], Prompt], form: str, output: Output) -> None:
+    prompt = made[1].replace(description="What it is", output=output, labelled_rows=3)
     try:
         text, losses = formats.write(prompt, form)
     except ForewordError as error:
@@ -269,6 +277,10 @@ SOFT = Prompt("soft", "{{ virtual(1) }}{{ text }}")
         ("fstring", "{x!r}", "{x!r} is more than"),
         ("fstring", "{0}", "{0} is more than"),
         ("fstring", "{x", "line 1"),
+        ("fstring", "{true}", "a variable cannot be called 'true'"),
+        ("dotprompt", "{{not}}", "a variable cannot be called 'not'"),
+        ("openai", '[{"role": "user", "content": "{{ None }}"}]', "a variable cannot be called 'None'"),
+        ("mlflow", '{"tags": [{"key": ["a"], "value": 1}, 5]}', "no 'template'"),
         ("langchain", "{}", "'template' is missing"),
         ("langchain", '{"_type": "prompt", "template_path": "/etc/passwd"}', "in another file, which is not read"),
         ("langchain", '{"lc": 1, "type": "secret", "id": ["OPENAI_API_KEY"]}', "'secret' holds no prompt"),
@@ -379,3 +391,18 @@ def test_no_file_breaks_a_reader(data: st.DataObject) -> None:
                 continue
             assert isinstance(prompt, Prompt)
             assert all(isinstance(loss, str) and len(loss) < 300 for loss in losses)
+
+
+@pytest.mark.parametrize("form", ["jinja", "prompty", "mlflow"])
+def test_what_plain_jinja_renders_otherwise_is_listed(form: str) -> None:
+    body = "{% for row in rows %}{{ loop.index }}{{ row.items | tojson }}{% endfor %}"
+    prompt = Prompt("p", body, {"rows": Input(type="array")})
+    row = {"items": "<é>"}
+    text, losses = formats.write(prompt, form)
+    assert prompt.render({"rows": [row]}) == (Text('1"<é>"'),)
+    if form == "jinja":
+        assert Environment().from_string("{{ x | tojson }}").render(x="<é>") == r'"\u003c\u00e9\u003e"'
+        assert "method" in Environment().from_string("{{ row.items }}").render(row=row)
+    for found in (losses, formats.read(text, form, "p", "file")[1]):
+        assert any(loss.startswith("'tojson' to the letter") for loss in found)
+        assert ".items: plain Jinja may take it for a method of the value" in found

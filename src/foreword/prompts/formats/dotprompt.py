@@ -52,7 +52,7 @@ def read(text: str, name: str) -> tuple[Prompt, Losses]:
     losses += dropped(front, ("name", "description", "input", "output", *(f"{OWN}.{key}" for key in EXTRA)))
     fields |= {key: front[f"{OWN}.{key}"] for key in EXTRA if f"{OWN}.{key}" in front}
     prompt = build(prompt_name(front.get("name"), name, losses), to_body(nodes), fields, losses)
-    if output.choices and not prompt.output.choices:
+    if prompt.output == Output():
         prompt = prompt.replace(output=output)
     return with_inputs(prompt, inputs, losses), losses
 
@@ -90,6 +90,14 @@ def _output(front: dict[str, Any], losses: Losses) -> Output:
             return Output(choices=tuple(choices))
         except ValueError:
             pass
+    if isinstance(schema, dict) and said.get("format", "json") == "json":
+        try:
+            output = Output(schema=schema)
+        except ValueError:  # Picoschema, or what answers cannot be held to
+            pass
+        else:
+            losses += dropped(said, ("format", "schema"), "output.")
+            return output
     losses += dropped(said, (), "output.")
     return Output()
 
@@ -105,6 +113,8 @@ def write(prompt: Prompt) -> tuple[str, Losses]:
         head["input"] = {"schema": schema}
     if prompt.output.choices:
         head["output"] = {"schema": {"type": "string", "enum": list(prompt.output.choices)}}
+    if prompt.output.json_schema is not None:
+        head["output"] = {"format": "json", "schema": prompt.output.json_schema}
     left = own(prompt, "description", "inputs", *(() if prompt.output.log_prior else ("output",)))
     head |= {f"{OWN}.{key}": value for key, value in left.items()}
     front = yaml.dump(head, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=None)

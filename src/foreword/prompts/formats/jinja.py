@@ -4,7 +4,8 @@ Jinja leaves the line end behind a block and the blanks before it; Foreword take
 written so that it renders the same.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 
 from jinja2 import Environment, TemplateSyntaxError
 
@@ -18,15 +19,20 @@ from foreword.prompts.template import MAX_TOKENS, ROLES, new_environment
 Token = tuple[int, str, str]
 """Line, kind, and text: `data` is plain text, `block` and `expression` what stands between their braces."""
 
+METHODS = "|".join(sorted({name for kind in (dict, list, str) for name in dir(kind) if name[0] != "_"}))
+METHOD = re.compile(rf"(?<!\bloop)\.\s*({METHODS})\b")
+"""A value's name behind a dot that is a method's too."""
+
 
 def read(text: str, name: str) -> tuple[Prompt, Losses]:
     check_size(text)
-    return Prompt(name, ours(text)), []
+    return Prompt(name, ours(text)), differences(tokens(text, Environment()))
 
 
 def write(prompt: Prompt) -> tuple[str, Losses]:
     refuse_soft(prompt, "plain Jinja")
     losses = [f"{key!r}" for key in own(prompt)]
+    losses += differences(tokens(prompt.body, new_environment()))
     used = {
         inner.removesuffix("()") for _, kind, inner in tokens(prompt.body, new_environment()) if kind == "expression"
     }
@@ -67,6 +73,20 @@ def theirs(body: str) -> str:
     """Plain Jinja that renders as Foreword renders `body`."""
     text = "".join(map(source, tokens(body, new_environment())))
     return text + "\n" if text.endswith("\n") else text
+
+
+def differences(found: Iterable[Token]) -> Losses:
+    """What Foreword and plain Jinja render differently."""
+    code = [text for _, kind, text in found if kind != "data"]
+    losses = []
+    if any(re.search(r"\|\s*tojson\b", text) for text in code):
+        losses.append(
+            "'tojson' to the letter: plain Jinja escapes <, >, &, ' and all that is not ASCII, Foreword does not"
+        )
+    methods = sorted({name for text in code for name in METHOD.findall(text)})
+    if methods:
+        losses.append(f"{', '.join(f'.{name}' for name in methods)}: plain Jinja may take it for a method of the value")
+    return losses
 
 
 def source(token: Token) -> str:

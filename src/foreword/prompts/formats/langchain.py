@@ -8,6 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from jinja2 import Environment
+
 from foreword.errors import ForewordError
 from foreword.prompts.formats import fstring, handlebars, jinja
 from foreword.prompts.formats.common import OWN, Losses, build, dropped, own, prompt_name, read_json
@@ -66,6 +68,7 @@ def _object(found: object) -> tuple[str, Mapping[str, Any]]:
 def _body(fields: Mapping[str, Any], losses: Losses) -> str:
     if fields.get("template_format") == "jinja2" and isinstance(fields.get("template"), str):
         losses += dropped(_partial(fields), (), "the value set for ")
+        losses += jinja.differences(jinja.tokens(fields["template"], Environment()))
         return jinja.ours(fields["template"])
     return to_body(_nodes(fields, _partial(fields), losses))
 

@@ -7,6 +7,8 @@ it is Jinja. Tags are texts.
 import json
 from typing import Any
 
+from jinja2 import Environment
+
 from foreword.errors import ForewordError
 from foreword.prompts.formats import jinja
 from foreword.prompts.formats.common import OWN, Losses, build, dropped, own, prompt_name, read_json
@@ -39,6 +41,7 @@ def read(text: str, name: str) -> tuple[Prompt, Losses]:
         body = _chat(source, losses)
     elif isinstance(source, str):
         body = jinja.ours(source) if "{%" in source else to_body(variables(source))
+        losses += jinja.differences(jinja.tokens(source, Environment())) if "{%" in source else []
     else:
         raise ForewordError("the file has no 'template', neither text nor a list of messages")
     return build(prompt_name(found.get("name"), name, losses), body, fields, losses), losses
@@ -46,7 +49,7 @@ def read(text: str, name: str) -> tuple[Prompt, Losses]:
 
 def _tags(found: object) -> dict[str, str]:
     if isinstance(found, list):  # as the API has them
-        found = {tag.get("key"): tag.get("value") for tag in found if isinstance(tag, dict)}
+        found = {str(tag.get("key")): tag.get("value") for tag in found if isinstance(tag, dict)}
     tags = found if isinstance(found, dict) else {}
     return {key: value for key, value in tags.items() if isinstance(key, str) and isinstance(value, str)}
 
@@ -62,6 +65,8 @@ def _chat(source: list[Any], losses: Losses) -> str:
         return to_body(nodes)
     marks = [node for node in nodes if isinstance(node, Mark)]
     texts = [jinja.ours(text_of(message["content"], number)) for number, message in enumerate(source, 1)]
+    for number, message in enumerate(source, 1):
+        losses += jinja.differences(jinja.tokens(text_of(message["content"], number), Environment()))
     return "".join(to_body([mark]) + text.removesuffix("\n") for mark, text in zip(marks, texts, strict=True))
 
 
@@ -72,7 +77,9 @@ def write(prompt: Prompt) -> tuple[str, Losses]:
         document["commit_message"] = prompt.description
     if fields := own(prompt, "description"):
         document["tags"] = {OWN: json.dumps(fields, ensure_ascii=False)}
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n", []
+    found = list(jinja.tokens(prompt.body, new_environment()))
+    losses = jinja.differences(found) if any(kind == "block" for _, kind, _ in found) else []
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n", losses
 
 
 def _template(prompt: Prompt) -> str | list[dict[str, str]]:

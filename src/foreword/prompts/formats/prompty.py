@@ -66,6 +66,7 @@ def _check_template(said: object) -> None:
 def _body(source: str, losses: Losses) -> str:
     body = Body()
     found = list(jinja.tokens(source.removesuffix("\n"), Environment(keep_trailing_newline=True)))
+    losses += jinja.differences(found)
     begun = False
     for number, (_, kind, text) in enumerate(found):
         if kind != "data":
@@ -137,7 +138,7 @@ def _output(said: object, losses: Losses) -> Output:
 
 def write(prompt: Prompt) -> tuple[str, Losses]:
     jinja.refuse_soft(prompt, "Prompty")
-    losses: Losses = []
+    losses = jinja.differences(jinja.tokens(prompt.body, new_environment()))
     head: dict[str, Any] = {"name": prompt.name}
     if prompt.description:
         head["description"] = prompt.description
@@ -151,7 +152,7 @@ def write(prompt: Prompt) -> tuple[str, Losses]:
         ]
     if prompt.output.choices:
         head["outputs"] = [{"name": "answer", "kind": "string", "enumValues": list(prompt.output.choices)}]
-    native = ["description"] + ([] if prompt.output.log_prior else ["output"])
+    native = ["description"] + (["output"] if prompt.output.choices and not prompt.output.log_prior else [])
     said: set[str] = set().union(*(fields_of(spec) for spec in (prompt.inputs or {}).values()))
     if not said - {"type", "description"}:
         native.append("inputs")

@@ -15,6 +15,8 @@ from foreword.prompts.template import ROLES, new_environment
 
 MAX_DEPTH = 16
 """Blocks inside blocks. The template language itself takes fewer loops."""
+WORDS = ("true", "True", "false", "False", "none", "None", "not", "and", "or", "in", "is", "if", "else")
+"""What Jinja does not take for a variable."""
 
 
 @dataclass(frozen=True)
@@ -232,6 +234,8 @@ def to_body(nodes: Sequence[Node]) -> str:
                 case str():
                     body.literal(node)
                 case Var(path=path, json=json):
+                    if path[0] in WORDS:
+                        raise ForewordError(f"a variable cannot be called {path[0]!r} here; it has a meaning in templates")
                     body.expression(".".join(path) + (" | tojson" if json else ""))
                 case Mark(role):
                     body.expression(f"{role}()")
