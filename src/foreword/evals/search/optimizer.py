@@ -80,10 +80,10 @@ def optimize(
     start = _checked(model, task, prompt)
     train, pool, dev = _rows(task, seed)
     with locked(folder) if folder is not None else nullcontext():
+        journal = Journal(folder, _about(model, task, start, proposer, seed))
         [reference] = weigh(model, task, [start], on_stage)
         fair = isinstance(model, Backbone) and task.choices is not None and _calibrated_is_better(reference)
         leaning = train[:LEANING] if fair else None
-        journal = Journal(folder, _about(model, task, start, proposer, seed, fair))
         ground = Ground(model, start, pool, [*train, *pool, *task.dev])
         one_round = 3 * MINIBATCH + len(dev) + len(leaning or ())
         least = len(dev) + len(leaning or ()) + one_round
@@ -150,7 +150,7 @@ def _calibrated_is_better(start: Candidate) -> bool:
 
 
 def _about(
-    model: LanguageModel, task: Task, start: Prompt, proposer: LanguageModel | None, seed: int, fair: bool
+    model: LanguageModel, task: Task, start: Prompt, proposer: LanguageModel | None, seed: int
 ) -> dict[str, str]:
     """What must be the same for a search to go on. The test rows are no part of it: they are not read yet."""
     rows = hashlib.sha256()
@@ -164,7 +164,6 @@ def _about(
         "dtype": str(model.dtype) if isinstance(model, Backbone) else "",
         "proposer": proposer.name if proposer is not None else "",
         "seed": str(seed),
-        "calibrated": str(fair),
     }
 
 
