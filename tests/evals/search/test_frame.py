@@ -1,5 +1,6 @@
 """Templates taken apart and put together: whatever is changed, what must stay stays."""
 
+import json
 import random
 
 import pytest
@@ -52,9 +53,10 @@ def test_every_edit_makes_a_prompt_of_the_same_variables_and_roles(body: str, se
         parts = reword(parts, TASK, rng)
         ids = reshow(demonstrations({DEMONSTRATIONS: shown}), ROWS, ROWS[:3], rng)
         assert len(set(ids)) == len(ids) <= MAX_DEMONSTRATIONS
+        shown = json.dumps(ids)
         assert frame(parts.body) is not None
-    prompt = ground.prompt({INSTRUCTION: parts.body})
-    assert prompt.variables == ground.start.variables
+    prompt = ground.prompt({INSTRUCTION: parts.body, DEMONSTRATIONS: shown})
+    assert set(prompt.variables) == set(ground.start.variables)
 
 
 def test_rows_are_added_of_the_target_that_is_shown_least() -> None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from foreword.backbone import Backbone, LanguageModel, Sampling
+from foreword.errors import ForewordError
 from foreword.evals.search.candidate import RefusedError
 from foreword.evals.search.edits import FREE_INTROS, INTROS
 from foreword.evals.search.frame import frame
@@ -72,7 +73,10 @@ class Proposer:
             raise RefusedError("the template shows no row")
         noun = parts.noun or self._task.inputs[0]
         stock = (INTROS if self._task.choices else FREE_INTROS)[1].format(noun=noun, choices=self._answers)
-        said = self._say(REPHRASE, {"instruction": parts.intro.strip() or stock.strip()}, LINE_TOKENS)
+        try:
+            said = self._say(REPHRASE, {"instruction": parts.intro.strip() or stock.strip()}, LINE_TOKENS)
+        except ForewordError as error:  # nothing can fail here but that the question is too long for it
+            raise RefusedError(str(error)) from error
         line = said.strip().partition("\n")[0].strip()
         if not 3 <= len(line.split()) <= 40 or re.search(r"[{}]", line):
             raise RefusedError(f"{line!r:.80} is no instruction")
