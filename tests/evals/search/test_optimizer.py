@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -100,6 +101,16 @@ def test_a_search_that_was_ended_goes_on_where_it_was(tmp_path: Path) -> None:
     journal.write_bytes(b"\x80\x04\x95pickle\n")
     with pytest.raises(ForewordError, match="choose another folder"):
         optimize(Follower(), task(), START, folder=tmp_path)
+
+
+def test_ctrl_c_ends_the_search_and_keeps_the_best() -> None:
+    def press(standing: Standing) -> None:
+        if standing.best > 0.7:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    result = found(budget="1h", on_standing=press)
+    assert (result.stopped, result.improved) == ("interrupted", True)
+    assert result.test is not None
 
 
 def test_another_process_searches_alike() -> None:

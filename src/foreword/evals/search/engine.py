@@ -84,6 +84,7 @@ class Adapter:
         self._seen: set[str] = {ground.start.digest}
         self._tried: set[str] = set()
         self._best: tuple[float, Parts] | None = None
+        self._measured: dict[str, int] = {}
         self._idle, self._calls_before = 0, -1
 
     @property
@@ -106,7 +107,7 @@ class Adapter:
     def evaluate(
         self, batch: list[Row], candidate: Parts, capture_traces: bool = False
     ) -> "EvaluationBatch[dict[str, Any], str]":
-        """The task's metric for each row; what is refused scores nothing, and is not asked."""
+        """The task's metric for each row; what is refused scores less than any, and is not asked."""
         from gepa.core.adapter import EvaluationBatch
 
         before = self._scorer.calls
@@ -116,7 +117,7 @@ class Adapter:
             self._tried.add(prompt.digest)
         except RefusedError as error:  # a merge of two that fit alone
             self._refuse(str(error))
-            answers, scores = [""] * len(batch), [0.0] * len(batch)
+            return EvaluationBatch([""] * len(batch), [-1.0] * len(batch), [], None, 0)
         except Exception as error:  # gepa goes on after errors; a model that fails ends the search
             self.failure = error
             raise
@@ -161,7 +162,7 @@ class Adapter:
         return {}
 
     def _thought(self, candidate: Parts, mistakes: Sequence[Mapping[str, Any]]) -> str | None:
-        if self._proposer is None:
+        if self._proposer is None or self._rng.random() > self._proposer.share:
             return None
         try:
             return self._proposer.propose(candidate[INSTRUCTION], mistakes)
@@ -201,10 +202,17 @@ class Adapter:
         self._seen.add(digest)
         return new
 
+    def step(self, parts: Parts, parents: Sequence[int | None], dev: float) -> Step:
+        """What is told of a candidate that was measured on dev."""
+        calls = self._measured[self._ground.prompt(parts).digest]
+        known = tuple(parent for parent in parents if parent is not None)
+        return Step(calls, known, dev, parts[INSTRUCTION], demonstrations(parts))
+
     def _refuse(self, reason: str) -> None:
         self.refused.append(reason)
 
     def _tell(self, candidate: Parts, score: float) -> None:
+        self._measured.setdefault(self._ground.prompt(candidate).digest, self._scorer.calls)
         if self._best is None or score > self._best[0]:
             self._best = score, dict(candidate)
         if self._on_standing:
@@ -243,8 +251,6 @@ def search(adapter: Adapter, seed_candidate: Parts, train: Sequence[Row], dev: S
     if adapter.failure is not None:
         raise adapter.failure
     return [
-        Step(calls, tuple(p for p in parents if p is not None), score, parts[INSTRUCTION], demonstrations(parts))
-        for parts, parents, score, calls in zip(
-            result.candidates, result.parents, result.val_aggregate_scores, result.discovery_eval_counts, strict=True
-        )
+        adapter.step(parts, parents, dev)
+        for parts, parents, dev in zip(result.candidates, result.parents, result.val_aggregate_scores, strict=True)
     ]

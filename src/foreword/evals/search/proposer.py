@@ -20,6 +20,7 @@ from foreword.tasks import Task
 
 TEMPERATURE = 0.9
 TEMPLATE_TOKENS, LINE_TOKENS = 600, 30
+LOCAL_SHARE = 0.5
 MISTAKES = 6
 """Rows that a model is shown."""
 
@@ -55,6 +56,11 @@ class Proposer:
     def __init__(self, model: LanguageModel, task: Task, journal: Journal, seed: int) -> None:
         self.asked = 0
         self._model, self._task, self._journal, self._seed = model, task, journal, seed
+
+    @property
+    def share(self) -> float:
+        """Of the wordings that it is to think of; edits are the others: a model as small as a local one is no better."""
+        return LOCAL_SHARE if isinstance(self._model, Backbone) else 1.0
 
     def propose(self, body: str, mistakes: Sequence[Mapping[str, object]]) -> str:
         """Another body. Raises RefusedError where the answer holds none."""
