@@ -101,4 +101,4 @@ def test_the_real_backbone_finds_its_way(project: Path, call: Any) -> None:
     assert done.exit_code == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["dev"]["found"] >= document["dev"]["start"]
-    assert document["tried"] > 2
+    assert document["tried"] >= 2, "it ends early where all is right"

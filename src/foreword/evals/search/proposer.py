@@ -59,7 +59,7 @@ class Proposer:
 
     @property
     def share(self) -> float:
-        """Of the wordings that it is to think of; edits are the others: a model as small as a local one is no better."""
+        """Of the wordings that it is to think of. The others are edits: a small local model is no better."""
         return LOCAL_SHARE if isinstance(self._model, Backbone) else 1.0
 
     def propose(self, body: str, mistakes: Sequence[Mapping[str, object]]) -> str:
