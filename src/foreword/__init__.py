@@ -7,7 +7,7 @@ from foreword.errors import ForewordError, UsageError
 
 if TYPE_CHECKING:
     from foreword.backbone import Backbone, RemoteBackbone, Sampling
-    from foreword.evals import Lora, calibrate, compare, few_shot
+    from foreword.evals import Lora, calibrate, compare, few_shot, optimize
     from foreword.flows import Chain, Program, Result, trace
     from foreword.prompts import Prompt, diff
     from foreword.table import PromptTable
@@ -32,6 +32,7 @@ __all__ = [
     "compare",
     "diff",
     "few_shot",
+    "optimize",
     "trace",
     "tune",
     "tune_many",
@@ -52,6 +53,7 @@ _ROOMS = {
     "compare": "evals",
     "diff": "prompts",
     "few_shot": "evals",
+    "optimize": "evals",
     "trace": "flows",
     "tune": "tuning",
     "tune_many": "tuning",

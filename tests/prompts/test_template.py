@@ -188,6 +188,7 @@ ITEMS = {"x": list(range(1_000))}
         ("{{ x.y }}", {"x": {}}),
         ("{{ 1 / 0 }}", {}),
         ("{{ x is divisibleby(0) }}", {"x": 1}),
+        ("{{ x | truncate(2) }}", {"x": "a long text of some words"}),
     ],
 )
 def test_an_attack_is_refused_within_a_second(source: str, inputs: dict[str, object]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from foreword.cli import compare, demo, doctor, prompts, run, serve, tune
+from foreword.cli import compare, demo, doctor, optimize, prompts, run, serve, tune
 from foreword.errors import ForewordError, ForewordWarning
 
 
@@ -55,6 +55,7 @@ def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceb
 app.command("demo")(demo.demo)
 app.command("tune", cls=tune.Tune)(tune.tune)
 app.command("compare")(compare.compare)
+app.command("optimize")(optimize.optimize)
 app.command("run")(run.run)
 app.add_typer(prompts.app, name="prompts")
 app.add_typer(serve.app, name="serve")

@@ -8,11 +8,13 @@ from foreword.evals.flips import Flips, flips
 from foreword.evals.gate import Verdict, gate
 from foreword.evals.lora import Lora
 from foreword.evals.result import Result, StrategyResult, build_result
+from foreword.evals.search import Optimized, optimize
 
 __all__ = [
     "Candidate",
     "Flips",
     "Lora",
+    "Optimized",
     "Result",
     "StrategyResult",
     "Verdict",
@@ -22,5 +24,6 @@ __all__ = [
     "few_shot",
     "flips",
     "gate",
+    "optimize",
     "weigh",
 ]

@@ -49,6 +49,9 @@ MAX_SEPARATOR = 20
 MAX_DIGITS = 15
 """Digits that `round` keeps."""
 
+FAILURES = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError, AssertionError)
+"""What a template raises on values that do not suit it; the last one is what `truncate(2)` says."""
+
 ROLES = ("system", "user", "assistant")
 RESERVED = ("virtual", *ROLES, "self")
 LOOP = ("first", "index", "index0", "last", "length", "nextitem", "previtem", "revindex", "revindex0")
@@ -160,7 +163,7 @@ class Template:
                     raise ForewordError(
                         f"prompt {self.name!r} renders to more than {MAX_OUTPUT:,} characters; give it shorter inputs"
                     )
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+        except FAILURES as error:
             raise ForewordError(f"prompt {self.name!r} cannot be rendered: {error}") from error
         return tuple(_split("".join(parts), marker, marks))
 

@@ -1,0 +1,256 @@
+"""The search itself: what gepa needs to know of prompts and tasks, and when it is to stop.
+
+GEPA (Agrawal et al. 2025) keeps the candidates that are best on some dev row, changes one of them, tries the change on
+a few training rows and, where that helps, measures it on dev; two that were changed in different parts are merged.
+Its own saved state is a pickle, which runs code when it is read, so it is told to keep none (`journal` does it).
+"""
+
+import json
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from foreword.errors import ForewordError
+from foreword.evals.search.candidate import DEMONSTRATIONS, INSTRUCTION, Ground, Parts, RefusedError, demonstrations
+from foreword.evals.search.edits import reshow, reword
+from foreword.evals.search.found import Step
+from foreword.evals.search.frame import frame
+from foreword.evals.search.proposer import MISTAKES, Proposer
+from foreword.evals.search.scorer import Scorer
+from foreword.tasks import Row, Task
+
+if TYPE_CHECKING:
+    from gepa.core.adapter import EvaluationBatch
+
+MINIBATCH = 24
+"""Training rows that a change is tried on first."""
+TRIES = 30
+"""Changes that are thought of until one is new and fits."""
+IDLE = 25
+"""Rounds without anything new to measure, after which the search has run dry."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a search is."""
+
+    calls: int
+    seconds: float
+    tried: int
+    refused: int
+    best: float
+    """On the dev rows of the search."""
+    body: str
+    """Of the best."""
+    demonstrations: int
+
+
+@dataclass
+class Limits:
+    """When to stop; `round` is what one round may cost at most, so that the calls are never exceeded."""
+
+    calls: int | None
+    seconds: float | None
+    round: int
+    interrupted: Callable[[], bool]
+    began: float = field(default_factory=time.monotonic)
+
+    def reached(self, calls: int) -> str | None:
+        """Why the search is over; None while it is not."""
+        if self.interrupted():
+            return "interrupted"
+        if self.calls is not None and calls + self.round > self.calls:
+            return "the calls are used up"
+        if self.seconds is not None and time.monotonic() - self.began >= self.seconds:
+            return "the time is used up"
+        return None
+
+
+class Adapter:
+    """Between gepa and a task; its methods are those that gepa calls."""
+
+    def __init__(
+        self, task: Task, ground: Ground, scorer: Scorer, proposer: Proposer | None, limits: Limits, seed: int,
+        dev: Sequence[Row], on_standing: Callable[[Standing], None] | None,
+    ) -> None:  # fmt: skip
+        self.stopped = ""
+        self.failure: Exception | None = None
+        self.refused: list[str] = []
+        self._task, self._ground, self._scorer, self._proposer = task, ground, scorer, proposer
+        self._limits, self._rng, self._on_standing = limits, random.Random(seed), on_standing
+        self._dev = len(dev), {row.id for row in dev}
+        self._seen: set[str] = {ground.start.digest}
+        self._tried: set[str] = set()
+        self._best: tuple[float, Parts] | None = None
+        self._measured: dict[str, int] = {}
+        self._idle, self._calls_before = 0, -1
+
+    @property
+    def tried(self) -> int:
+        return len(self._tried)
+
+    def finished(self, _state: object) -> bool:
+        """Asked before every round."""
+        calls = self._scorer.calls
+        self._idle = self._idle + 1 if calls == self._calls_before else 0
+        self._calls_before = calls
+        if self.failure is not None:
+            self.stopped = "failed"
+        elif self._idle >= IDLE:
+            self.stopped = "nothing new was left to try"
+        else:
+            self.stopped = self._limits.reached(calls) or ""
+        return bool(self.stopped)
+
+    def evaluate(
+        self, batch: list[Row], candidate: Parts, capture_traces: bool = False
+    ) -> "EvaluationBatch[dict[str, Any], str]":
+        """The task's metric for each row; what is refused scores less than any, and is not asked."""
+        from gepa.core.adapter import EvaluationBatch
+
+        before = self._scorer.calls
+        try:
+            prompt = self._ground.prompt(candidate)
+            answers, scores = self._scorer.judge(prompt, batch)
+            self._tried.add(prompt.digest)
+        except RefusedError as error:  # a merge of two that fit alone
+            self._refuse(str(error))
+            return EvaluationBatch([""] * len(batch), [-1.0] * len(batch), [], None, 0)
+        except Exception as error:  # gepa goes on after errors; a model that fails ends the search
+            self.failure = error
+            raise
+        if len(batch) == self._dev[0] and all(row.id in self._dev[1] for row in batch):
+            self._tell(candidate, sum(scores) / len(scores))
+        traces = [
+            {"inputs": dict(row.inputs), "answer": answer, "target": row.target, "score": score}
+            for row, answer, score in zip(batch, answers, scores, strict=True)
+        ]
+        counted = self._scorer.calls - before
+        return EvaluationBatch(answers, scores, traces if capture_traces else None, None, counted)
+
+    def make_reflective_dataset(
+        self,
+        candidate: Parts,  # noqa: ARG002 - as gepa calls it
+        eval_batch: "EvaluationBatch[dict[str, Any], str]",
+        components_to_update: list[int],
+    ) -> Mapping[int, Sequence[Mapping[str, Any]]]:
+        """What `candidate` got wrong."""
+        wrong = [trace for trace in eval_batch.trajectories or () if trace["score"] < 1]
+        return dict.fromkeys(components_to_update, wrong)
+
+    def propose_new_texts(
+        self,
+        candidate: Parts,
+        reflective_dataset: Mapping[int, Sequence[Mapping[str, Any]]],
+        components_to_update: list[int],
+    ) -> dict[int, str]:
+        """Another text for one part of `candidate`; nothing where none that is new and fits comes to mind."""
+        part = components_to_update[0]
+        try:
+            thought = self._thought(candidate, reflective_dataset[part][:MISTAKES]) if part == INSTRUCTION else None
+            if thought is not None and self._fits({**candidate, part: thought}):
+                return {part: thought}
+            wrong = self._wrong(candidate) if part == DEMONSTRATIONS else []
+            for _ in range(TRIES):
+                text = self._edited(candidate, part, wrong)
+                if text is not None and text != candidate[part] and self._fits({**candidate, part: text}):
+                    return {part: text}
+        except Exception as error:
+            self.failure = error
+        return {}
+
+    def _thought(self, candidate: Parts, mistakes: Sequence[Mapping[str, Any]]) -> str | None:
+        if self._proposer is None or self._rng.random() > self._proposer.share:
+            return None
+        try:
+            return self._proposer.propose(candidate[INSTRUCTION], mistakes)
+        except RefusedError as error:
+            self._refuse(str(error))
+            return None
+
+    def _edited(self, candidate: Parts, part: int, wrong: Sequence[Row]) -> str | None:
+        if part == DEMONSTRATIONS:
+            pool = list(self._ground.pool.values())
+            return json.dumps(reshow(demonstrations(candidate), pool, wrong, self._rng))
+        parts = frame(candidate[INSTRUCTION])
+        return reword(parts, self._task, self._rng).body if parts is not None else None
+
+    def _wrong(self, candidate: Parts) -> list[Row]:
+        """Rows that may be shown and are answered wrongly now. None of those that changes are tried on is among them:
+        whoever shows a row and asks it learns nothing.
+        """
+        pool = list(self._ground.pool.values())
+        if not pool:
+            return []
+        shown = demonstrations(candidate)
+        rows = [row for row in self._rng.sample(pool, min(MINIBATCH, len(pool))) if row.id not in shown]
+        if not rows:
+            return []
+        _, scores = self._scorer.judge(self._ground.prompt(candidate), rows)
+        return [row for row, score in zip(rows, scores, strict=True) if score < 1]
+
+    def _fits(self, parts: Parts) -> bool:
+        """Whether `parts` make a prompt that has not been thought of before."""
+        try:
+            digest = self._ground.prompt(parts).digest
+        except RefusedError as error:
+            self._refuse(str(error))
+            return False
+        new = digest not in self._seen
+        self._seen.add(digest)
+        return new
+
+    def step(self, parts: Parts, parents: Sequence[int | None], dev: float) -> Step:
+        """What is told of a candidate that was measured on dev."""
+        calls = self._measured[self._ground.prompt(parts).digest]
+        known = tuple(parent for parent in parents if parent is not None)
+        return Step(calls, known, dev, parts[INSTRUCTION], demonstrations(parts))
+
+    def _refuse(self, reason: str) -> None:
+        self.refused.append(reason)
+
+    def _tell(self, candidate: Parts, score: float) -> None:
+        self._measured.setdefault(self._ground.prompt(candidate).digest, self._scorer.calls)
+        if self._best is None or score > self._best[0]:
+            self._best = score, dict(candidate)
+        if self._on_standing:
+            best, parts = self._best
+            seconds, shown = time.monotonic() - self._limits.began, len(demonstrations(parts))
+            self._on_standing(
+                Standing(self._scorer.calls, seconds, self.tried, len(self.refused), best, parts[INSTRUCTION], shown)
+            )
+
+
+class _Silent:
+    def log(self, message: str) -> None:
+        """gepa tells each of its steps; what matters of them is in `Standing` and `Step`."""
+
+
+def search(adapter: Adapter, seed_candidate: Parts, train: Sequence[Row], dev: Sequence[Row], seed: int) -> list[Step]:
+    """The candidates that were measured on dev, the start first. Raises what the model raised, if it failed."""
+    try:
+        from gepa.api import optimize
+    except ImportError:
+        raise ForewordError("optimize needs gepa: pip install 'foreword[optimize]'") from None
+    run: Any = optimize  # its types want parts that are named by texts
+    result = run(
+        seed_candidate=dict(seed_candidate),
+        trainset=list(train),
+        valset=list(dev),
+        adapter=adapter,
+        reflection_minibatch_size=min(MINIBATCH, len(train)),
+        use_merge=len(seed_candidate) > 1,
+        stop_callbacks=adapter.finished,
+        logger=_Silent(),
+        track_best_outputs=False,
+        raise_on_exception=False,
+        seed=seed,
+    )
+    if adapter.failure is not None:
+        raise adapter.failure
+    return [
+        adapter.step(parts, parents, dev)
+        for parts, parents, dev in zip(result.candidates, result.parents, result.val_aggregate_scores, strict=True)
+    ]

@@ -1,0 +1,195 @@
+"""From a hard prompt to a better one: the story, top to bottom.
+
+1. The start is measured on dev, as it is and calibrated: that is what has to be beaten.
+2. gepa searches: changes are tried on training rows, good ones on a part of dev, until the budget is used up.
+3. The best few are measured on all of dev like the start; the best of them is taken, or the start.
+4. Test is opened, once, for the start and the prompt that was taken.
+"""
+
+import hashlib
+import json
+import random
+import re
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+from foreword.backbone import Backbone, LanguageModel
+from foreword.errors import ForewordError, UsageError
+from foreword.evals.choose import Candidate, OnStage, weigh
+from foreword.evals.search.candidate import DEMONSTRATIONS, INSTRUCTION, Ground
+from foreword.evals.search.engine import MINIBATCH, Adapter, Limits, Standing, search
+from foreword.evals.search.found import Optimized, Step, Tested
+from foreword.evals.search.frame import frame
+from foreword.evals.search.journal import Journal
+from foreword.evals.search.proposer import Proposer
+from foreword.evals.search.scorer import Scorer
+from foreword.evals.statistics import is_right_or_wrong, paired_difference, score_interval
+from foreword.prompts import Prompt
+from foreword.tasks import Row, Task
+from foreword.tuning.interrupts import interrupts
+from foreword.tuning.lock import locked
+
+BUDGET = "2000calls"
+DEV = 100
+"""Dev rows that the search measures on."""
+TRAIN = 96
+"""Training rows that changes are tried on: few, so that a candidate's answers to them are soon known."""
+LEANING = 32
+"""Of these, rows that a prompt's leaning to some choices is measured on."""
+POOL = 200
+"""Training rows that may be shown as demonstrations."""
+FINALISTS = 3
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_budget(text: str) -> tuple[int | None, float | None]:
+    """Calls or seconds: `400calls`, `90s`, `10m`, `1.5h`."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h)|(\d+)\s*calls", text.strip())
+    if not found or not 0 < float(found[1] or found[3]) < 1e9:
+        raise UsageError(f"budget {text!r}: write it as 2000calls, 90s, 10m or 1.5h")
+    return (int(found[3]), None) if found[3] else (None, float(found[1]) * UNITS[found[2]])
+
+
+def optimize(
+    model: LanguageModel,
+    task: Task,
+    prompt: Prompt,
+    *,
+    budget: str = BUDGET,
+    proposer: LanguageModel | None = None,
+    seed: int = 0,
+    folder: Path | None = None,
+    on_stage: OnStage | None = None,
+    on_standing: Callable[[Standing], None] | None = None,
+) -> Optimized:
+    """Search for words and demonstrations that answer `task` better than those of `prompt`, on the same model.
+
+    Variables, roles and choices stay as they are. `proposer`, which may be `model` itself, rewords the instruction; it
+    is shown training rows that are answered wrongly. Without one, and where its proposals do not fit, built-in edits
+    are tried. `budget` bounds the search in calls, a row answered by a prompt each, or in time; measuring the start and
+    the finalists on all of dev comes on top. With `folder`, all that is measured is kept there: the same call goes on
+    where it was ended, and a larger budget goes further. Ctrl-C ends the search with what it has found.
+
+    Raises UsageError for a soft prompt, a budget that holds no round, or a folder of another search; ForewordError
+    where the task has no dev or training rows, or gepa is not installed.
+    """
+    began = time.perf_counter()
+    calls, seconds = parse_budget(budget)
+    start = _checked(model, task, prompt)
+    train, pool, dev = _rows(task, seed)
+    with locked(folder) if folder is not None else nullcontext():
+        journal = Journal(folder, _about(model, task, start, proposer, seed))
+        [reference] = weigh(model, task, [start], on_stage)
+        fair = isinstance(model, Backbone) and task.choices is not None and _calibrated_is_better(reference)
+        leaning = train[:LEANING] if fair else None
+        ground = Ground(model, start, pool, [*train, *pool, *task.dev])
+        one_round = 3 * MINIBATCH + len(dev) + len(leaning or ())
+        least = len(dev) + len(leaning or ()) + one_round
+        if calls is not None and calls < least:
+            raise UsageError(f"budget {budget!r} does not hold one round of the search; give at least {least}calls")
+        scorer = Scorer(model, task, journal, leaning, None)
+        thinker = Proposer(proposer, task, journal, seed) if proposer is not None else None
+        with interrupts() as pressed:
+            limits = Limits(calls, seconds, one_round, pressed)
+            adapter = Adapter(task, ground, scorer, thinker, limits, seed, dev, on_standing)
+            history = search(adapter, ground.seed, train, dev, seed)
+        finalists = [_made(ground, step) for step in sorted(history[1:], key=lambda step: -step.dev)[:FINALISTS]]
+        weighed = weigh(model, task, finalists, on_stage) if finalists else []
+        best = max([reference, *weighed], key=lambda candidate: candidate.score)  # the start, where they are equal
+        improved = best.score > reference.score
+        found = best.best
+        if improved:
+            found = found.replace(labelled_rows=start.labelled_rows + len(train) + len(pool))
+        return Optimized(
+            task=task.name,
+            metric=task.metric,
+            prompt=found,
+            start=reference.best,
+            dev=best.score,
+            start_dev=reference.score,
+            test=_test(model, task, reference.best, found, on_stage) if improved and task.test else None,
+            history=tuple(history),
+            tried=adapter.tried,
+            refused=tuple(adapter.refused),
+            calls=scorer.calls + sum(_calls(task, one) for one in (reference, *weighed)),
+            seconds=time.perf_counter() - began,
+            stopped=adapter.stopped,
+        )
+
+
+def _checked(model: LanguageModel, task: Task, prompt: Prompt) -> Prompt:
+    """The start, fit to be changed; all that can be wrong with it is told before anything is measured."""
+    if prompt.virtual_tokens:
+        raise UsageError(f"prompt {prompt.name!r} is soft: optimize searches for words; 'foreword tune' learns vectors")
+    if frame(prompt.body) is None:
+        raise UsageError(f"prompt {prompt.name!r} shows no row, so that it answers all rows alike; add a variable")
+    if not task.dev:
+        raise ForewordError(f"task {task.name!r} has no dev rows to choose on; give it some: 'split: {{dev: 200}}'")
+    if len(task.train) < 2:
+        raise ForewordError(f"task {task.name!r} has {len(task.train)} training rows to try changes on; give it more")
+    start = prompt.answering(task.choices)
+    model.check(start)
+    return start
+
+
+def _rows(task: Task, seed: int) -> tuple[list[Row], list[Row], list[Row]]:
+    """Training rows to try changes on, others to show, and dev rows to search on: drawn, for files may be sorted."""
+    rng = random.Random(seed)
+    rows = rng.sample(task.train, len(task.train))
+    cut = min(TRAIN, len(rows) // 2)
+    return rows[:cut], rows[cut:][:POOL], rng.sample(task.dev, min(DEV, len(task.dev)))
+
+
+def _calibrated_is_better(start: Candidate) -> bool:
+    """A start that brings a leaning of its own was calibrated once; one for which it makes no difference may be."""
+    if start.calibrated_score is None:
+        return start.plain.output.log_prior is not None
+    return start.calibrated_score >= start.plain_score
+
+
+def _about(
+    model: LanguageModel, task: Task, start: Prompt, proposer: LanguageModel | None, seed: int
+) -> dict[str, str]:
+    """What must be the same for a search to go on. The test rows are no part of it: they are not read yet."""
+    rows = hashlib.sha256()
+    for row in (*task.train, *task.dev):
+        rows.update(json.dumps([row.id, dict(row.inputs), row.target], sort_keys=True).encode() + b"\n")
+    return {
+        "start": start.digest,
+        "rows": rows.hexdigest(),
+        "metric": task.metric,
+        "backbone": model.fingerprint if isinstance(model, Backbone) else model.name,
+        "dtype": str(model.dtype) if isinstance(model, Backbone) else "",
+        "proposer": proposer.name if proposer is not None else "",
+        "seed": str(seed),
+    }
+
+
+def _made(ground: Ground, step: Step) -> Prompt:
+    parts = {INSTRUCTION: step.body}
+    if ground.start.examples is None:
+        parts[DEMONSTRATIONS] = json.dumps(step.demonstrations)
+    return ground.prompt(parts)
+
+
+def _calls(task: Task, weighed: Candidate) -> int:
+    """Rows that `weigh` asked for."""
+    from foreword.evals.calibration import ROWS
+
+    return len(task.dev) + (min(ROWS, len(task.train)) if weighed.calibrated is not None else 0)
+
+
+def _test(model: LanguageModel, task: Task, start: Prompt, found: Prompt, on_stage: OnStage | None) -> Tested:
+    """Opens the test rows."""
+    a, b = (_scores(model, task, prompt, what, on_stage) for prompt, what in ((start, "start"), (found, "found")))
+    gap = paired_difference(b, a, task.seed)
+    intervals = score_interval(a, task.seed), score_interval(b, task.seed)
+    return Tested(len(task.test), *intervals, gap, not is_right_or_wrong([*a, *b]))
+
+
+def _scores(model: LanguageModel, task: Task, prompt: Prompt, what: str, on_stage: OnStage | None) -> Sequence[float]:
+    inputs = [prompt.take(row.inputs, row.id) for row in task.test]
+    answers = model.answer(prompt, inputs, on_rows=lambda *rows: on_stage(f"{what}: test", *rows) if on_stage else None)
+    return task.score([answer.text for answer in answers], task.test)
