@@ -1,7 +1,9 @@
 """The guide's own examples, as a reader would follow them: in one empty folder, in order, on the real backbone."""
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("page", "said"), [("prompts.md", "stays at version 1")])
+@pytest.mark.parametrize(("page", "said"), [("prompts.md", "stays at version 1"), ("serving.md", '"probabilities"')])
 def test_the_examples_of_a_page_run_as_written(
     page: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -26,11 +28,16 @@ def test_the_examples_of_a_page_run_as_written(
     shown = ""
     blocks = BLOCK.findall((DOCS / page).read_text())
     assert {kind for kind, _ in blocks} == {"sh", "python"}
-    for kind, code in blocks:
-        if kind == "python":
-            exec(compile(code, page, "exec"), session)
-            continue
-        done = subprocess.run(["bash", "-euo", "pipefail", "-c", code], capture_output=True, text=True)
-        assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
-        shown += done.stdout
+    try:
+        for kind, code in blocks:
+            if kind == "python":
+                exec(compile(code, page, "exec"), session)
+                continue
+            done = subprocess.run(["bash", "-euo", "pipefail", "-c", code], capture_output=True, text=True)
+            assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
+            shown += done.stdout
+    finally:
+        for left in Path().glob("*.pid"):  # a server that a page has not come to stop
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(left.read_text()), signal.SIGKILL)
     assert said in shown, "the page promises this"
