@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import foreword as fw
 from foreword.errors import UsageError
-from foreword.prompts import Input, Output, Prompt
+from foreword.prompts import Input, Output, Partial, Prompt
 from foreword.prompts.diff import Change, rendered, unified
 
 OLD = """Classify the ticket.
@@ -144,3 +144,16 @@ def test_a_row_is_rendered_by_both() -> None:
     assert rendered(old, old, row, "row 1", ("t:1", "t:1")) == []
     with pytest.raises(UsageError, match="row 1: prompt 't' needs the input 'tone'"):
         rendered(old, new, {"text": "x"}, "row 1", ("t:1", "t:2"))
+
+
+def test_what_is_included_is_compared_too_however_deep() -> None:
+    def including(word: str) -> Prompt:
+        tone = Prompt("tone", f"Be\n{word}.")
+        style = Prompt("style", 'Short. {% include "tone" %}', includes={"tone": Partial(tone)})
+        return Prompt("p", '{% include "style@prod" %} {{ q }}', includes={"style@prod": Partial(style)})
+
+    found = fw.diff(including("kind"), including("brief"), ("p:1", "p:2"))
+    names = ("--- p:1 includes style@prod includes tone", "+++ p:2 includes style@prod includes tone")
+    assert found.text == (*names, "@@ -1,2 +1,2 @@", " Be", "-kind.", "+brief.")
+    assert [change.field for change in found.fields] == ["includes.style@prod.digest"]
+    assert fw.diff(including("kind"), including("kind")).text == ()

@@ -69,7 +69,7 @@ def _cut(text: str, limit: int, truncate: str, spans: Spans) -> str:
         cut = _part(text, places, count, truncate)
         if len(spans(cut)) <= limit:
             return cut
-    return ""
+    return _cut(text, limit, "end", spans) if truncate == "middle" else ""  # no room for two ends and what joins them
 
 
 def _part(text: str, places: Sequence[tuple[int, int]], count: int, truncate: str) -> str:

@@ -48,7 +48,8 @@ class Diff:
     b: Prompt
     fields: tuple[Change, ...]
     text: tuple[str, ...]
-    """The bodies as a unified diff, without line ends; empty where they are the same."""
+    """The bodies as a unified diff, without line ends, and those of what both include; empty where they are the same.
+    """
 
     @cached_property
     def soft(self) -> SoftDiff | None:
@@ -83,7 +84,22 @@ def diff(a: Prompt, b: Prompt, names: tuple[str, str] | None = None) -> Diff:
         for name in differing
         if not any(other.startswith(f"{name}.") for other in differing)  # what is in it says that it is there
     ]
-    return Diff(a, b, tuple(fields), tuple(unified(body_a, body_b, *(names or (a.name, b.name)))))
+    name_a, name_b = names or (a.name, b.name)
+    text = unified(body_a, body_b, name_a, name_b)
+    old, new = _partials(a), _partials(b)
+    for path in old:
+        if path in new:
+            text += unified(old[path], new[path], f"{name_a} includes {path}", f"{name_b} includes {path}")
+    return Diff(a, b, tuple(fields), tuple(text))
+
+
+def _partials(prompt: Prompt, within: str = "") -> dict[str, str]:
+    """The bodies of what a prompt includes, by reference, to the last one."""
+    found: dict[str, str] = {}
+    for ref, partial in prompt.includes.items():
+        found[f"{within}{ref}"] = partial.prompt.body
+        found |= _partials(partial.prompt, f"{within}{ref} includes ")
+    return found
 
 
 def rendered(a: Prompt, b: Prompt, row: Mapping[str, object], where: str, names: tuple[str, str]) -> list[str]:

@@ -235,9 +235,7 @@ def to_body(nodes: Sequence[Node]) -> str:
                     body.literal(node)
                 case Var(path=path, json=json):
                     if path[0] in WORDS:
-                        raise ForewordError(
-                            f"a variable cannot be called {path[0]!r} here; it has a meaning in templates"
-                        )
+                        raise ForewordError(f"a variable cannot be called {path[0]!r}: that means something else here")
                     body.expression(".".join(path) + (" | tojson" if json else ""))
                 case Mark(role):
                     body.expression(f"{role}()")

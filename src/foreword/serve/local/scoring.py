@@ -100,5 +100,6 @@ def _answer(job: Job, log_likelihoods: list[float]) -> Answer:
     length = len(job.prepared.ids)
     lengths = np.array([[len(answer) for answer in job.answers]])
     scores = Scores(np.array([log_likelihoods]), lengths, np.array([length]))
-    text = prompt.output.choices[scores.choose(prompt.output.log_prior)[0]]
-    return Answer(text, text, tuple(log_likelihoods), length, 0)
+    prior = prompt.output.log_prior
+    text, shares = prompt.output.choices[scores.choose(prior)[0]], scores.probabilities(prior)[0].tolist()
+    return Answer(text, text, tuple(log_likelihoods), length, 0, tuple(shares))
