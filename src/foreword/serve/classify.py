@@ -1,7 +1,5 @@
 """POST /v1/classify: the choices of a prompt with their probabilities, the front and the text computed once."""
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -36,15 +34,5 @@ def routes(service: Service) -> APIRouter:
 
 
 def _choices(prompt: Prompt, answer: Answer) -> list[dict[str, Any]]:
-    values = answer.log_likelihoods or ()
-    shares: Sequence[float] = getattr(answer, "probabilities", None) or _shares(values, prompt.output.log_prior)
-    return [
-        {"text": text, "probability": share, "logprob": value}
-        for text, share, value in zip(prompt.output.choices or (), shares, values, strict=True)
-    ]
-
-
-def _shares(values: Sequence[float], prior: Sequence[float] | None) -> list[float]:
-    fair = [value - leaning for value, leaning in zip(values, prior or [0.0] * len(values), strict=True)]
-    powers = [math.exp(value - max(fair)) for value in fair]
-    return [power / sum(powers) for power in powers]
+    told = (prompt.output.choices or (), answer.probabilities or (), answer.log_likelihoods or ())
+    return [{"text": text, "probability": share, "logprob": value} for text, share, value in zip(*told, strict=True)]
