@@ -91,7 +91,7 @@ def test_what_is_written_is_what_was_likeliest_in_training(tmp_path: Path, metho
     found = tune(model, task(choices=False), START, folder=tmp_path / "run", method=method, **settings)
     vectors = model.vectors(found.prompt)
     question = model.encode(found.prompt, {"text": "a quiet , generous film"}).ids
-    written = generate_ids(model, [question], vectors, Sampling(max_tokens=6))[0]
+    written = generate_ids(model, [question], vectors, Sampling(), 6)[0]
     front, rest = question[: vectors.prefix], question[vectors.prefix :]
     said: tuple[int, ...] = ()
     for _ in written:

@@ -59,8 +59,6 @@ def encode(
     ids += [] if chat else start
     for run in runs:
         match run:
-            case _Content(text):
-                ids += tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
             case Text(text):
                 ids += tokenizer.encode(text, add_special_tokens=False, split_special_tokens=hostile and not chat)
             case Virtual():
@@ -147,12 +145,12 @@ def _eos(tokenizer: Any) -> list[int]:
     return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
 
-class _Content(Text):
-    """What somebody put into a turn, apart from what the chat template wrote around it."""
-
-
 def _chat_runs(pieces: Sequence[Piece], tokenizer: Any, *, split: bool) -> list[Piece]:
-    """Text and virtual tokens as the chat template lays them out; with `split`, contents in runs of their own."""
+    """Text and virtual tokens as the chat template lays them out.
+
+    With `split`, every special token that a turn's contents spell out is cut in two, behind its first character; all
+    other text stays in the runs where it would have been, so that what rows begin with does not depend on it.
+    """
     if not tokenizer.chat_template:
         raise ForewordError(
             "the prompt has chat turns, but this backbone's tokenizer has no chat template; use plain text"
@@ -168,13 +166,18 @@ def _chat_runs(pieces: Sequence[Piece], tokenizer: Any, *, split: bool) -> list[
         marks.append(piece)
         return f"{marker}{len(marks) - 1}\ue001"
 
+    def cut(text: str) -> str:
+        for token in sorted(tokenizer.all_special_tokens, key=len, reverse=True) if split else ():
+            text = text.replace(token, f"{token[0]}{mark(Text(''))}{token[1:]}") if token in text else text
+        return text
+
     messages: list[dict[str, str]] = []
     for piece in pieces:
         match piece:
             case Turn(role):
                 messages.append({"role": role, "content": ""})
             case Text(text):
-                messages[-1]["content"] += mark(_Content(text)) if split else text
+                messages[-1]["content"] += cut(text)
             case Virtual():
                 messages[-1]["content"] += mark(piece)
     messages = [{**message, "content": message["content"].strip("\n")} for message in messages]

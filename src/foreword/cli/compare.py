@@ -78,6 +78,10 @@ def compare(
     else:
         print_table(result.table())
         print(f"\n{page} shows it; {document} has the numbers.")
+        measured = {strategy.name: strategy.calibrated for strategy in result.strategies}
+        for ref, prompt in zip(prompts, chosen, strict=False):
+            if measured[prompt.name] and prompt.output.log_prior is None:
+                print(f"{ref} does better calibrated; 'foreword prompts calibrate {ref} --task {task}' stores it so.")
 
 
 def _named_apart(prompts: "list[tuple[str, Prompt]]") -> "list[Prompt]":

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from foreword.cli import alias, diff, exchange, lint, sharing, versions
+from foreword.cli import alias, calibrate, diff, exchange, lint, sharing, versions
 from foreword.cli.console import Display, print_json
 from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, find_prompt, read_inputs, typed
 
@@ -15,6 +15,7 @@ app.command("alias")(alias.alias)
 app.command("import")(exchange.import_prompt)
 app.command("export")(exchange.export_prompt)
 app.command("lint")(lint.lint)
+app.command("calibrate")(calibrate.calibrate)
 app.command("list")(versions.list_prompts)
 for verb in (versions.search, versions.log, versions.tag, versions.untag, versions.delete, versions.restore):
     app.command()(verb)

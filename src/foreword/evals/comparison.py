@@ -174,6 +174,7 @@ def _result(task: Task, arm: _Arm, predictions: tuple[str, ...], tokens: float, 
         trained_parameters=arm.trained_parameters,
         rows=arm.prompt.labelled_rows,
         detail=arm.detail,
+        calibrated=arm.prompt.output.log_prior is not None,
         curve=arm.curve,
     )
 

@@ -48,6 +48,8 @@ class StrategyResult:
     """Labelled training rows that it used."""
     detail: str = ""
     """One line: the prompt's reference, or what the strategy is."""
+    calibrated: bool = False
+    """Whether the model's leaning to some choices was taken off."""
     curve: "tuple[CurvePoint, ...]" = ()
 
     @property
@@ -157,7 +159,9 @@ class Result:
         for s in self.strategies:
             interval, against = self.intervals[s.name], self.comparison(s.name)
             table.add_row(
-                Text(s.name),  # Text, because a name may hold what rich would take for markup
+                Text(
+                    f"{s.name}, calibrated" if s.calibrated else s.name
+                ),  # Text, because a name may hold what rich would take for markup
                 f"{self.scale.value(interval.value)} ({self.scale.span(interval.low, interval.high)})",
                 f"{self.scale.signed(against.difference)} ({p_text(against.p_value)})" if against else "reference",
                 count(s.tokens_per_request),

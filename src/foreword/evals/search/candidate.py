@@ -52,7 +52,7 @@ class Ground:
             self._compare(prompt)
         if shown := demonstrations(parts):
             rows = [self.pool[name] for name in shown]
-            with_rows = few_shot(prompt, [(prompt.take(row.inputs, row.id), row.target) for row in rows])
+            with_rows = few_shot(prompt, [(prompt.take_texts(row.inputs, row.id), row.target) for row in rows])
             prompt = with_rows.replace(name=self.start.name)
         self.model.check(prompt)
         if isinstance(self.model, Backbone):
@@ -80,6 +80,6 @@ def demonstrations(parts: Parts) -> tuple[str, ...]:
 
 
 def _roles_and_text(prompt: Prompt, row: Row) -> tuple[list[str], str]:
-    pieces = prompt.render(prompt.take(row.inputs, row.id))
+    pieces = prompt.render(prompt.take_texts(row.inputs, row.id))
     text = "".join(piece.text for piece in pieces if isinstance(piece, Text))
     return [piece.role for piece in pieces if isinstance(piece, Turn)], text

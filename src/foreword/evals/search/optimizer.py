@@ -190,6 +190,6 @@ def _test(model: LanguageModel, task: Task, start: Prompt, found: Prompt, on_sta
 
 
 def _scores(model: LanguageModel, task: Task, prompt: Prompt, what: str, on_stage: OnStage | None) -> Sequence[float]:
-    inputs = [prompt.take(row.inputs, row.id) for row in task.test]
+    inputs = [prompt.take_texts(row.inputs, row.id) for row in task.test]
     answers = model.answer(prompt, inputs, on_rows=lambda *rows: on_stage(f"{what}: test", *rows) if on_stage else None)
     return task.score([answer.text for answer in answers], task.test)

@@ -75,7 +75,7 @@ class Scorer:
         return numbers and len(value) == len(self._task.choices or ())
 
     def _ask(self, prompt: Prompt, rows: Sequence[Row]) -> list[Value]:
-        inputs = [prompt.take(row.inputs, row.id) for row in rows]
+        inputs = [prompt.take_texts(row.inputs, row.id) for row in rows]
         if self._leaning is None:
             return [answer.text for answer in self._model.answer(prompt, inputs, on_rows=self._on_rows)]
         assert isinstance(self._model, Backbone)
