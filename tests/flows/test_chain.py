@@ -130,6 +130,7 @@ def chain(*steps: str, inputs: str = "[text]", output: str = "one", more: str = 
         (chain(STEP, STEP), "this name is taken"),
         (chain(STEP.replace("as: one", "as: text")), "this name is taken"),
         (chain(STEP.replace("as: one", "as: user"), output="user"), "'user' has a meaning in templates"),
+        (TRIAGE.replace("fields.say", "fields.sya"), "'fields.sya', which its schema lacks; did you mean 'say'"),
         (chain(STEP, output="won"), "'output' names a step, not 'won'; did you mean 'one'"),
         (chain(STEP, more="otput: x"), "'otput': Extra inputs"),
         (chain(), "'steps': List should have at least 1"),

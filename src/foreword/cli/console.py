@@ -67,7 +67,7 @@ class Display:
 
     def step(self, name: str, progress: "Progress") -> None:
         """A step of a tuning run."""
-        dev = "" if progress.dev is None else f", dev {progress.dev:.3f}"
+        dev = "" if progress.dev is None else f", dev {progress.dev:.3f} at {progress.dev_step:,}"
         left = time.strftime("%M:%S", time.gmtime(progress.seconds_left))
         figures = f"loss {progress.loss:.3f}{dev}, {progress.rows_per_second:.0f} rows/s, {left} left"
         self.stage(name, progress.step, progress.steps, figures)

@@ -6,18 +6,19 @@ no chains, so it ends after as many calls as it has steps.
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
+from jinja2 import nodes
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Prompt, Text
 from foreword.prompts.file import MAX_FRONT, read_yaml
 from foreword.prompts.prompt import NAME
-from foreword.prompts.template import RESERVED, Template
+from foreword.prompts.template import RESERVED, Template, new_environment
 from foreword.table import PromptTable
 
 MAX_STEPS = 20
@@ -128,6 +129,7 @@ def _build(form: _ChainForm, path: Path, table: PromptTable | None) -> Chain:
         if word in RESERVED:
             raise UsageError(f"{str(path)!r}: {word!r} has a meaning in templates; choose another name")
     steps: list[Step] = []
+    fields: dict[str, list[str]] = {}  # of the JSON that a step answers, where its schema names them
     for step in form.steps:
         if step.name in known:
             refuse(step.name, "this name is taken by an input or an earlier step; give it another with 'as'")
@@ -144,16 +146,35 @@ def _build(form: _ChainForm, path: Path, table: PromptTable | None) -> Chain:
             for variable in template.variables:
                 if variable not in known:
                     refuse(step.name, f"{key!r} uses {variable!r}, which is not known here; {_near(variable, known)}")
+            for earlier, field in _fields(template):
+                there = fields.get(earlier)
+                if there is not None and field not in there:
+                    refuse(
+                        step.name,
+                        f"{key!r} uses {f'{earlier}.{field}'!r}, which its schema lacks; {_near(field, there)}",
+                    )
         for variable in prompt.variables:
             optional = variable in prompt.specs and prompt.specs[variable].default is not None
             if variable not in templates and not optional:
                 refuse(step.name, f"prompt {prompt.name!r} needs the input {variable!r}; add it to 'with'")
         steps.append(Step(step.name, prompt, templates))
         known.append(step.name)
+        if prompt.output.json_schema is not None and "properties" in prompt.output.json_schema:
+            fields[step.name] = list(prompt.output.json_schema["properties"])
     names = [step.name for step in steps]
     if form.output not in names:
         raise UsageError(f"{str(path)!r}: 'output' names a step, not {form.output!r}; {_near(form.output, names)}")
     return Chain(name, tuple(form.inputs), tuple(steps), form.output)
+
+
+def _fields(template: Template) -> Iterator[tuple[str, str]]:
+    """What `{{ ticket.team }}` or `{{ ticket["team"] }}` take apart: the name and the field."""
+    for node in new_environment().parse(template.source).find_all((nodes.Getattr, nodes.Getitem)):
+        match node:
+            case nodes.Getattr(node=nodes.Name(name=name), attr=field):
+                yield name, field
+            case nodes.Getitem(node=nodes.Name(name=name), arg=nodes.Const(value=str(field))):
+                yield name, field
 
 
 def _find(call: str, path: Path, table: PromptTable | None) -> Prompt:

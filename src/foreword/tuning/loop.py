@@ -192,9 +192,10 @@ class _Loop:
                 if on_step:
                     per_step = (time.perf_counter() - ran) / (self.step - first)
                     left = (self.options.steps - self.step) * per_step
-                    dev = self.curve[-1].dev
+                    dev, measured = self.curve[-1].dev, self.curve[-1].step
                     loss = self.losses[-1] if self.losses else self.curve[-1].loss or math.nan
-                    on_step(Progress(self.step, self.options.steps, loss, dev, sum(self.shares) / per_step, left))
+                    rate = sum(self.shares) / per_step
+                    on_step(Progress(self.step, self.options.steps, loss, dev, measured, rate, left))
                 if interrupted():
                     self._save()
                     raise KeyboardInterrupt

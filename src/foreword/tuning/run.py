@@ -18,6 +18,8 @@ class Progress:
     loss: float
     dev: float | None
     """Last measurement on dev."""
+    dev_step: int
+    """After how many steps it was made."""
     rows_per_second: float
     seconds_left: float
 
