@@ -156,7 +156,7 @@ def test_what_is_not_what_was_asked_for_raises_where_it_is_used_and_spares_the_b
     )
     results = Program(own, backbone("llama"), returns=Even, sampling=Sampling(40, 2.0)).batch(ROWS * 3)
     assert {result.problem is None for result in results} == {True, False}
-    assert all("n, Input should be 2 or 4" in (result.problem or "n, Input should be 2 or 4") for result in results)
+    assert all("'n': must be 2 or 4" in (result.problem or "'n': must be 2 or 4") for result in results)
 
 
 class Slow:

@@ -15,6 +15,7 @@ from foreword.evals.lora import Lora, adapt
 from foreword.evals.result import Result, StrategyResult, build_result
 from foreword.evals.statistics import is_right_or_wrong, smallest_difference
 from foreword.prompts import Prompt
+from foreword.prompts.prompt import expect
 from foreword.tasks import Task
 from foreword.tuning import CurvePoint, Run
 from foreword.tuning.lesson import soft_name
@@ -55,7 +56,7 @@ def compare(
     """
     if not task.test:
         raise ForewordError(f"task {task.name!r} has no test rows; give it some: 'split: {{test: 500}}'")
-    prompts = [item.prompt if isinstance(item, Run) else item.answering(task.choices) for item in strategies]
+    prompts = [item.prompt if isinstance(item, Run) else expect(item).answering(task.choices) for item in strategies]
     hard = [prompt for prompt in prompts if prompt.soft is None]
     if lora is not None:
         lora.check(model)
