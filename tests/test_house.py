@@ -12,7 +12,7 @@ import foreword
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "foreword"
 FLOORS = (
-    {"errors", "files", "downloads", "packages", "redact"},
+    {"errors", "files", "downloads", "forms", "packages", "redact"},
     {"prompts", "tasks"},
     {"backbone", "table"},
     {"tuning"},
@@ -46,6 +46,7 @@ def test_the_public_names_are_there_and_no_others() -> None:
     assert foreword.__all__ == sorted(foreword.__all__, key=lambda name: (name[0].islower(), name))
     for name in foreword.__all__:
         assert getattr(foreword, name).__doc__, name
+    assert dir(foreword) == sorted(foreword.__all__)
 
 
 def test_help_answers_at_once() -> None:

@@ -65,3 +65,7 @@ def __getattr__(name: str) -> Any:
     if name not in _ROOMS:
         raise AttributeError(f"module 'foreword' has no attribute {name!r}")
     return getattr(import_module(f"foreword.{_ROOMS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -55,6 +55,9 @@ def test_a_gate_lets_through_what_is_not_worse(call: Any) -> None:
     assert PromptTable.open().aliases("plain") == {"prod": 1}
     assert gated(1).stdout == "plain@prod is plain:1\n", "nothing to measure"
     assert call("prompts", "alias", "plain", "prod", 2).exit_code == 0, "without a gate nobody asks"
+    for written, number in (("plain:1", 1), ("plain@prod", 1), ("plain@latest", 2)):
+        moved = json.loads(call("prompts", "alias", "plain", "prod", written, "--json").stdout)
+        assert moved["version"] == number
 
 
 @pytest.mark.usefixtures("versions")
@@ -78,6 +81,10 @@ def test_what_cannot_be_gated_moves_nothing(call: Any, project: Path) -> None:
     for given, code, said in (
         (("plain", "prod", 3, "--gate", "gate.yaml"), 2, "'plain' has no version 3"),
         (("plain", "latest", 1, "--gate", "gate.yaml"), 2, "'latest' always means the newest version"),
+        (("plain", "prod", "two"), 2, "'two' is no version of 'plain': give one such as 2, or 'plain@staging'"),
+        (("plain", "prod", "plain"), 2, "'plain' is no version of 'plain'"),
+        (("plain", "prod", "other:1"), 2, "'other:1' is no version of 'plain'"),
+        (("plain", "prod", "plain@staging"), 2, "'plain' has no alias 'staging'"),
         (("none", "prod", 1, "--gate", "gate.yaml"), 2, "there is no prompt 'none'"),
         (("plain", "prod", 1, "--gate", "closed.yaml"), 1, "task 'gate' has no dev rows to measure on"),
     ):

@@ -58,8 +58,27 @@ def nothing(_: Path) -> None:
         (nothing, (*RUN, "--input", "txt=a"), 2, r"prompt 'plain' has no input 'txt'; did you mean 'text'\?"),
         (nothing, (*RUN, "--input", "text=\udcff"), 2, r"--input 'text': '\\udcff' is not UTF-8"),
         (nothing, (*RUN, "--input", f"text={LONG}"), 1, r"the row .* 256 at most"),
-        (nothing, ("run", "no.prompt"), 1, r"no prompt file 'no\.prompt'"),
-        (nothing, ("run", "a" * 300), 2, r"'a+.* is no stored prompt"),
+        (nothing, (*RUN, "-i", "text=a", "-i", "text=b"), 2, r"--input 'text' is given twice"),
+        (nothing, (*RUN, "-i", "text=@no.txt"), 2, r"--input 'text': cannot read 'no\.txt': No such file .*; .* '@@'"),
+        (nothing, (*RUN, "-i", "text=@tiny/model.safetensors"), 2, r"--input 'text': 'tiny/.*' is not UTF-8"),
+        (
+            edit("plain.prompt", "text: {}", "text: {type: integer}"),
+            (*RUN, "-i", "text=two"),
+            2,
+            r".* 'two' is no integer",
+        ),
+        (nothing, ("run", "no.prompt"), 1, r"no prompt file 'no\.prompt'; .*'foreword prompts list'"),
+        (nothing, ("run", "toy.yaml"), 2, r"'toy\.yaml' is a task file, not a chain"),
+        (
+            nothing,
+            ("compare", "plain.prompt", "toy.yaml"),
+            2,
+            r".* comes first: 'foreword compare toy\.yaml plain\.prompt'",
+        ),
+        (nothing, ("compare", "plain", "toy.yaml"), 2, r"'plain' is no task file; the task comes first"),
+        (nothing, ("prompts", "add", "no.prompt"), 1, r"no prompt file 'no\.prompt'; look at the path$"),
+        (nothing, ("prompts", "add", "rows.csv"), 1, r"'rows\.csv' is no prompt file; a prompt ends in \.prompt"),
+        (nothing, ("run", "a" * 300), 2, r"'a+'? is no stored prompt"),
         (nothing, ("prompts", "show", "plain", "--table", "rows.csv"), 1, r"cannot use the prompt table '.*rows\.csv'"),
     ],
 )
@@ -73,6 +92,14 @@ def test_one_line_names_what_is_wrong(
     *told, line = ended.stderr.splitlines()
     assert re.match(f"foreword: {said}", line)
     assert not any(before.startswith("foreword") for before in told)
+
+
+@pytest.mark.parametrize("verb", ["list", "show a", "search a", "tag a b", "delete a", "alias a prod 1", "push a out"])
+def test_a_table_that_is_not_there_is_not_made(call: Any, project: Path, verb: str) -> None:
+    ended = call("prompts", *verb.split(), "--table", "typo/x.db")
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("foreword: there is no prompt table at 'typo/x.db'; look at the path")
+    assert not (project / "typo").exists()
 
 
 def test_a_name_nearly_right_is_suggested(call: Any) -> None:

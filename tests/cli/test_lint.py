@@ -46,4 +46,4 @@ def test_partials_types_and_budgets_on_the_command_line(project: Path, call: Cal
     assert "warning: input 'text' of prompt 'p' is longer than its 5 tokens; its end is cut\n" in run.stderr
     wrong = call("run", "p", "-i", "n=4", "-i", "text=a", "-b", "tiny")
     assert "input 'n' is not as declared: 4 is greater than the maximum of 3" in wrong.stderr
-    assert "is of type integer; 'two' is none" in call("run", "p", "-i", "n=two", "-i", "text=a", "-b", "tiny").stderr
+    assert "input 'n': 'two' is no integer" in call("run", "p", "-i", "n=two", "-i", "text=a", "-b", "tiny").stderr

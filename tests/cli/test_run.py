@@ -11,7 +11,7 @@ TINY = ("--backbone", "tiny", "--dtype", "float32")
 
 
 def test_the_answer_is_a_document_of_text_value_and_usage(call: Any) -> None:
-    ended = call("run", "plain.prompt", "--input", "text=a = b", *TINY)
+    ended = call("run", "plain.prompt", "--input", "text=a = b", "--json", *TINY)
     assert ended.exit_code == 0, ended.stderr
     assert ended.stderr == "Backbone tiny: 0 M frozen weights, float32, 1 CPU threads.\n"
     model, prompt = Backbone.load("tiny", "float32"), Prompt.load("plain.prompt")
@@ -29,6 +29,17 @@ def test_the_answer_is_a_document_of_text_value_and_usage(call: Any) -> None:
     document = json.loads(ended.stdout)
     assert document["text"] == document["value"] == written
     assert document["usage"]["completion_tokens"] <= 5
+
+
+def test_an_input_comes_out_of_a_file(call: Any, project: Path) -> None:
+    (project / "mail.txt").write_text("a quiet film\n\n")
+    (project / "show.prompt").write_text("{{ a }}|{{ b }}|{{ c }}")
+    given = ("-i", "a=@mail.txt", "-i", "b=@@me", "-i", "c=me@home")
+    shown = json.loads(call("prompts", "render", "show.prompt", *given, "--json", *TINY).stdout)
+    assert "".join(token["text"] for token in shown["tokens"]) == "a quiet film\n|@me|me@home"
+    ended = call("run", "show.prompt", "-i", "a=@-", "-i", "b=@nobody", "-i", "c=x", *TINY)
+    assert ended.exit_code == 2
+    assert "cannot read 'nobody'" in ended.stderr
 
 
 def test_a_soft_prompt_runs_on_its_own_backbone_only(call: Any) -> None:

@@ -10,6 +10,7 @@ import pytest
 from foreword.errors import ForewordError, UsageError
 from foreword.evals import calibrate, compare, few_shot, weigh
 from foreword.evals.baselines import majority, tfidf
+from foreword.evals.report import render_report
 from foreword.prompts import Output, Prompt
 from foreword.tasks import Row, Task
 from foreword.tuning import tune
@@ -110,6 +111,23 @@ def test_a_comparison_holds_every_strategy_and_what_it_costs(tmp_path: Any) -> N
     assert soft.predictions == tuple(answer.value for answer in answers)
     on_dev = {c.plain.name: c.score for c in weigh(model, data, [PLAIN, other, few_shot(PLAIN, data, 2)])}
     assert result.reference == max(on_dev, key=lambda name: on_dev[name])
+
+
+@pytest.mark.parametrize("rows", [4, 40])
+def test_the_page_and_the_note_say_alike_what_the_rows_can_show(rows: int) -> None:
+    data = task()
+    result = compare(backbone(), replace(data, test=data.test[:rows]), [PLAIN])
+    [note] = [note for note in result.notes if "test rows" in note]
+    page = render_report(result)
+    if rows == 4:
+        assert result.smallest_difference == 1
+        assert note == "4 test rows are too few to show any difference; give the task more."
+        assert "These are too few rows to show any difference." in page
+    else:
+        assert result.smallest_difference is not None
+        points = f"{100 * result.smallest_difference:.1f} points"
+        assert f"about {points}" in note
+        assert f"about {points} often goes unseen" in page
 
 
 def test_test_rows_do_not_change_what_is_chosen() -> None:

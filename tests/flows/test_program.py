@@ -21,6 +21,7 @@ from foreword.backbone import Answer, Backbone, RemoteBackbone, Sampling
 from foreword.errors import ForewordError, ForewordWarning, UsageError
 from foreword.flows import Program, Result, Usage, trace
 from foreword.prompts import Input, Output, Prompt, SoftTokens
+from foreword.tasks import Row
 
 backbone = cache(tiny.backbone)
 TEAM = Prompt("team", "Ticket: {{ text }}\nTeam:", output=Output(choices=("billing", "technical")))
@@ -156,7 +157,7 @@ def test_what_is_not_what_was_asked_for_raises_where_it_is_used_and_spares_the_b
     )
     results = Program(own, backbone("llama"), returns=Even, sampling=Sampling(40, 2.0)).batch(ROWS * 3)
     assert {result.problem is None for result in results} == {True, False}
-    assert all("n, Input should be 2 or 4" in (result.problem or "n, Input should be 2 or 4") for result in results)
+    assert all("'n': must be 2 or 4" in (result.problem or "'n': must be 2 or 4") for result in results)
 
 
 class Slow:
@@ -329,3 +330,28 @@ def test_a_text_beyond_any_prompt_is_cut_to_its_budget_and_not_refused() -> None
     with pytest.warns(ForewordWarning, match="longer than its 3 tokens"):
         result = fw.Program(prompt, backbone("llama"))(text="film " * 250_000)
     assert result.cuts[0].kept == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("route@prod", r"'route@prod' is no Prompt; give one: PromptTable\.open\(\)\.get\('route@prod'\)"),
+        ("in/route.prompt", r"give one: Prompt\.load\('in/route\.prompt'\)"),
+        (None, "give a Prompt, not None"),
+    ],
+)
+def test_who_gives_a_reference_is_told_how_to_get_the_prompt(given: Any, said: str) -> None:
+    model, task = (
+        backbone("llama"),
+        fw.Task("toy", ("text",), None, "f1", 0, *[(Row("1", {"text": "a"}, "b"),)] * 3, ()),
+    )
+    for call in (
+        lambda: Program(given, model),
+        lambda: fw.compare(model, task, [given]),
+        lambda: fw.optimize(model, task, given),
+        lambda: fw.few_shot(given, task, 1),
+        lambda: fw.tune(model, task, given),
+        lambda: fw.diff(FREE, given),
+    ):
+        with pytest.raises(UsageError, match=said):
+            call()

@@ -92,7 +92,7 @@ def test_a_file_beside_the_prompt_becomes_rows(tmp_path: Path) -> None:
         ("{file: ../out.csv}", "outside of the prompt's folder"),
         ("{file: /etc/passwd}", "outside of the prompt's folder"),
         ("{file: link.csv}", "outside of the prompt's folder"),
-        ("{file: gone.csv}", "cannot read examples"),
+        ("{file: gone.csv}", "p.prompt', 'examples.file': there is no 'gone.csv' beside it"),
         ("{file: pipe.csv}", "no ordinary file"),
         ('{file: "a\\0.csv"}', "are no file"),
         ("{file: twice.csv}", "line 1: two columns have one name"),

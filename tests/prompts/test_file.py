@@ -102,10 +102,23 @@ def test_files_as_people_write_them(text: str, body: str) -> None:
     ("front", "why"),
     [
         ("name: [a", "no YAML"),
-        ("- a", "front matter"),
-        ("name: 1", "'name'"),
-        ("nmae: p", "'nmae'.*Extra"),
-        ("inputs: {text: {maxlength: 3}}", r"'inputs\.text\.maxlength'"),
+        ("- a", "must be a mapping of keys to values$"),
+        ("name: 1", r"'name': .*in quotes \("),
+        ("nmae: p", "^'dir/p.prompt': no key 'nmae'; did you mean 'name'"),
+        ("input: {text: {}}", "no key 'input'; did you mean 'inputs'"),
+        ("inputs: {text: {maxlength: 3}}", r"'inputs\.text': no key 'maxlength'; did you mean 'maxLength'"),
+        ("output: {choice: [a, b]}", "'output': no key 'choice'; did you mean 'choices'"),
+        ("output: {choices: repair}", "'output.choices': must be a list of texts, not 'repair'$"),
+        ("output: {choices: [yes, no]}", r"'output.choices.0': .* reads this as True; put it in quotes \(\"yes\"\)"),
+        ("output: {choices: [1, 2]}", r"reads this as 1; put it in quotes \(\"1\"\)"),
+        (
+            "output: {schema: {type: object}}",
+            "'output.schema': schema: an object needs 'properties', [^{]*$",
+        ),
+        (
+            "name: p\ndescription: a: b",
+            "^'dir/p.prompt': this is no YAML: line 3: a ':' .*put the text in quotes",
+        ),
         ("inputs: {text: {maxLength: 0}}", r"'inputs\.text\.maxLength'"),
         ("inputs: {other: {}}", "'text' is not declared"),
         ("output: {choices: [a, a]}", "two different"),
@@ -121,8 +134,8 @@ def test_files_as_people_write_them(text: str, body: str) -> None:
         ("name: !!bool x", "no YAML"),
         ("name: !!timestamp x", "no YAML"),
         ("name: " + "9" * 5_000, "no YAML"),
-        ("inputs: {text: {default: 0x" + "f" * 9_000 + "}}", "no YAML: a number of too many digits"),
-        ("output: {schema: {enum: [" + "1:" * 5_000 + "1]}}", "no YAML: a number of too many digits"),
+        ("inputs: {text: {default: 0x" + "f" * 9_000 + "}}", "no YAML: line 2: a number of too many digits"),
+        ("output: {schema: {enum: [" + "1:" * 5_000 + "1]}}", "no YAML: line 2: a number of too many digits"),
         ("inputs: {text: {type: array, default: [2024-01-01]}}", "none of JSON's"),
         ("inputs: {text: {type: number, default: .nan}}", "none of JSON's"),
         ("inputs: {text: {type: object, default: {1: a}}}", "none of JSON's"),
@@ -147,9 +160,17 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         Prompt.load(tmp_path / "gone.prompt")
     with pytest.raises(ForewordError, match="cannot read"):
         Prompt.load(tmp_path)
-    (tmp_path / "latin.prompt").write_bytes(b"caf\xe9")
-    with pytest.raises(ForewordError, match=r"latin\.prompt"):
-        Prompt.load(tmp_path / "latin.prompt")
+    for name, content, why in (
+        ("latin.prompt", b"caf\xe9", "is no text in UTF-8"),
+        ("rows.csv", b"text,label\na,b\n", r"is no prompt file; a prompt ends in \.prompt"),
+        ("empty.prompt", b"", "is empty"),
+        ("head.md", b"---\nname: a\n---\n\n", "is empty; write the prompt below its front matter"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ForewordError, match=f"{name}' {why}"):
+            Prompt.load(tmp_path / name)
+    (tmp_path / "notes.md").write_text("---\nname: a\n---\nhello")
+    assert Prompt.load(tmp_path / "notes.md") == Prompt("a", "hello")
     with pytest.raises(ForewordError, match="does not end"):
         from_text("---\nname: p\n", "p.prompt")
     with pytest.raises(ForewordError, match="has no 'name'"):

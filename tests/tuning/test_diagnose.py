@@ -139,6 +139,11 @@ def test_a_healthy_run_is_left_alone(name: str) -> None:
             ["dev has 20 rows, which cannot show a difference below 27 points", "10 points above", "more dev rows"],
         ),
         (
+            curve(dev=(0.50, 0.50, 0.50, 0.50, 0.50, 0.75), dev_rows=1),
+            {},
+            ["dev has 1 rows, which are too few to show any difference, and"],
+        ),
+        (
             curve((0.50, 0.90, 0.45, 0.85, 0.40)),
             {},
             ["the loss swings up and down, by 0.45 nats and more than chance", "--lr 0.0067", "--batch 32"],

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from foreword.cli.console import Display, print_json
-from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, load_model
-from foreword.errors import GateError
+from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, find_table, load_model
+from foreword.errors import GateError, UsageError
 
 if TYPE_CHECKING:
     from foreword.evals.gate import Verdict
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def alias(
     name: Annotated[str, typer.Argument(help="The prompt.")],
     alias: Annotated[str, typer.Argument(help="The alias, such as prod.")],
-    version: Annotated[int, typer.Argument(help="The version that it shall point to.")],
+    version: Annotated[str, typer.Argument(help="The version that it shall point to: 2, NAME:2 or NAME@ALIAS.")],
     gate: Annotated[
         Path | None,
         typer.Option(help="Task file: refuse (exit code 3) a version that is worse on its dev rows than the present."),
@@ -29,32 +29,43 @@ def alias(
     as_json: Json = False,
 ) -> None:
     """Point an alias at a version."""
-    from foreword.table import PromptTable
     from foreword.table.refs import check_alias
 
-    store = PromptTable.open(table)
+    store = find_table(table)
+    number = _number(store, name, version)
     before, verdict = store.aliases(name).get(check_alias(alias)), None
-    if gate is not None and before != version:
-        verdict = _judge(store, name, before, version, gate, backbone, dtype)
+    if gate is not None and before != number:
+        verdict = _judge(store, name, before, number, gate, backbone, dtype)
         if not as_json:
             print(verdict)
     moved = verdict is None or verdict.passed
     if gate is None:
-        store.alias(name, alias, version, message)
+        store.alias(name, alias, number, message)
     elif moved:
-        store.move(name, alias, version, before, message)
+        store.move(name, alias, number, before, message)
     if as_json:
         judged = verdict.to_json() if verdict else None
         print_json(
-            {"prompt": name, "alias": alias, "version": version, "before": before, "moved": moved, "gate": judged}
+            {"prompt": name, "alias": alias, "version": number, "before": before, "moved": moved, "gate": judged}
         )
     if not moved:
         raise GateError(
-            f"{name}:{version} is worse than {name}:{before}, so {name}@{alias} stays where it is; "
-            f"'foreword prompts diff {name}:{before} {name}:{version} --task {gate}' shows on which rows"
+            f"{name}:{number} is worse than {name}:{before}, so {name}@{alias} stays where it is; "
+            f"'foreword prompts diff {name}:{before} {name}:{number} --task {gate}' shows on which rows"
         )
     if not as_json:
-        print(f"{name}@{alias} is {name}:{version}")
+        print(f"{name}@{alias} is {name}:{number}")
+
+
+def _number(store: "PromptTable", name: str, written: str) -> int:
+    """The version that `written` means: a number, or a reference to this very prompt."""
+    from foreword.table.refs import VERSION, parse
+
+    if VERSION.fullmatch(written):
+        return int(written)
+    if ("@" in written or ":" in written) and parse(written).name == name:
+        return store.find(written).version
+    raise UsageError(f"{written!r:.80} is no version of {name!r}: give one such as 2, or '{name}@staging'")
 
 
 def _judge(

@@ -14,6 +14,7 @@ from foreword.cli.shared import (
     Json,
     TableUrl,
     find_prompt,
+    find_table,
     load_model,
     make_folder,
     short,
@@ -48,14 +49,17 @@ def compare(
     from foreword.evals import Lora, few_shot, weigh
     from foreword.evals import compare as measure
     from foreword.evals.comparison import save
-    from foreword.table import PromptTable
 
+    yaml = (".yaml", ".yml")
+    if task.suffix == ".prompt" or (task.suffix not in yaml and any(ref.endswith(yaml) for ref in prompts)):
+        found = next((ref for ref in prompts if ref.endswith(yaml)), "TASK.yaml")
+        raise UsageError(f"{str(task)!r} is no task file; the task comes first: 'foreword compare {found} {task}'")
     given = {name: value for name, value in (("steps", lora_steps), ("rank", lora_rank)) if value is not None}
     if given and not lora:
         raise UsageError(f"--lora-{next(iter(given))} is for --lora; add that")
     adapters = Lora(**given) if lora else None
     with Display() as display:
-        store = PromptTable.open(table)
+        store = find_table(table)
         chosen = _named_apart([(ref, find_prompt(ref, store)) for ref in prompts])
         make_folder(out)
         data = load_task(task, display, seed)

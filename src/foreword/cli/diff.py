@@ -8,6 +8,7 @@ import typer
 
 from foreword.cli import differences
 from foreword.cli.console import Display, print_json
+from foreword.cli.inputs import Inputs, read_inputs
 from foreword.cli.shared import (
     DEFAULT_BACKBONE,
     BackboneName,
@@ -15,9 +16,9 @@ from foreword.cli.shared import (
     Json,
     TableUrl,
     find_prompt,
+    find_table,
     is_path,
     load_model,
-    read_inputs,
 )
 from foreword.errors import UsageError
 
@@ -33,7 +34,7 @@ def diff(
     b: Annotated[
         str | None, typer.Argument(help="The other one. Without it, A's newest version and the one before.")
     ] = None,
-    inputs: Annotated[list[str], typer.Option("--input", "-i", help="name=value; a row to render both with.")] = [],  # noqa: B006
+    inputs: Inputs = [],  # noqa: B006
     rows: Annotated[Path | None, typer.Option("--inputs", help="CSV, JSONL or Parquet: rows to render.")] = None,
     task: Annotated[
         Path | None, typer.Option(help="Task file: which answers to its dev rows flip. Test rows stay closed.")
@@ -48,9 +49,8 @@ def diff(
 ) -> None:
     """What differs between two prompts: front matter, text, vectors; rendered rows; answers."""
     from foreword.prompts.diff import diff as compared
-    from foreword.table import PromptTable
 
-    store = PromptTable.open(table)
+    store = find_table(table)
     names = _names(a, b, store)
     old, new = (find_prompt(name, store) for name in names)
     found = compared(old, new, names)

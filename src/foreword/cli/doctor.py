@@ -12,7 +12,7 @@ import typer
 
 from foreword.cli.console import print_json
 from foreword.cli.examine import examine
-from foreword.cli.shared import Json, TableUrl
+from foreword.cli.shared import Json, TableUrl, find_table
 from foreword.errors import ForewordError
 from foreword.files import cache_dir, data_dir
 
@@ -68,8 +68,6 @@ def _facts() -> Iterator[tuple[str, str]]:
 
 
 def _problems(table: str | None) -> Iterator[str]:
-    from foreword.table import PromptTable
-
     for folder in (cache_dir(), data_dir()):
         there = next(path for path in (folder, *folder.parents) if os.path.exists(path))  # False where it cannot look
         if not os.access(there, os.W_OK):
@@ -77,7 +75,7 @@ def _problems(table: str | None) -> Iterator[str]:
         elif shutil.disk_usage(there).free < ROOM_GB * 1e9:
             yield f"{str(there)!r} has less than {ROOM_GB:g} GB free; delete something or move the folder"
     try:
-        PromptTable.open(table).list(limit=1)
+        find_table(table).list(limit=1)
     except ForewordError as error:
         yield str(error)
 

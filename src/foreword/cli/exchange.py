@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from foreword.cli.console import Display, print_json
-from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, find_prompt, load_backbone
+from foreword.cli.shared import (
+    DEFAULT_BACKBONE,
+    BackboneName,
+    Dtype,
+    Json,
+    TableUrl,
+    find_prompt,
+    find_table,
+    load_backbone,
+)
 from foreword.errors import ForewordError, UsageError
 from foreword.files import write_atomic
 
@@ -94,11 +103,10 @@ def export_prompt(
 ) -> None:
     """Write a prompt for another program, and say what it cannot hold. A soft prompt goes to PEFT alone."""
     from foreword.prompts import formats
-    from foreword.table import PromptTable
 
     if form != "peft":
         formats.format_of(form)
-    chosen = find_prompt(prompt, PromptTable.open(table))
+    chosen = find_prompt(prompt, find_table(table))
     if form == "peft":
         _to_peft(chosen, dest, peft_type, backbone, dtype, as_json=as_json)
         return

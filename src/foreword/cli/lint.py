@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from foreword.cli.console import Display, print_json
-from foreword.cli.shared import Dtype, Json, TableUrl, find_prompt, is_path, load_backbone
+from foreword.cli.shared import Dtype, Json, TableUrl, find_prompt, find_table, is_path, load_backbone
 from foreword.errors import ForewordError
 
 if TYPE_CHECKING:
@@ -27,11 +27,10 @@ def lint(
 ) -> None:
     """What is likely wrong with a prompt. Ends with exit code 1 where there are errors."""
     from foreword.prompts.lint import lint as lint_text
-    from foreword.table import PromptTable
     from foreword.table.includes import known
     from foreword.tasks import Task
 
-    store = PromptTable.open(table)
+    store = find_table(table)
     data = Task.load(task) if task is not None else None
     folder = Path(ref).parent if is_path(ref) else None
     resolve: Resolve = store.get

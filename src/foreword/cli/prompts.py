@@ -7,7 +7,16 @@ import typer
 
 from foreword.cli import alias, calibrate, diff, exchange, lint, sharing, versions
 from foreword.cli.console import Display, print_json
-from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, find_prompt, read_inputs, typed
+from foreword.cli.inputs import Inputs, read_inputs, typed
+from foreword.cli.shared import (
+    DEFAULT_BACKBONE,
+    BackboneName,
+    Dtype,
+    Json,
+    TableUrl,
+    find_prompt,
+    find_table,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Stored prompts: names, versions, aliases.")
 app.command("diff")(diff.diff)
@@ -30,9 +39,8 @@ Ref = Annotated[str, typer.Argument(help="name, name@alias or name:version; or a
 def show(ref: Ref, table: TableUrl = None, as_json: Json = False) -> None:
     """The prompt file, and what its vectors are."""
     from foreword.prompts.vector_diff import facts
-    from foreword.table import PromptTable
 
-    prompt = find_prompt(ref, PromptTable.open(table))
+    prompt = find_prompt(ref, find_table(table))
     if as_json:
         document = {"prompt": prompt.name, "digest": prompt.digest, "text": prompt.to_text()}
         print_json({**document, "vectors": facts(prompt.soft)})
@@ -72,7 +80,7 @@ def add(
 @app.command()
 def render(
     ref: Ref,
-    inputs: Annotated[list[str], typer.Option("--input", "-i", help="name=value; once per variable.")] = [],  # noqa: B006
+    inputs: Inputs = [],  # noqa: B006
     backbone: BackboneName = DEFAULT_BACKBONE,
     dtype: Dtype = "auto",
     table: TableUrl = None,
@@ -80,9 +88,8 @@ def render(
 ) -> None:
     """The exact tokens that the model would read."""
     from foreword.cli.shared import load_backbone
-    from foreword.table import PromptTable
 
-    prompt = find_prompt(ref, PromptTable.open(table))
+    prompt = find_prompt(ref, find_table(table))
     row = typed(prompt, read_inputs(inputs))
     prompt.render(row)  # a wrong input is told before a model is loaded
     with Display() as display:

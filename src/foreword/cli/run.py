@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foreword.cli.console import Display, print_json
+from foreword.cli.inputs import Inputs, read_inputs, typed
 from foreword.cli.shared import (
     DEFAULT_BACKBONE,
     BackboneName,
     Dtype,
+    Json,
     TableUrl,
     find_prompt,
+    find_table,
     load_model,
-    read_inputs,
-    typed,
 )
 from foreword.errors import ForewordError
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 def run(
     prompt: Annotated[str, typer.Argument(help="A .prompt file, a name in the table, or the .yaml file of a chain.")],
-    inputs: Annotated[list[str], typer.Option("--input", "-i", help="name=value; once per variable.")] = [],  # noqa: B006
+    inputs: Inputs = [],  # noqa: B006
     max_tokens: Annotated[int | None, typer.Option(min=1, help="64, or 512 for JSON by a schema.")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option(min=0.0, max=1.0)] = 1.0,
@@ -33,6 +34,7 @@ def run(
     backbone: BackboneName = DEFAULT_BACKBONE,
     dtype: Dtype = "auto",
     table: TableUrl = None,
+    as_json: Json = False,  # noqa: ARG001 - it prints nothing else
 ) -> None:
     """Run a prompt on one row; prints {"text", "value", "usage"} as JSON. A chain's has "ms" and "steps" besides.
 
@@ -41,10 +43,9 @@ def run(
     from foreword.backbone import Sampling
     from foreword.flows import Chain, Program
     from foreword.flows.program import check
-    from foreword.table import PromptTable
 
     row: dict[str, Any] = {**read_inputs(inputs)}
-    store = PromptTable.open(table)
+    store = find_table(table)
     chosen = Chain.load(prompt, store) if prompt.endswith((".yaml", ".yml")) else find_prompt(prompt, store)
     if not isinstance(chosen, Chain):
         row = typed(chosen, row)

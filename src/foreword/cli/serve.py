@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from foreword.cli.console import Display, print_json
-from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, load_backbone
+from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, find_table, load_backbone
 from foreword.errors import UsageError
 
 app = typer.Typer(help="Serve every prompt of the table over HTTP, as OpenAI's clients speak it.")
@@ -36,12 +36,11 @@ def serve(
     from foreword.serve.keys import Keys
     from foreword.serve.limits import Limits
     from foreword.serve.server import address, listen, run
-    from foreword.table import PromptTable
 
     found = Keys(keys) if keys is not None else None
     bound = listen(host, port, found)
     with bound, Display() as display:
-        prompts = PromptTable.open(table)
+        prompts = find_table(table)
         model = load_backbone(backbone, dtype, display)
         from foreword.serve.start import make
 

@@ -1,5 +1,6 @@
 """What several verbs do alike: load a backbone and say which dtype, find a prompt by name or file."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,7 +64,25 @@ def find_prompt(ref: str, table: "PromptTable") -> "Prompt":
     """A `.prompt` file when `ref` looks like a path, else an entry of the prompt table."""
     from foreword.prompts import Prompt
 
-    return Prompt.load(ref, resolve=table.get) if is_path(ref) else table.get(ref)
+    if not is_path(ref):
+        return table.get(ref)
+    if not os.path.lexists(ref):
+        raise ForewordError(f"no prompt file {ref!r}; look at the path, or at 'foreword prompts list' for stored ones")
+    return Prompt.load(ref, resolve=table.get)
+
+
+def find_table(url: str | None) -> "PromptTable":
+    """The prompt table of a verb that puts no prompt there: one that is named must exist, so a slip makes none."""
+    from foreword.table import PromptTable
+    from foreword.table.database import locate
+
+    if url is not None:
+        file = locate(url)[0]
+        if file.get_backend_name() == "sqlite" and not os.path.lexists(file.database or ""):
+            raise UsageError(
+                f"there is no prompt table at {url!r}; look at the path ('foreword prompts add' makes one)"
+            )
+    return PromptTable.open(url)
 
 
 def stored_as(ref: str, table: "PromptTable") -> str | None:
@@ -81,26 +100,3 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ForewordError(f"cannot use the folder {str(folder)!r}: {error.strerror}; choose another --out") from error
-
-
-def typed(prompt: "Prompt", row: dict[str, str]) -> dict[str, object]:
-    """`row` with a value of the declared type where that is not text: written as JSON."""
-    from foreword.prompts.inputs import read_value
-
-    return {n: read_value(prompt.specs[n], n, text) if n in prompt.specs else text for n, text in row.items()}
-
-
-def read_inputs(items: list[str]) -> dict[str, str]:
-    """The row that `--input name=value` spells out, once per variable."""
-    return dict(_pair(item) for item in items)
-
-
-def _pair(item: str) -> tuple[str, str]:
-    name, equals, value = item.partition("=")
-    if not equals:
-        raise UsageError(f"--input {item!r}: write it as name=value")
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # Python hands bytes that are no text on as halves of characters
-        raise UsageError(f"--input {name!r}: {value!r:.80} is not UTF-8") from None
-    return name, value

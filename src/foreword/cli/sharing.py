@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foreword.cli.console import Display, print_json
-from foreword.cli.shared import Dtype, Json, TableUrl, find_prompt, is_path, load_backbone
+from foreword.cli.shared import Dtype, Json, TableUrl, find_prompt, find_table, is_path, load_backbone
 from foreword.errors import ForewordError
 from foreword.files import write_atomic
 
@@ -29,10 +29,9 @@ def push(
     as_json: Json = False,
 ) -> None:
     """Put a version, its vectors and its card where others can pull it from."""
-    from foreword.table import PromptTable
     from foreword.table.sharing import push
 
-    pushed = push(PromptTable.open(table), ref, dest, read_result(result))
+    pushed = push(find_table(table), ref, dest, read_result(result))
     if as_json:
         manifest = pushed.manifest.model_dump(mode="json")
         print_json({"address": pushed.address, "new": pushed.new, "bundle": manifest})
@@ -84,10 +83,9 @@ def card(
     as_json: Json = False,
 ) -> None:
     """A page about a prompt: what it is, takes and answers, how it was learned and scored, how to use it."""
-    from foreword.table import PromptTable
     from foreword.table.card import card_text
 
-    prompts = PromptTable.open(table)
+    prompts = find_table(table)
     prompt = find_prompt(ref, prompts)
     stored = None if is_path(ref) else prompts.find(ref)
     text = card_text(prompt, stored, read_result(result))

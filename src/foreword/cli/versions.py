@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foreword.cli.console import print_json, print_table
-from foreword.cli.shared import Json, TableUrl
+from foreword.cli.shared import Json, TableUrl, find_table
 
 if TYPE_CHECKING:
     from foreword.table import AliasMove, Stored
@@ -30,9 +30,7 @@ def list_prompts(
     as_json: Json = False,
 ) -> None:
     """The newest version of every prompt, or all versions of one."""
-    from foreword.table import PromptTable
-
-    entries = PromptTable.open(table).list(name, tag, limit + 1, after)
+    entries = find_table(table).list(name, tag, limit + 1, after)
     none = "No prompts yet: 'foreword prompts add FILE' or 'foreword demo'." if not (tag or after) else "No more."
     _show(entries, limit, as_json, none)
 
@@ -46,16 +44,14 @@ def search(
     as_json: Json = False,
 ) -> None:
     """The prompts whose name, description, message or body holds a text; of each the newest version that does."""
-    from foreword.table import PromptTable
-
-    _show(PromptTable.open(table).search(text, tag, limit + 1, after), limit, as_json, "Nothing found.")
+    _show(find_table(table).search(text, tag, limit + 1, after), limit, as_json, "Nothing found.")
 
 
 def log(name: Name, limit: Limit = PAGE, table: TableUrl = None, as_json: Json = False) -> None:
     """What has happened to a prompt, newest first: its versions, where they come from, and every move of an alias."""
-    from foreword.table import PromptTable, Stored
+    from foreword.table import Stored
 
-    events = PromptTable.open(table).log(name, limit)
+    events = find_table(table).log(name, limit)
     if as_json:
         print_json({"events": [_event(event) for event in events]})
         return
@@ -79,9 +75,7 @@ def tag(
     as_json: Json = False,
 ) -> None:
     """Add tags to a prompt, whatever its version."""
-    from foreword.table import PromptTable
-
-    _say_tags(name, PromptTable.open(table).tag(name, *tags), as_json)
+    _say_tags(name, find_table(table).tag(name, *tags), as_json)
 
 
 def untag(
@@ -91,16 +85,12 @@ def untag(
     as_json: Json = False,
 ) -> None:
     """Take tags off a prompt."""
-    from foreword.table import PromptTable
-
-    _say_tags(name, PromptTable.open(table).untag(name, *tags), as_json)
+    _say_tags(name, find_table(table).untag(name, *tags), as_json)
 
 
 def delete(prompt: Which, table: TableUrl = None, as_json: Json = False) -> None:
     """Hide a prompt, or one version of it. Nothing is lost: 'restore' brings it back."""
-    from foreword.table import PromptTable
-
-    gone = PromptTable.open(table).delete(prompt)
+    gone = find_table(table).delete(prompt)
     if as_json:
         print_json({"deleted": gone})
     else:
@@ -110,9 +100,7 @@ def delete(prompt: Which, table: TableUrl = None, as_json: Json = False) -> None
 
 def restore(prompt: Which, table: TableUrl = None, as_json: Json = False) -> None:
     """Take back the deletion of a version, or the last deletion under a name."""
-    from foreword.table import PromptTable
-
-    back = PromptTable.open(table).restore(prompt)
+    back = find_table(table).restore(prompt)
     if as_json:
         print_json({"restored": back})
     else:

@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,8 +13,8 @@ from foreword.evals.baselines import majority, tfidf
 from foreword.evals.choose import Candidate, OnStage, weigh
 from foreword.evals.lora import Lora, adapt
 from foreword.evals.result import Result, StrategyResult, build_result
-from foreword.evals.statistics import is_right_or_wrong, smallest_difference
 from foreword.prompts import Prompt
+from foreword.prompts.prompt import expect
 from foreword.tasks import Task
 from foreword.tuning import CurvePoint, Run
 from foreword.tuning.lesson import soft_name
@@ -55,7 +55,7 @@ def compare(
     """
     if not task.test:
         raise ForewordError(f"task {task.name!r} has no test rows; give it some: 'split: {{test: 500}}'")
-    prompts = [item.prompt if isinstance(item, Run) else item.answering(task.choices) for item in strategies]
+    prompts = [item.prompt if isinstance(item, Run) else expect(item).answering(task.choices) for item in strategies]
     hard = [prompt for prompt in prompts if prompt.soft is None]
     if lora is not None:
         lora.check(model)
@@ -84,7 +84,7 @@ def compare(
         _result(task, arm, predictions, tokens, latency[arm.prompt.name])
         for arm, (predictions, tokens) in zip(arms, answered, strict=True)
     ]
-    return build_result(
+    result = build_result(
         task_name=task.name,
         backbone=model.name,
         seed=task.seed,
@@ -92,9 +92,10 @@ def compare(
         rows=task.test,
         strategies=[*baselines, *results],
         reference=(best or baselines[0]).name,
-        notes=[*task.notes, *_power_note(task, results), *left_out, *notes],
         settings=settings,
     )
+    power = _power_note(result)
+    return replace(result, notes=(*task.notes, *([power] if power else []), *left_out, *notes))
 
 
 def _baselines(task: Task) -> tuple[list[StrategyResult], list[str]]:
@@ -179,13 +180,14 @@ def _result(task: Task, arm: _Arm, predictions: tuple[str, ...], tokens: float, 
     )
 
 
-def _power_note(task: Task, results: Sequence[StrategyResult]) -> list[str]:
+def _power_note(result: Result) -> str | None:
     """What the test rows can show, where answers are right or wrong."""
-    if not results or not all(is_right_or_wrong(result.scores) for result in results):
-        return []
-    typical = statistics.mean(result.mean for result in results)
-    shown = smallest_difference(len(task.test), min(max(typical, 0.05), 0.95))
-    return [f"{len(task.test):,} test rows can show a difference of about {100 * shown:.1f} points (80 % power)."]
+    shown, rows = result.smallest_difference, f"{len(result.rows):,} test rows"
+    if shown is None:
+        return None
+    if shown == 1:
+        return f"{rows} are too few to show any difference; give the task more."
+    return f"{rows} can show a difference of about {100 * shown:.1f} points (80 % power)."
 
 
 def save(result: Result, folder: Path) -> tuple[Path, Path]:

@@ -9,7 +9,6 @@ from importlib import resources
 
 from foreword.evals.charts import KINDS, accuracy_chart, cost_chart, curves_chart
 from foreword.evals.result import Result, StrategyResult
-from foreword.evals.statistics import smallest_difference
 from foreword.evals.wording import count, number, p_text
 
 ROWS_SHOWN = 10
@@ -70,7 +69,7 @@ def render_report(result: Result) -> str:
     curves = curves_chart(result)
     rival = _rival(result)
     prompts = [s for s in result.strategies if s.kind in ("hard", "soft")]
-    n, base = len(result.rows), result.strategy(result.reference)
+    base = result.strategy(result.reference)
     return page.render(
         result=result,
         scale=result.scale,
@@ -86,7 +85,7 @@ def render_report(result: Result) -> str:
         rival=rival,
         split=_split(base, rival) if rival else None,
         differences=_disagreements(result, rival) if rival else [],
-        smallest=None if result.scale.graded else smallest_difference(n, base.mean),
+        smallest=result.smallest_difference,
         tests=sorted({c.test for c in result.comparisons}),
     )
 

@@ -18,6 +18,7 @@ from foreword.evals.statistics import (
     bootstrap_mean,
     is_right_or_wrong,
     paired_difference,
+    smallest_difference,
     wilson,
 )
 from foreword.evals.verdict import verdict
@@ -101,6 +102,15 @@ class Result:
         if self.scale.graded:
             return {s.name: bootstrap_mean(s.scores, seed=self.seed) for s in self.strategies}
         return {s.name: wilson(round(sum(s.scores)), len(s.scores)) for s in self.strategies}
+
+    @cached_property
+    def smallest_difference(self) -> float | None:
+        """The smallest difference to the reference that these rows can show, as a share; 1.0 where they show none, None
+        where scores are graded.
+        """
+        if self.scale.graded:
+            return None
+        return smallest_difference(len(self.rows), min(max(self.strategy(self.reference).mean, 0.05), 0.95))
 
     def strategy(self, name: str) -> StrategyResult:
         """The strategy of that name. Raises UsageError."""

@@ -15,6 +15,7 @@ from jinja2 import nodes
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from foreword.errors import ForewordError, UsageError
+from foreword.forms import misfit
 from foreword.prompts import Prompt, Text
 from foreword.prompts.file import MAX_FRONT, read_yaml
 from foreword.prompts.prompt import NAME
@@ -111,12 +112,15 @@ def _read(path: Path) -> _ChainForm:
         raise ForewordError(f"cannot read {str(path)!r}: {error}") from error
     if len(text) > MAX_FRONT:
         raise ForewordError(f"{str(path)!r} has {len(text):,} characters, {MAX_FRONT:,} at most for a chain")
+    content = read_yaml(text, str(path))
+    if isinstance(content, dict) and "steps" not in content and {"data", "target"} & set(content):
+        raise UsageError(
+            f"{str(path)!r} is a task file, not a chain; name a prompt to run, or 'foreword compare {path} PROMPT'"
+        )
     try:
-        return _ChainForm.model_validate(read_yaml(text, str(path)))
+        return _ChainForm.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "file"
-        raise ForewordError(f"{str(path)!r}, {place!r}: {first['msg']} (found {first['input']!r:.80})") from error
+        raise ForewordError(misfit(f"chain file {str(path)!r}", error, _ChainForm)) from error
 
 
 def _build(form: _ChainForm, path: Path, table: PromptTable | None) -> Chain:

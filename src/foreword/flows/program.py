@@ -12,6 +12,7 @@ from foreword.flows.returns import Read, returning
 from foreword.flows.threads import in_thread
 from foreword.flows.trace import Call, tell
 from foreword.prompts import Prompt
+from foreword.prompts.prompt import expect
 
 T = TypeVar("T")
 Row = Mapping[str, object]
@@ -57,7 +58,7 @@ class Program(Generic[T]):
                     asked, self._read = returning(asked, returns)
                 self._steps.append((step, Program(asked, model, sampling=sampling)))
         else:
-            self.prompt, self._read = returning(prompt, returns)
+            self.prompt, self._read = returning(expect(prompt), returns)
             model.check(self.prompt)
 
     def __repr__(self) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import PydanticInvalidForJsonSchema, PydanticUserError, TypeAdapter, ValidationError
 
 from foreword.errors import UsageError
+from foreword.forms import misfit
 from foreword.prompts import Output, Prompt
 
 Read = Callable[[Any], Any]
@@ -38,9 +39,7 @@ def returning(prompt: Prompt, kind: Any) -> tuple[Prompt, Read]:
         try:
             return adapter.validate_python(value)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "the answer"
-            raise ValueError(f"the answer {value!r:.80} is no {kind!r}: {place}, {first['msg']}") from None
+            raise ValueError(misfit(f"the answer {value!r:.80} is no {kind!r}", error)) from None
 
     return prompt, read
 
@@ -51,7 +50,7 @@ def _output(schema: dict[str, Any], texts: list[Any] | None, kind: Any) -> Outpu
             return Output(choices=tuple(texts))
         return Output(schema=schema)
     except ValidationError as error:
-        raise UsageError(f"no answer can be held to {kind!r}: {error.errors()[0]['msg']}") from error
+        raise UsageError(misfit(f"no answer can be held to {kind!r}", error)) from error
 
 
 def _plain(node: Mapping[str, Any], definitions: Mapping[str, Any], within: tuple[str, ...]) -> dict[str, Any]:

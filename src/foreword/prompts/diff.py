@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 import yaml
 
 from foreword.prompts.pieces import Piece, Text, Turn
-from foreword.prompts.prompt import Prompt
+from foreword.prompts.prompt import Prompt, expect
 from foreword.prompts.vector_diff import SoftDiff, soft_diff
 
 CONTEXT = 3
@@ -77,7 +77,7 @@ class Diff:
 
 def diff(a: Prompt, b: Prompt, names: tuple[str, str] | None = None) -> Diff:
     """What turns prompt `a` into prompt `b`; `names` head the lines of the text, by default the prompts' own."""
-    (head_a, body_a), (head_b, body_b) = _parts(a), _parts(b)
+    (head_a, body_a), (head_b, body_b) = _parts(expect(a)), _parts(expect(b))
     differing = [name for name in dict.fromkeys([*head_a, *head_b]) if head_a.get(name) != head_b.get(name)]
     fields = [
         Change(name, head_a.get(name), head_b.get(name))

@@ -11,9 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from foreword.errors import ForewordError
+from foreword.forms import misfit
 from foreword.prompts.records import read_records
 
 MAX_ROWS = 1_000
@@ -71,12 +72,12 @@ class Examples(BaseModel):
         if not path.is_relative_to(folder.resolve()):
             raise ForewordError(f"{source!r}: examples {self.file!r} lie outside of the prompt's folder; move them in")
         settings = self.model_dump(exclude_unset=True, exclude={"file"})
+        if not path.exists():
+            raise ForewordError(f"{source!r}, 'examples.file': there is no {self.file!r} beside it; look at the name")
         try:
             return Examples.model_validate({**settings, "rows": read_records(path, MAX_ROWS)})
-        except ValueError as error:
-            first = error.errors()[0] if hasattr(error, "errors") else {"loc": (), "msg": str(error)}
-            place = ".".join(map(str, first["loc"]))
-            raise ForewordError(f"examples {str(path)!r}{place and f', {place}'}: {first['msg']}") from error
+        except ValidationError as error:
+            raise ForewordError(misfit(f"examples {str(path)!r}", error)) from error
 
     @cached_property
     def text(self) -> str:

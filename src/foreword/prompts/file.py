@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from foreword.errors import ForewordError
 from foreword.files import write_atomic
+from foreword.forms import misfit, yaml_misfit
 from foreword.prompts.examples import Examples
 from foreword.prompts.includes import Pin, Resolve, read_partials
 from foreword.prompts.inputs import MAX_INPUTS, Input, compiled
@@ -15,6 +16,8 @@ from foreword.prompts.prompt import Output, Prompt
 from foreword.prompts.soft import MAX_BYTES, SoftTokens
 from foreword.prompts.template import MAX_TEMPLATE, included
 
+SUFFIXES = (".prompt", ".txt", ".jinja")
+"""Of a file that is a prompt without front matter."""
 MAX_FRONT = 50_000
 """Characters in the front matter: reading YAML takes some 10 µs for each."""
 
@@ -110,9 +113,7 @@ def from_text(
     try:
         front = FrontMatter.model_validate(read_yaml(head, source))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "front matter"
-        raise ForewordError(f"{source!r}, {place!r}: {first['msg']} (found {first['input']!r:.80})") from error
+        raise ForewordError(misfit(repr(source), error, FrontMatter)) from error
     if (chosen := front.name or name) is None:
         raise ForewordError(f"{source!r} has no 'name'; add one to its front matter")
     partials = read_partials(body, source, front.includes, resolve)
@@ -148,7 +149,7 @@ def read_yaml(head: str, source: str) -> Any:
     except ForewordError:
         raise
     except Exception as error:  # PyYAML lets all kinds slip: IndexError for `!!int ""`, OverflowError for "\\UFFFFFFFF"
-        raise ForewordError(f"{source!r}: this is no YAML: {' '.join(str(error).split())}") from error
+        raise ForewordError(f"{source!r}: this is no YAML: {yaml_misfit(error)}") from error
 
 
 def load(path: Path, resolve: Resolve | None = None) -> Prompt:
@@ -156,9 +157,18 @@ def load(path: Path, resolve: Resolve | None = None) -> Prompt:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ForewordError(f"no prompt file {str(path)!r}; see 'foreword prompts list' for stored prompts") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ForewordError(f"cannot read {str(path)!r}: {error}") from error
+        raise ForewordError(f"no prompt file {str(path)!r}; look at the path") from None
+    except UnicodeDecodeError as error:
+        raise ForewordError(f"{str(path)!r} is no text in UTF-8, so no prompt") from error
+    except OSError as error:
+        raise ForewordError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+    head, body = split_front(text, str(path))
+    if not head and path.suffix not in SUFFIXES:  # rows of data, say
+        raise ForewordError(
+            f"{str(path)!r} is no prompt file; a prompt ends in {', '.join(SUFFIXES)}, or begins with front matter"
+        )
+    if not body.strip():
+        raise ForewordError(f"{str(path)!r} is empty; write the prompt {'below its front matter' if head else 'there'}")
     vectors = _vectors(path.with_suffix(".safetensors"))
     prompt = from_text(text, str(path), path.stem.lower(), vectors, resolve, path.parent)
     for pattern in prompt.patterns:  # whoever writes it hears of it here; a stored one is made when it is needed

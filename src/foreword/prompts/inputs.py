@@ -49,6 +49,7 @@ TYPES: Mapping[str, type | tuple[type, ...]] = {
     "array": (list, tuple),
     "object": Mapping,
 }
+JSON_FORMS = {"integer": "such as 2", "number": "such as 2.5", "boolean": "write true or false"}
 ONLY_FOR = {
     "minLength": ("string",), "pattern": ("string",), "maxTokens": ("string",),
     "truncate": ("string",), "minimum": ("integer", "number"), "maximum": ("integer", "number"),
@@ -170,7 +171,8 @@ def read_value(spec: Input, name: str, text: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        raise UsageError(f"input {name!r} is of type {spec.type}; {text!r:.80} is none, write it as JSON") from None
+        hint = JSON_FORMS.get(spec.type, "write it as JSON")
+        raise UsageError(f"input {name!r}: {text!r:.80} is no {spec.type}; {hint}") from None
 
 
 def _is_json(value: object, depth: int = 0) -> bool:

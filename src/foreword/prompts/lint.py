@@ -83,9 +83,11 @@ def _unread(error: ForewordError, lines: Sequence[str]) -> Finding:
     line: int | None = None
     if place := re.search(r", line (\d+):", message):
         line = start + int(place[1])
+    elif place := re.search(r"no YAML: line (\d+):", message):  # counted in the whole file
+        line = int(place[1])
     elif name := re.search(r"variable '([^']*)' is not declared", message):
         line = line_of(_use(name[1]), lines, start)
-    elif field := re.search(r", '([\w.-]+)':", message):
+    elif field := re.search(r": no key '([\w.-]+)'", message) or re.search(r", '([\w.-]+)':", message):
         line = line_of(rf"\b{re.escape(field[1].split('.')[0])}\b", lines)
     what, _, todo = message.rpartition("; ")
     return Finding("error", line, what or message, todo if what else "mend the file")

@@ -240,5 +240,15 @@ class Prompt:
         return replace(self, **changes)  # type: ignore[arg-type]
 
 
+def expect(prompt: object) -> Prompt:
+    """`prompt` itself. Raises UsageError where it is something else: a reference, most of all."""
+    if isinstance(prompt, Prompt):
+        return prompt
+    if not isinstance(prompt, str | Path):
+        raise UsageError(f"give a Prompt, not {prompt!r:.80}")
+    how = "Prompt.load" if str(prompt).endswith(".prompt") or "/" in str(prompt) else "PromptTable.open().get"
+    raise UsageError(f"{str(prompt)!r:.80} is no Prompt; give one: {how}({str(prompt)!r:.80})")
+
+
 def _estimate(text: str) -> int:
     return -(-len(text) // CHARACTERS_PER_TOKEN)

@@ -19,8 +19,10 @@ def read_records(path: Path, limit: int) -> list[dict[str, Any]]:
         if path.stat().st_size > MAX_BYTES:
             raise ForewordError(f"{str(path)!r} has more than {MAX_BYTES:,} bytes; keep fewer examples")
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ForewordError(f"cannot read examples: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ForewordError(f"cannot read examples {str(path)!r}: it is no text in UTF-8") from error
+    except OSError as error:
+        raise ForewordError(f"cannot read examples {str(path)!r}: {error.strerror or error}") from error
     match path.suffix.lower():
         case ".csv":
             rows = _csv(text, str(path))

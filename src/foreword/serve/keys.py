@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from foreword.errors import ForewordError, UsageError
 from foreword.files import write_atomic
+from foreword.forms import misfit
 
 Scope = Literal["use", "admin"]
 PREFIX = "fw-"
@@ -91,8 +92,9 @@ def read(path: Path) -> tuple[Key, ...]:
     except OSError as error:
         raise ForewordError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        raise ForewordError(f"{str(path)!r} is no file of keys: {said}; make a new one") from error
+        what = f"{str(path)!r} is no file of keys"
+        said = misfit(what, error, _File, values=False) if isinstance(error, ValidationError) else f"{what}: {error}"
+        raise ForewordError(f"{said}; make a new one") from error
 
 
 def add(path: Path, name: str, scopes: tuple[Scope, ...]) -> str:

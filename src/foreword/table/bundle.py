@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from foreword.errors import ForewordError
+from foreword.forms import misfit
 from foreword.prompts.file import from_text
 from foreword.prompts.prompt import NAME, Prompt
 from foreword.prompts.soft import MAX_BYTES, SoftTokens
@@ -152,9 +153,10 @@ def read_manifest(data: bytes, source: str) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(json.dumps(found))
     except (ValidationError, ValueError, RecursionError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "it is no plain JSON"}
-        place = ".".join(str(part)[:80] for part in first["loc"]) or "manifest"
-        raise ForewordError(f"{source!r}, {place!r}: {first['msg']}; push the prompt again") from None
+        said = f"{source!r} is no plain JSON"
+        if isinstance(error, ValidationError):
+            said = misfit(repr(source), error, values=False)
+        raise ForewordError(f"{said}; push the prompt again") from None
     if not NAME.fullmatch(manifest.name):
         raise ForewordError(f"{source!r}, 'name': {manifest.name!r} is no name of a prompt")
     if _digest({key: value for key, value in found.items() if key != "sha256"}) != manifest.sha256:

@@ -3,7 +3,6 @@
 A task file is YAML; `_TaskFile` is its format.
 """
 
-import difflib
 import hashlib
 import json
 from collections import Counter
@@ -18,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from foreword.downloads import Progress
 from foreword.errors import ForewordError
+from foreword.forms import misfit, yaml_misfit
 from foreword.tasks import sources, splits
 from foreword.tasks.metrics import METRICS
 
@@ -190,29 +190,13 @@ def _read_form(path: Path) -> _TaskFile:
     except OSError as error:
         raise ForewordError(f"cannot read task file {str(path)!r}: {error.strerror}") from error
     except yaml.YAMLError as error:
-        raise ForewordError(f"task file {str(path)!r} is no valid YAML: {' '.join(str(error).split())}") from error
+        raise ForewordError(f"task file {str(path)!r} is no valid YAML: {yaml_misfit(error)}") from error
     if not isinstance(content, dict):
         raise ForewordError(f"task file {str(path)!r} is not a mapping of `name`, `data`, `inputs`, `target`, …")
     try:
         return _TaskFile.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"] if part != "[key]") or "file"
-        if first["type"] == "extra_forbidden":
-            models = (_TaskFile, _Data, _Split, _Target)
-            near = difflib.get_close_matches(
-                str(first["loc"][-1]), [key for model in models for key in model.model_fields], n=1
-            )
-            problem = "unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
-        elif first["type"] == "missing":
-            problem = "this key is required"
-        elif first["type"] == "model_type":
-            problem = f"this must be a mapping of keys to values, not {first['input']!r}"
-        elif first["type"] == "value_error":
-            problem = str(first["ctx"]["error"])
-        else:
-            problem = f"{first['msg']}, not {first['input']!r}"
-        raise ForewordError(f"task file {str(path)!r}, {field}: {problem}") from error
+        raise ForewordError(misfit(f"task file {str(path)!r}", error, _TaskFile)) from error
 
 
 # The rows

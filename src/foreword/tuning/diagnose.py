@@ -143,8 +143,11 @@ def _coarse(curve: Sequence[CurvePoint], options: TuneOptions) -> str | None:
     shown, gain = NOISE * _error(best, options), (best.dev or 0.0) - (measured[0].dev or 0.0)
     if shown <= COARSE or gain > shown:
         return None
+    can = "are too few to show any difference"
+    if shown < 1:
+        can = f"cannot show a difference below {100 * shown:.0f} points"
     return (
-        f"dev has {_rows(best, options)} rows, which cannot show a difference below {100 * shown:.0f} points, and the "
+        f"dev has {_rows(best, options)} rows, which {can}, and the "
         f"best version is {100 * gain:.0f} points above the start: give the task more dev rows"
     )
 

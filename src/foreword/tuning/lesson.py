@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from foreword.errors import UsageError
 from foreword.prompts import Prompt
+from foreword.prompts.prompt import expect
 from foreword.tasks import Row, Task
 from foreword.tuning.methods import METHODS
 from foreword.tuning.options import TuneOptions
@@ -45,7 +46,7 @@ def prepare(tasks: Sequence[Task], starts: Sequence[Prompt], options: TuneOption
     method = METHODS[options.method]
     prompts: list[Prompt] = []
     for task, start in zip(tasks, starts, strict=True):
-        plain = start.answering(task.choices).without_prior()  # a prior fits one prompt
+        plain = expect(start).answering(task.choices).without_prior()  # a prior fits one prompt
         prompts.append(soften(plain, options.tokens, soft_name(task.name, options.method), method.learns))
     first = prompts[0]
     for place, prompt in enumerate(prompts):

@@ -14,6 +14,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from foreword.errors import ForewordError, UsageError
 from foreword.files import write_atomic
+from foreword.forms import misfit
 from foreword.prompts import SoftTokens
 from foreword.tuning import checkpoint
 from foreword.tuning.curves import CurvePoint
@@ -123,7 +124,7 @@ def _read_run_file(path: Path) -> RunFile:
     try:
         return RunFile.model_validate_json(_bytes(path))
     except ValidationError as error:
-        raise ForewordError(f"{str(path)!r} is damaged: {_first(error)}") from None
+        raise ForewordError(misfit(f"{str(path)!r} is damaged", error)) from None
     except UsageError as error:  # a setting that this version does not know
         raise ForewordError(f"{str(path)!r} holds what no run can have been started with: {error}") from error
 
@@ -134,7 +135,7 @@ def _read_curve(path: Path) -> tuple[CurvePoint, ...]:
         try:
             points.append(POINT.validate_json(line))
         except ValidationError as error:
-            raise ForewordError(f"{str(path)!r}, line {number}, is damaged: {_first(error)}") from None
+            raise ForewordError(misfit(f"{str(path)!r}, line {number}, is damaged", error)) from None
     return tuple(points)
 
 
@@ -149,9 +150,3 @@ def _bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ForewordError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
-
-
-def _first(error: ValidationError) -> str:
-    found = error.errors()[0]
-    place = ".".join(map(str, found["loc"]))
-    return f"{place}: {found['msg']}" if place else found["msg"]

@@ -27,6 +27,7 @@ from foreword.evals.search.proposer import Proposer
 from foreword.evals.search.scorer import Scorer
 from foreword.evals.statistics import is_right_or_wrong, paired_difference, score_interval
 from foreword.prompts import Prompt
+from foreword.prompts.prompt import expect
 from foreword.tasks import Row, Task
 from foreword.tuning.interrupts import interrupts
 from foreword.tuning.lock import locked
@@ -121,7 +122,7 @@ def optimize(
 
 def _checked(model: LanguageModel, task: Task, prompt: Prompt) -> Prompt:
     """The start, fit to be changed; all that can be wrong with it is told before anything is measured."""
-    if prompt.virtual_tokens:
+    if expect(prompt).virtual_tokens:
         raise UsageError(f"prompt {prompt.name!r} is soft: optimize searches for words; 'foreword tune' learns vectors")
     if frame(prompt.body) is None:
         raise UsageError(f"prompt {prompt.name!r} shows no row, so that it answers all rows alike; add a variable")

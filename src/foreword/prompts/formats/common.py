@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from foreword.errors import ForewordError
+from foreword.forms import misfit
 from foreword.prompts import Input, Output, Prompt
 from foreword.prompts.file import MAX_FRONT, line_ends, read_yaml, split_front
 from foreword.prompts.prompt import NAME
@@ -158,8 +159,7 @@ def build(name: str, body: str, fields: Mapping[str, Any], losses: Losses) -> Pr
         if isinstance(fields.get("output"), dict):
             output = Output.model_validate(fields["output"])
     except ValidationError as error:
-        place = ".".join(map(str, error.errors()[0]["loc"]))
-        raise ForewordError(f"the file's {OWN!r} metadata, {place!r}: {error.errors()[0]['msg']}") from None
+        raise ForewordError(misfit(f"the file's {OWN!r} metadata", error)) from None
     rows = fields.get("labelled_rows")
     rows = rows if type(rows) is int and rows >= 0 else 0
     prompt = Prompt(name, body, None, output, None, text_field(fields.get("description")), rows)
