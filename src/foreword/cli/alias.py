@@ -1,4 +1,4 @@
-"""`foreword prompts alias`: point an alias at a version, where a gate is given only one that is not worse."""
+"""`foreword prompts alias`: point an alias at a version (given a gate, only at one that is not worse), or remove it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,7 +7,7 @@ import typer
 
 from foreword.cli.console import Display, print_json
 from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, load_model
-from foreword.errors import GateError
+from foreword.errors import GateError, UsageError
 
 if TYPE_CHECKING:
     from foreword.evals.gate import Verdict
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def alias(
     name: Annotated[str, typer.Argument(help="The prompt.")],
     alias: Annotated[str, typer.Argument(help="The alias, such as prod.")],
-    version: Annotated[int, typer.Argument(help="The version that it shall point to.")],
+    version: Annotated[int | None, typer.Argument(help="The version that it shall point to.")] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take the alias away; it means nothing then.")] = False,
     gate: Annotated[
         Path | None,
         typer.Option(help="Task file: refuse (exit code 3) a version that is worse on its dev rows than the present."),
@@ -28,11 +29,22 @@ def alias(
     table: TableUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Point an alias at a version."""
+    """Point an alias at a version, or remove it."""
     from foreword.table import PromptTable
     from foreword.table.refs import check_alias
 
     store = PromptTable.open(table)
+    if remove:
+        if version is not None or gate is not None:
+            raise UsageError("--remove takes neither a version nor a gate; give one or the other")
+        was = store.unalias(name, alias, message)
+        if as_json:
+            print_json({"prompt": name, "alias": alias, "version": None, "before": was, "moved": True, "gate": None})
+        else:
+            print(f"{name}@{alias} is removed, was {name}:{was}")
+        return
+    if version is None:
+        raise UsageError(f"say which version {name}@{alias} shall mean: 'foreword prompts alias {name} {alias} 1'")
     before, verdict = store.aliases(name).get(check_alias(alias)), None
     if gate is not None and before != version:
         verdict = _judge(store, name, before, version, gate, backbone, dtype)
