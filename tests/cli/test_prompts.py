@@ -120,7 +120,10 @@ def test_a_tuned_prompt_goes_to_peft_and_comes_back(call: Any) -> None:
     note = call("prompts", "import", "out", "--name", "back", "--backbone", "other", "--dtype", "float32").stderr
     assert "The folder names 'tiny'; other has the right shape, and only you can tell if it is that model." in note
     assert call("run", "back@staging", "-i", "text=a film", "--max-tokens", 1, *TINY).exit_code == 0
-    elsewhere = call("prompts", "export", "soft", "out", "--backbone", "other", "--dtype", "float32")
+    there = call("prompts", "export", "soft", "out", *TINY)
+    assert (there.exit_code, "'out' is there already; --force" in there.stderr) == (2, True)
+    assert call("prompts", "export", "soft", "out", "--force", *TINY).exit_code == 0
+    elsewhere = call("prompts", "export", "soft", "new", "--backbone", "other", "--dtype", "float32")
     assert (elsewhere.exit_code, elsewhere.stdout) == (1, "")
     assert "was tuned on 'tiny'" in elsewhere.stderr
 
