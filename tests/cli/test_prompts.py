@@ -23,6 +23,10 @@ def test_versions_and_aliases_from_file_to_table_and_back(call: Any, project: Pa
     again = call("prompts", "add", "plain.prompt", "-m", "why")
     assert again.stdout == "plain:1\n", "the same is not stored twice"
     assert "plain:1 (unchanged): it says the same already; the message is dropped" in again.stderr
+    for alias, dropped in (("prod", True), ("next", False)):
+        said = call("prompts", "add", "plain.prompt", "-m", "why", "--alias", alias).stderr
+        assert ("is dropped" in said) is dropped, "a move of an alias keeps it"
+    call("prompts", "alias", "plain", "next", "--remove")
     assert json.loads(call("prompts", "add", "plain.prompt", "--json").stdout)["new"] is False
     first = (project / "plain.prompt").read_text()
     (project / "plain.prompt").write_text(first.replace("Review", "Opinion"))

@@ -108,9 +108,9 @@ def test_all_aliases_are_listed_and_the_log_keeps_what_is_removed_or_deleted(
     assert lines == [
         "x:2 deleted, by ada", "x:2 restored, by ada", "x:1, x:3 deleted, by ada", "x:2 deleted, by ada",
         "x@staging is removed, was x:3, by ada", "x@prod is removed, was x:1, by ada: over",
-        "x@staging is x:3, by ada", "x:3 hard, from x:2, deleted since, by ada",
-        "x:2 hard, from x:1, deleted since, by ada",
-        "x@prod is x:1, by ada", "x:1 hard, deleted since, by ada",
+        "x@staging is x:3, by ada", "x:3 (deleted) hard, from x:2, by ada",
+        "x:2 (deleted) hard, from x:1, by ada",
+        "x@prod is x:1, by ada", "x:1 (deleted) hard, by ada",
     ]  # fmt: skip
     events = read(call("prompts", "log", "x", "--json"))["events"]
     assert [event["event"] for event in events[:3]] == ["deleted", "restored", "deleted"]

@@ -47,7 +47,7 @@ def import_prompt(
         form, prompt, losses = _from_file(source, form, name)
         said = f"from {form}, {source.name}"
     stored = PromptTable.open(table).put(prompt, alias=alias, message=message or said, tags=tag)
-    say_unchanged(stored, message, alias)
+    say_unchanged(stored, message)
     if as_json:
         print_json({"prompt": stored.ref, "new": stored.new, "format": form, "losses": losses})
         return

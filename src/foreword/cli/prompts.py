@@ -52,7 +52,7 @@ def add(
     store = PromptTable.open(table)
     prompt = Prompt.load(file, resolve=store.get)
     stored = store.put(prompt, alias, message, parent, tags=tag)
-    versions.say_unchanged(stored, message, alias)
+    versions.say_unchanged(stored, message)
     if prompt.virtual_tokens and prompt.soft is None:
         print(
             f"{stored.ref} has {prompt.virtual_tokens:,} virtual tokens and no vectors: it cannot run before it is "

@@ -69,7 +69,7 @@ def pull(
                 )
 
     pulled = pull(PromptTable.open(table), source, name, alias, check, message, tag)
-    say_unchanged(pulled.stored, message, alias)
+    say_unchanged(pulled.stored, message)
     if as_json:
         manifest = pulled.manifest.model_dump(mode="json")
         document = {"prompt": pulled.stored.ref, "parts": [*pulled.parts], "message": pulled.stored.message}

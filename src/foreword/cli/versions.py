@@ -79,7 +79,7 @@ def log(name: Name, limit: Limit = PAGE, table: TableUrl = None, as_json: Json =
         when = event.created.astimezone().strftime("%Y-%m-%d %H:%M")
         if isinstance(event, Stored):
             came = f", from {event.parent}" if event.parent else ""
-            what = f"{event.ref} {event.kind}{came}{', deleted since' if event.deleted else ''}"
+            what = f"{event.ref}{' (deleted)' if event.deleted else ''} {event.kind}{came}"
         elif isinstance(event, Deletion):
             what = f"{_many(_refs(event))} {_done(event)}"
         else:
@@ -138,11 +138,11 @@ def restore(prompt: Which, table: TableUrl = None, as_json: Json = False) -> Non
         print(f"{_many(back)} restored")
 
 
-def say_unchanged(stored: "Stored", message: str, alias: str | None) -> None:
+def say_unchanged(stored: "Stored", message: str) -> None:
     """On stderr, where nothing new was stored."""
     if stored.new:
         return
-    dropped = "; the message is dropped: a version keeps its own" if message and alias is None else ""
+    dropped = "; the message is dropped: a version keeps its own" if message and not stored.moved else ""
     print(f"{stored.ref} (unchanged): it says the same already{dropped}", file=sys.stderr)
 
 

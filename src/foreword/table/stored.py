@@ -38,6 +38,8 @@ class Stored:
     """Since when it is hidden, UTC; only a log shows such a version."""
     new: bool = field(default=False, compare=False)
     """Of what `put` returns: whether it was stored just now. False: the newest version said the same already."""
+    moved: bool = field(default=False, compare=False)
+    """Of what `put` returns: whether its alias stands for it only since."""
 
     @property
     def ref(self) -> str:
@@ -73,7 +75,7 @@ class Deletion:
     """UTC."""
 
 
-def stored(row: PromptRow, *, new: bool = False) -> Stored:
+def stored(row: PromptRow, *, new: bool = False, moved: bool = False) -> Stored:
     """Reads aliases and tags too, so `row` must be in a session."""
     return Stored(
         name=row.name,
@@ -91,6 +93,7 @@ def stored(row: PromptRow, *, new: bool = False) -> Stored:
         alias_versions={alias.alias: alias.version for alias in row.aliases},
         deleted=row.deleted,
         new=new,
+        moved=moved,
     )
 
 

@@ -98,11 +98,10 @@ class PromptTable:
                     if made_from is not None:
                         row.parent = queries.parent(session, made_from)
                     made, row = row, writes.add_version(session, row)
-                    if alias is not None:
-                        writes.move_alias(session, row.name, alias, row.version, message)
+                    moved = alias is not None and writes.move_alias(session, row.name, alias, row.version, message)
                     writes.add_tags(session, row.name, tags)
                     session.refresh(row, ["aliases", "tags"])
-                    return stored(row, new=row is made)
+                    return stored(row, new=row is made, moved=moved)
             except IntegrityError:  # two writers began the same name; SQLite's lock rules that out
                 continue
         raise ForewordError(f"other writers kept taking the next version of {prompt.name!r}; try again")

@@ -38,17 +38,18 @@ def add_version(session: Session, row: PromptRow) -> PromptRow:
     return row
 
 
-def move_alias(session: Session, name: str, alias: str, version: int, message: str) -> None:
-    """Makes the alias mean `version`, and writes down the move where it is one."""
+def move_alias(session: Session, name: str, alias: str, version: int, message: str) -> bool:
+    """Makes the alias mean `version`, and writes down the move; whether it is one."""
     row = session.get(AliasRow, (name, alias))
     before = row.version if row is not None else None
     if before == version:
-        return
+        return False
     if row is not None:
         row.version = version
     else:
         session.add(AliasRow(name=name, alias=alias, version=version))
     _note_move(session, name, alias, before, version, message)
+    return True
 
 
 def remove_alias(session: Session, name: str, alias: str, message: str) -> int:
