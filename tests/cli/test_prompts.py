@@ -1,6 +1,7 @@
 """`foreword prompts …`: what was put into the table comes out again, for people and for programs."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,14 @@ def test_versions_and_aliases_from_file_to_table_and_back(call: Any, project: Pa
     assert json.loads(call("prompts", "list", "--json").stdout) == {"prompts": [], "after": None}
     assert "No prompts yet" in call("prompts", "list").stdout
     assert call("prompts", "add", "plain.prompt", "--alias", "prod", "-m", "first [/b] try").stdout == "plain:1\n"
-    assert call("prompts", "add", "plain.prompt").stdout == "plain:1\n", "the same is not stored twice"
+    again = call("prompts", "add", "plain.prompt", "-m", "why")
+    assert again.stdout == "plain:1\n", "the same is not stored twice"
+    assert "plain:1 (unchanged): it says the same already; the message is dropped" in again.stderr
+    for alias, dropped in (("prod", True), ("next", False)):
+        said = call("prompts", "add", "plain.prompt", "-m", "why", "--alias", alias).stderr
+        assert ("is dropped" in said) is dropped, "a move of an alias keeps it"
+    call("prompts", "alias", "plain", "next", "--remove")
+    assert json.loads(call("prompts", "add", "plain.prompt", "--json").stdout)["new"] is False
     first = (project / "plain.prompt").read_text()
     (project / "plain.prompt").write_text(first.replace("Review", "Opinion"))
     assert call("prompts", "add", "plain.prompt").stdout == "plain:2\n"
@@ -44,6 +52,32 @@ def test_versions_and_aliases_from_file_to_table_and_back(call: Any, project: Pa
     assert call("prompts", "alias", "plain", "prod", 2).stdout == "plain@prod is plain:2\n"
     (project / "again.prompt").write_text(call("prompts", "show", "plain@prod").stdout)
     assert Prompt.load("again.prompt").digest == two["digest"]
+
+
+def test_the_verbs_are_shown_as_a_beginner_needs_them(call: Any) -> None:
+    shown = re.findall(r"^\W*(\w+)  +\w", call("prompts", "--help").stdout.partition("Commands")[2], re.MULTILINE)
+    assert shown[:4] == ["add", "list", "show", "render"]
+    assert shown[-5:] == ["import", "export", "push", "pull", "card"]
+    for verb in ("list", "search", "log"):
+        assert f"Example: foreword prompts {verb} " in call("prompts", verb, "--help").stdout
+
+
+def test_a_start_for_tuning_says_what_it_lacks(call: Any, project: Path) -> None:
+    (project / "wait.prompt").write_text("{{ virtual(8) }}{{ text }}")
+    added = call("prompts", "add", "wait.prompt")
+    assert added.stdout == "wait:1\n"
+    assert "8 virtual tokens and no vectors: it cannot run before it is tuned" in added.stderr
+    for ref in ("wait.prompt", "wait"):
+        assert f"{ref}:" in (found := call("prompts", "lint", ref).stdout)
+        assert "note: 8 virtual tokens and no vectors" in found
+
+
+def test_a_text_is_rendered_without_a_model(call: Any, project: Path) -> None:
+    (project / "chat.prompt").write_text("{{ system() }}Be kind.{{ user() }}{{ text }}")
+    given = ("prompts", "render", "chat.prompt", "-i", "text=Hi <b>", "--text", "--backbone", "nowhere")
+    assert call(*given).stdout == "<system>\nBe kind.\n<user>\nHi <b>\n"
+    text = "<system>\nBe kind.\n<user>\nHi <b>"
+    assert json.loads(call(*given, "--json").stdout) == {"prompt": "chat", "text": text}
 
 
 def test_rendering_shows_the_tokens_that_the_model_reads(call: Any) -> None:
@@ -90,7 +124,10 @@ def test_a_tuned_prompt_goes_to_peft_and_comes_back(call: Any) -> None:
     note = call("prompts", "import", "out", "--name", "back", "--backbone", "other", "--dtype", "float32").stderr
     assert "The folder names 'tiny'; other has the right shape, and only you can tell if it is that model." in note
     assert call("run", "back@staging", "-i", "text=a film", "--max-tokens", 1, *TINY).exit_code == 0
-    elsewhere = call("prompts", "export", "soft", "out", "--backbone", "other", "--dtype", "float32")
+    there = call("prompts", "export", "soft", "out", *TINY)
+    assert (there.exit_code, "'out' is there already; --force" in there.stderr) == (2, True)
+    assert call("prompts", "export", "soft", "out", "--force", *TINY).exit_code == 0
+    elsewhere = call("prompts", "export", "soft", "new", "--backbone", "other", "--dtype", "float32")
     assert (elsewhere.exit_code, elsewhere.stdout) == (1, "")
     assert "was tuned on 'tiny'" in elsewhere.stderr
 

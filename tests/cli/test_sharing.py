@@ -57,10 +57,18 @@ def test_a_prompt_goes_to_other_programs_and_comes_back(call: Any, project: Path
     (project / "chat.prompt").write_text("---\nname: chat\n---\n{{ system() }}Be kind.{{ user() }}{{ text }}\n")
     call("prompts", "add", "chat.prompt")
     for form, file in (("dotprompt", "chat.prompt"), ("langchain", "chat.json"), ("mlflow", "registry.json")):
-        assert call("prompts", "export", "chat", file, "--format", form).stdout == f"{file}\n"
+        assert call("prompts", "export", "chat", file, "--format", form, "--force").stdout == f"{file}\n"
         assert call("prompts", "import", file).stdout == "chat:1\n", "the same prompt"
-    call("prompts", "export", "chat", "chat.prompty", "--format", "prompty")
-    assert call("prompts", "import", "chat.prompty", "--name", "lines").stdout == "lines:1\n"
+    assert call("prompts", "export", "chat", "chat.prompty").stdout == "chat.prompty\n", "its ending tells"
+    for more in ((), ("--tag", "x")):
+        imported = call("prompts", "import", "chat.prompty", "--name", "lines", "-m", "theirs", *more)
+        assert imported.stdout == "lines:1\n"
+    assert (
+        imported.stderr
+        == "lines:1 (unchanged): it says the same already; the message is dropped: a version keeps its own\n"
+    )
+    kept = PromptTable.open().find("lines")
+    assert (kept.message, kept.tags) == ("theirs", ("x",))
     assert PromptTable.open().get("lines").body == "{{ system() }}Be kind.\n{{ user() }}{{ text }}"
     sent = json.loads(call("prompts", "export", "plain.prompt", "plain.txt", "--format", "fstring", "--json").stdout)
     assert sent["losses"] == ["'inputs'", "'output'"]
@@ -71,7 +79,7 @@ def test_a_prompt_goes_to_other_programs_and_comes_back(call: Any, project: Path
     assert (unclear.exit_code, unclear.stdout) == (2, "")
     assert "say which it is: --format" in unclear.stderr
     back = json.loads(call("prompts", "import", "plain.txt", "--format", "fstring", "--name", "two", "--json").stdout)
-    assert back == {"prompt": "two:1", "format": "fstring", "losses": []}
+    assert back == {"prompt": "two:1", "new": True, "format": "fstring", "losses": []}
     assert PromptTable.open().get("two").body == Prompt.load("plain.prompt").body
     assert PromptTable.open().list("two")[0].message == "from fstring, plain.txt"
 
@@ -83,9 +91,35 @@ def test_a_prompt_goes_to_other_programs_and_comes_back(call: Any, project: Path
         (("import", "bad.prompty", "--format", "pickle"), 2, "there is no format 'pickle'"),
         (("export", "chat", "x.txt", "--format", "text"), 1, "a turn cannot be written in plain text"),
         (("import", str(project)), 2, "give it one with --name"),
+        (("export", "chat", "chat.prompty"), 2, "'chat.prompty' is there already; --force writes over it"),
+        (("export", "chat", "chat.new.json"), 2, "does not say which format it shall be: --format dotprompt|fstring"),
+        (
+            ("export", "chat", "folder"),
+            1,
+            "is a hard prompt and PEFT holds virtual tokens only; give a soft prompt, or",
+        ),
+        (("export", "chat", "folder"), 1, "another format: --format dotprompt|fstring|"),
     ):
         refused = call("prompts", *arguments)
         assert (refused.exit_code, refused.stdout) == (code, ""), arguments
         assert why in refused.stderr
         assert "sk-abc" not in refused.stderr
     assert not (project / "x.txt").exists()
+
+
+def test_a_message_and_tags_travel_and_more_are_added(call: Any, project: Path) -> None:
+    (project / "style.prompt").write_text("Be kind.")
+    (project / "top.prompt").write_text('{% include "style" %} {{ text }}')
+    for name in ("style", "top"):
+        call("prompts", "add", f"{name}.prompt", "--tag", "mail", "-m", f"their {name}")
+    address = call("prompts", "push", "top", "store").stdout.strip()
+    for extra, tags, message in (((), ("mail",), "their top"), (("--tag", "x", "-m", "mine"), ("mail", "x"), "mine")):
+        file = f"{len(tags)}.db"
+        pulled = call("prompts", "pull", "store/top", "--table", file, *extra)
+        assert (pulled.stdout, pulled.stderr) == ("top:1\n", "with style:1, which it includes\n")
+        kept = PromptTable.open(file).find("top")
+        assert (kept.tags, kept.message, kept.origin["pulled from"]) == (tags, message, address)
+        assert PromptTable.open(file).find("style").message == f"included by top, pulled from {address}"
+    again = call("prompts", "pull", "store/top", "--table", file)
+    assert (again.stdout, again.stderr) == ("top:1\n", "top:1 (unchanged): it says the same already\n")
+    assert "'store' holds no 'tpo'; did you mean 'top'" in call("prompts", "pull", "store/tpo").stderr

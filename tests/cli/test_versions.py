@@ -40,7 +40,16 @@ def test_a_listing_and_a_search_are_shown_page_by_page(call: Any) -> None:
         assert [(entry["name"], entry["tags"]) for entry in tagged["prompts"]] == [
             (f"p{n}", ["even"]) for n in (0, 2, 4, 6)
         ]
-    assert call("prompts", "search", "nothing of that").stdout == "Nothing found.\n"
+    assert call("prompts", "search", "p7").stdout.startswith("Nothing holds 'p7'; stored prompts: p0, p1")
+    assert (
+        call("prompts", "list", "--tag", "evne").stdout
+        == "No prompt has the tag 'evne'; did you mean 'even'? tags: even\n"
+    )
+    assert call("prompts", "search", "fund", "--tag", "odd").stdout == "No prompt has the tag 'odd'; tags: even\n"
+    assert call("prompts", "search", "x", "--tag", "even").stdout.startswith(
+        "Nothing holds 'x' among those with the tag"
+    )
+    assert call("prompts", "list", "p1", "--tag", "even").stdout == "'p1' has no tag 'even'; its tags: none yet\n"
     assert call("prompts", "list", "--after", "z").stdout == "No more.\n"
     assert call("prompts", "list", "--limit", 0).exit_code == 2
 
@@ -73,6 +82,41 @@ def test_the_log_tells_versions_aliases_and_where_a_soft_prompt_comes_from(
     assert re.fullmatch(r".{16}  soft:1 soft, from plain:1, by ada: tuned on toy, run .*", lines[2])
     assert f"                  data: {origin['data']}" in lines
     assert len(read(call("prompts", "log", "soft", "--limit", 1, "--json"))["events"]) == 1
+
+
+def test_all_aliases_are_listed_and_the_log_keeps_what_is_removed_or_deleted(
+    call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGNAME", "ada")
+    table = PromptTable.open()
+    for body in "abc":
+        table.put(Prompt("x", body), alias={"a": "prod", "c": "staging"}.get(body))
+    assert re.search(r"^x:3 +hard +prod→1, staging ", call("prompts", "list").stdout, re.MULTILINE)
+    assert "prod→1" not in call("prompts", "list", "x").stdout
+    [listed] = read(call("prompts", "list", "--json"))["prompts"]
+    assert (listed["aliases"], listed["alias_versions"]) == (["staging"], {"prod": 1, "staging": 3})
+
+    for given in (("--remove", 1), ("--remove", "--gate", "toy.yaml"), ()):
+        assert call("prompts", "alias", "x", "prod", *given).exit_code == 2
+    removed = call("prompts", "alias", "x", "prod", "--remove", "-m", "over")
+    assert (removed.exit_code, removed.stdout) == (0, "x@prod is removed, was x:1\n")
+    assert "has no alias 'prod'; its aliases: staging" in call("prompts", "alias", "x", "prod", "--remove").stderr
+    assert read(call("prompts", "alias", "x", "staging", "--remove", "--json"))["before"] == 3
+    for verb, prompt in (("delete", "x:2"), ("delete", "x"), ("restore", "x:2"), ("delete", "x")):
+        assert call("prompts", verb, prompt).exit_code == 0
+    lines = [line[18:] for line in call("prompts", "log", "x").stdout.splitlines()]
+    assert lines == [
+        "x:2 deleted, by ada", "x:2 restored, by ada", "x:1, x:3 deleted, by ada", "x:2 deleted, by ada",
+        "x@staging is removed, was x:3, by ada", "x@prod is removed, was x:1, by ada: over",
+        "x@staging is x:3, by ada", "x:3 (deleted) hard, from x:2, by ada",
+        "x:2 (deleted) hard, from x:1, by ada",
+        "x@prod is x:1, by ada", "x:1 (deleted) hard, by ada",
+    ]  # fmt: skip
+    events = read(call("prompts", "log", "x", "--json"))["events"]
+    assert [event["event"] for event in events[:3]] == ["deleted", "restored", "deleted"]
+    assert (events[2]["versions"], events[2]["author"]) == ([1, 3], "ada")
+    assert (events[4]["version"], events[4]["before"]) == (None, 3)
+    assert events[-1]["deleted"] == events[2]["created"]
 
 
 def test_tags_and_deletion_with_undo(call: Any, project: Path) -> None:

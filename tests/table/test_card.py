@@ -104,7 +104,8 @@ def test_what_a_card_says() -> None:
 
 
 def test_a_card_shows_what_does_not_stand_in_the_template() -> None:
-    style = Prompt("style", "Be {{ tone }}.", {"tone": Input(maxLength=9)})
+    mood = Input(enum=("calm", "keen"), default="calm", description="How it sounds.")
+    style = Prompt("style", "Be {{ tone }}.{% if mood %}{% endif %}", {"tone": Input(maxLength=9), "mood": mood})
     card = card_text(
         Prompt(
             "p", '{% include "style@prod" %}{% for e in examples %}{{ e.a }}{% endfor %}',
@@ -113,6 +114,9 @@ def test_a_card_shows_what_does_not_stand_in_the_template() -> None:
         )
     )  # fmt: skip
     assert f"It includes style\\@prod, the version of digest `{style.digest}`:\n\n```jinja\nBe {{{{ tone }}}}." in card
+    assert "| mood | string | default calm, enum \\['calm', 'keen'\\] | How it sounds. |" in card
+    assert "foreword run p --input tone=…\n" in card, "what has a default may be left out"
+    assert 'model.generate(prompt, tone="…"))' in card
     assert "It has 1 example, chosen fixed, count 1." in card
     assert '## Answer\n\nJSON that fits this schema:\n\n```json\n{\n  "type": "object",' in card
     assert "| tone | string | maxLength 9 |" in card

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from foreword.errors import UsageError
 from foreword.prompts import Prompt, SoftTokens
-from foreword.table import AliasMove, PromptTable, Stored
+from foreword.table import AliasMove, Deletion, PromptTable, Stored
 
 
 def refs(entries: list[Stored]) -> list[str]:
@@ -72,6 +72,52 @@ def test_every_move_of_an_alias_is_in_its_history(table: PromptTable, monkeypatc
     ]  # fmt: skip
     assert [event for event in log if isinstance(event, AliasMove)] == moves
     assert table.log("x", limit=3) == log[:3]
+
+
+def test_an_alias_is_removed_and_the_history_keeps_it(table: PromptTable) -> None:
+    for body in "ab":
+        table.put(Prompt("x", body), alias="prod")
+    table.alias("x", "staging", 1)
+    assert table.list()[0].alias_versions == {"prod": 2, "staging": 1}
+    assert table.list()[0].aliases == ("prod",)
+    assert table.get("x@prod").body == "b"
+    assert table.unalias("x", "prod", "over") == 2
+    with pytest.raises(UsageError, match="'x' has no alias 'prod'; its aliases: staging"):
+        table.get("x@prod")
+    with pytest.raises(UsageError, match="'x' has no alias 'stagin'; did you mean 'staging'"):
+        table.unalias("x", "stagin")
+    assert table.delete("x:2") == ["x:2"], "nothing stands for it any more"
+    table.alias("x", "prod", 1)
+    assert [(m.before, m.version, m.message) for m in table.alias_history("x", "prod")] == [
+        (None, 1, ""), (2, None, "over"), (1, 2, ""), (None, 1, ""),
+    ]  # fmt: skip
+
+
+def test_the_log_keeps_what_was_deleted_by_whom_and_who_brought_it_back(
+    table: PromptTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for body in "ab":
+        table.put(Prompt("x", body))
+    table.put(Prompt("y", "a"))
+    monkeypatch.setenv("LOGNAME", "bob")
+    table.delete("x:2")
+    table.delete("x")
+    monkeypatch.setenv("LOGNAME", "ada")
+    table.restore("x:1")
+    table.delete("x")
+    log = table.log("x")
+    assert [
+        (event.versions, event.restored, event.author) if isinstance(event, Deletion) else getattr(event, "ref", None)
+        for event in log
+    ] == [((1,), False, "ada"), ((1,), True, "ada"), ((1,), False, "bob"), ((2,), False, "bob"), "x:2", "x:1"]
+    assert [event.deleted is not None for event in log if isinstance(event, Stored)] == [True, True]
+    assert table.log("x", limit=2) == log[:2]
+    table.restore("x:2")
+    assert next(event.deleted for event in table.log("x") if isinstance(event, Stored)) is None
+    with pytest.raises(UsageError, match="no prompt 'xx'; did you mean 'x'"):
+        table.log("xx")
+    with pytest.raises(UsageError, match="no prompt 'z'"):
+        table.log("z")
 
 
 def test_a_search_finds_names_descriptions_messages_and_bodies_in_any_case(table: PromptTable) -> None:
@@ -165,7 +211,8 @@ def test_what_is_deleted_vanishes_and_comes_back(table: PromptTable) -> None:
     assert table.delete("x") == ["x:1", "x:2", "x:4"]
     assert refs(table.list()) == ["y:1"]
     for wrong in (
-        lambda: table.get("x"), lambda: table.get("x@prod"), lambda: table.list("x"), lambda: table.log("x"),
+        lambda: table.get("x"), lambda: table.get("x@prod"), lambda: table.list("x"),
+        lambda: table.unalias("x", "prod"),
         lambda: table.tag("x", "a"), lambda: table.alias("x", "prod", 1), lambda: table.delete("x"),
     ):  # fmt: skip
         with pytest.raises(UsageError, match="'x' is deleted; 'foreword prompts restore x' brings it back"):

@@ -98,6 +98,8 @@ def test_the_first_revision_goes_up_and_down_and_up_with_all_it_holds(address: s
         alias="prod", tags=["new"], origin={"data": "d" * 64},
     )  # fmt: skip
     table.delete("a.b:2")
+    table.unalias("a.b", "prod")
+    table.alias("a.b", "prod", 1)
     with connection(address) as connected:
         downgrade(connected, "0001")
     after = contents(address)

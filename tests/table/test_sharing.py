@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,8 +101,15 @@ def test_a_team_shares_versions_through_a_folder_memory_and_s3(
     push(table, "plain", store)
     with pytest.raises(ForewordError, match="holds 2 prompts: mood, plain; name one"):
         pull(other, store)
+    for wrong, why in (
+        ("mood:7", f"{store!r} holds no version 7 of 'mood'; its versions there: 1, 2"),
+        ("mod", f"{store!r} holds no 'mod'; did you mean 'mood'? prompts there: mood, plain"),
+        ("plian:1", f"{store!r} holds no 'plian'; did you mean 'plain'? prompts there: mood, plain"),
+    ):
+        with pytest.raises(ForewordError, match=f"^{re.escape(why)}$"):
+            pull(other, f"{store}/{wrong}")
     with pytest.raises(ForewordError, match="there is no bundle at"):
-        pull(other, f"{store}/mood:7")
+        pull(other, f"{store}/none/at-all")
 
     place = Place(store)
     index = place.read("index.md", 10_000).decode()

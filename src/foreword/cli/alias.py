@@ -1,4 +1,4 @@
-"""`foreword prompts alias`: point an alias at a version, where a gate is given only one that is not worse."""
+"""`foreword prompts alias`: point an alias at a version (given a gate, only at one that is not worse), or remove it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 def alias(
     name: Annotated[str, typer.Argument(help="The prompt.")],
     alias: Annotated[str, typer.Argument(help="The alias, such as prod.")],
-    version: Annotated[str, typer.Argument(help="The version that it shall point to: 2, NAME:2 or NAME@ALIAS.")],
+    version: Annotated[
+        str | None, typer.Argument(help="The version that it shall point to: 2, NAME:2 or NAME@ALIAS.")
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take the alias away; it means nothing then.")] = False,
     gate: Annotated[
         Path | None,
         typer.Option(help="Task file: refuse (exit code 3) a version that is worse on its dev rows than the present."),
@@ -28,10 +31,21 @@ def alias(
     table: TableUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Point an alias at a version."""
+    """Point an alias at a version, or remove it."""
     from foreword.table.refs import check_alias
 
     store = find_table(table)
+    if remove:
+        if version is not None or gate is not None:
+            raise UsageError("--remove takes neither a version nor a gate; give one or the other")
+        was = store.unalias(name, alias, message)
+        if as_json:
+            print_json({"prompt": name, "alias": alias, "version": None, "before": was, "moved": True, "gate": None})
+        else:
+            print(f"{name}@{alias} is removed, was {name}:{was}")
+        return
+    if version is None:
+        raise UsageError(f"say which version {name}@{alias} shall mean: 'foreword prompts alias {name} {alias} 1'")
     number = _number(store, name, version)
     before, verdict = store.aliases(name).get(check_alias(alias)), None
     if gate is not None and before != number:

@@ -18,6 +18,7 @@ from foreword.cli.shared import (
     find_table,
     load_backbone,
 )
+from foreword.cli.versions import say_unchanged
 from foreword.errors import ForewordError, UsageError
 from foreword.files import write_atomic
 
@@ -32,6 +33,8 @@ def import_prompt(
     form: Annotated[str | None, typer.Option("--format", help="Of FILE; by default its ending and text tell.")] = None,
     name: Annotated[str | None, typer.Option(help="Name that the prompt gets in the table; DIR needs one.")] = None,
     alias: Annotated[str | None, typer.Option(help="Alias to give the new version.")] = None,
+    message: Annotated[str, typer.Option("--message", "-m", help="Why, for the log. [default: its format]")] = "",
+    tag: Annotated[list[str], typer.Option(help="A tag to add to the prompt; more than once for more.")] = [],  # noqa: B006
     task: Annotated[int | None, typer.Option(help="Which task of a MULTITASK_PROMPT_TUNING prompt.")] = None,
     backbone: BackboneName = DEFAULT_BACKBONE,
     dtype: Dtype = "auto",
@@ -52,9 +55,10 @@ def import_prompt(
     else:
         form, prompt, losses = _from_file(source, form, name)
         said = f"from {form}, {source.name}"
-    stored = PromptTable.open(table).put(prompt, alias=alias, message=said)
+    stored = PromptTable.open(table).put(prompt, alias=alias, message=message or said, tags=tag)
+    say_unchanged(stored, message)
     if as_json:
-        print_json({"prompt": stored.ref, "format": form, "losses": losses})
+        print_json({"prompt": stored.ref, "new": stored.new, "format": form, "losses": losses})
         return
     _tell(losses)
     print(stored.ref)
@@ -93,8 +97,13 @@ def export_prompt(
     prompt: Annotated[str, typer.Argument(help="name, name@alias or name:version; or a .prompt file.")],
     dest: Annotated[Path, typer.Argument(metavar="FILE|DIR", help="The file to write; for peft a new folder.")],
     form: Annotated[
-        str, typer.Option("--format", help="dotprompt, fstring, jinja, langchain, mlflow, openai, prompty, text; peft")
-    ] = "peft",
+        str | None,
+        typer.Option(
+            "--format",
+            help="dotprompt, fstring, jinja, langchain, mlflow, openai, prompty, text; peft. [default: as FILE ends]",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over what is there.")] = False,
     peft_type: Annotated[str | None, typer.Option("--type", help="PEFT's peft_type; by default its method's.")] = None,
     backbone: BackboneName = DEFAULT_BACKBONE,
     dtype: Dtype = "auto",
@@ -103,10 +112,13 @@ def export_prompt(
 ) -> None:
     """Write a prompt for another program, and say what it cannot hold. A soft prompt goes to PEFT alone."""
     from foreword.prompts import formats
+    from foreword.prompts.peft_files import CONFIG
 
-    if form != "peft":
+    if (form := form or formats.guess_for(dest)) != "peft":
         formats.format_of(form)
     chosen = find_prompt(prompt, find_table(table))
+    if not force and (os.path.lexists(dest / CONFIG if form == "peft" else dest)):
+        raise UsageError(f"{str(dest)!r} is there already; --force writes over it, or name another")
     if form == "peft":
         _to_peft(chosen, dest, peft_type, backbone, dtype, as_json=as_json)
         return

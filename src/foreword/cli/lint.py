@@ -35,12 +35,13 @@ def lint(
     folder = Path(ref).parent if is_path(ref) else None
     resolve: Resolve = store.get
     if is_path(ref):
-        text = _read(Path(ref))
+        text, tuned = _read(Path(ref)), Path(ref).with_suffix(".safetensors").is_file()
     else:
         stored = store.get(ref)
-        text, resolve = stored.to_text(), known(stored)  # what it includes is read with it, deleted or not
+        text, tuned = stored.to_text(), stored.soft is not None
+        resolve = known(stored)  # what it includes is read with it, deleted or not
     told = {"columns": data.inputs, "choices": data.choices} if data is not None else {}
-    prompt, findings = lint_text(text, ref, resolve, folder, **told)
+    prompt, findings = lint_text(text, ref, resolve, folder, **told, tuned=tuned)
     if prompt is not None and backbone is not None:
         from foreword.backbone.lint import lint as lint_tokens
 

@@ -1,11 +1,13 @@
 """`foreword prompts …`: look into the prompt table and put things there."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from foreword.cli import alias, calibrate, diff, exchange, lint, sharing, versions
+from foreword.cli import alias, diff, exchange, lint, sharing, versions
 from foreword.cli.console import Display, print_json
 from foreword.cli.inputs import Inputs, read_inputs, typed
 from foreword.cli.shared import (
@@ -19,23 +21,10 @@ from foreword.cli.shared import (
 )
 
 app = typer.Typer(no_args_is_help=True, help="Stored prompts: names, versions, aliases.")
-app.command("diff")(diff.diff)
-app.command("alias")(alias.alias)
-app.command("import")(exchange.import_prompt)
-app.command("export")(exchange.export_prompt)
-app.command("lint")(lint.lint)
-app.command("calibrate")(calibrate.calibrate)
-app.command("list")(versions.list_prompts)
-for verb in (versions.search, versions.log, versions.tag, versions.untag, versions.delete, versions.restore):
-    app.command()(verb)
 Message = Annotated[str, typer.Option("--message", "-m", help="Why, for the log.")]
-app.command("push")(sharing.push)
-app.command("pull")(sharing.pull)
-app.command("card")(sharing.card)
 Ref = Annotated[str, typer.Argument(help="name, name@alias or name:version; or a .prompt file.")]
 
 
-@app.command()
 def show(ref: Ref, table: TableUrl = None, as_json: Json = False) -> None:
     """The prompt file, and what its vectors are."""
     from foreword.prompts.vector_diff import facts
@@ -53,7 +42,6 @@ def show(ref: Ref, table: TableUrl = None, as_json: Json = False) -> None:
         print(f"\n# {len(soft)} virtual tokens, {numbers:,} numbers, {made}")
 
 
-@app.command()
 def add(
     file: Annotated[Path, typer.Argument(help="A .prompt file; its vectors are taken from beside it.")],
     alias: Annotated[str | None, typer.Option(help="Alias to give the new version.")] = None,
@@ -70,39 +58,70 @@ def add(
     from foreword.table import PromptTable
 
     store = PromptTable.open(table)
-    stored = store.put(Prompt.load(file, resolve=store.get), alias, message, parent, tags=tag)
+    prompt = Prompt.load(file, resolve=store.get)
+    stored = store.put(prompt, alias, message, parent, tags=tag)
+    versions.say_unchanged(stored, message)
+    if prompt.virtual_tokens and prompt.soft is None:
+        print(
+            f"{stored.ref} has {prompt.virtual_tokens:,} virtual tokens and no vectors: it cannot run before it is "
+            f"tuned, 'foreword tune TASK --start {stored.ref}'",
+            file=sys.stderr,
+        )
     if as_json:
-        print_json(versions.entry(stored))
+        print_json({**versions.entry(stored), "new": stored.new})
     else:
         print(stored.ref)
 
 
-@app.command()
 def render(
     ref: Ref,
     inputs: Inputs = [],  # noqa: B006
+    as_text: Annotated[
+        bool, typer.Option("--text", help="The text instead, with marks for turns; no model is loaded, nothing cut.")
+    ] = False,
     backbone: BackboneName = DEFAULT_BACKBONE,
     dtype: Dtype = "auto",
     table: TableUrl = None,
     as_json: Json = False,
 ) -> None:
-    """The exact tokens that the model would read."""
+    """The exact tokens that the model would read, or the text."""
     from foreword.cli.shared import load_backbone
+    from foreword.prompts.pieces import written
 
     prompt = find_prompt(ref, find_table(table))
     row = typed(prompt, read_inputs(inputs))
-    prompt.render(row)  # a wrong input is told before a model is loaded
+    pieces = prompt.render(row)  # a wrong input is told before a model is loaded
+    if as_text:
+        text = written(pieces)
+        if as_json:
+            print_json({"prompt": prompt.name, "text": text})
+        else:
+            print(text)
+        return
     with Display() as display:
         model = load_backbone(backbone, dtype, display)
     ids = model.encode(prompt, row).ids.tolist()
-    pieces = [f"<virtual {-1 - i}>" if i < 0 else model.tokenizer.decode([i]) for i in ids]
+    tokens = [f"<virtual {-1 - i}>" if i < 0 else model.tokenizer.decode([i]) for i in ids]
     if as_json:
         print_json(
             {
                 "prompt": prompt.name,
-                "tokens": [{"id": i if i >= 0 else None, "text": t} for i, t in zip(ids, pieces, strict=True)],
+                "tokens": [{"id": i if i >= 0 else None, "text": t} for i, t in zip(ids, tokens, strict=True)],
             }
         )
         return
-    print("".join(f"[{piece}]".replace("\n", "\\n") for piece in pieces))
+    print("".join(f"[{piece}]".replace("\n", "\\n") for piece in tokens))
     print(f"{len(ids)} tokens, {sum(i < 0 for i in ids)} of them virtual", flush=True)
+
+
+VERBS: dict[str, Callable[..., None]] = {
+    "add": add, "list": versions.list_prompts, "show": show, "render": render,
+    "alias": alias.alias, "log": versions.log, "diff": diff.diff, "lint": lint.lint,
+    "calibrate": calibrate.calibrate, "search": versions.search,
+    "tag": versions.tag, "untag": versions.untag, "delete": versions.delete, "restore": versions.restore,
+    "import": exchange.import_prompt, "export": exchange.export_prompt,
+    "push": sharing.push, "pull": sharing.pull, "card": sharing.card,
+}  # fmt: skip
+"""In the order in which they are needed: --help shows them so."""
+for name, verb in VERBS.items():
+    app.command(name)(verb)

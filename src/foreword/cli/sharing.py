@@ -9,6 +9,7 @@ import typer
 
 from foreword.cli.console import Display, print_json
 from foreword.cli.shared import Dtype, Json, TableUrl, find_prompt, find_table, is_path, load_backbone
+from foreword.cli.versions import say_unchanged
 from foreword.errors import ForewordError
 from foreword.files import write_atomic
 
@@ -46,6 +47,8 @@ def pull(
     backbone: Annotated[
         str | None, typer.Option("--backbone", "-b", help="Refuse a soft prompt that was learned on another one.")
     ] = None,
+    message: Annotated[str, typer.Option("--message", "-m", help="Why, for the log. [default: its author's]")] = "",
+    tag: Annotated[list[str], typer.Option(help="A tag to add, besides its own; more than once for more.")] = [],  # noqa: B006
     dtype: Dtype = "auto",
     table: TableUrl = None,
     as_json: Json = False,
@@ -64,11 +67,12 @@ def pull(
                     f"{model.name!r}; nothing was stored"
                 )
 
-    pulled = pull(PromptTable.open(table), source, name, alias, check)
+    pulled = pull(PromptTable.open(table), source, name, alias, check, message, tag)
+    say_unchanged(pulled.stored, message)
     if as_json:
         manifest = pulled.manifest.model_dump(mode="json")
         document = {"prompt": pulled.stored.ref, "parts": [*pulled.parts], "message": pulled.stored.message}
-        print_json({**document, "bundle": manifest})
+        print_json({**document, "new": pulled.stored.new, "bundle": manifest})
         return
     for part in pulled.parts:
         print(f"with {part}, which it includes", file=sys.stderr)

@@ -1,5 +1,6 @@
 """`foreword prompts list`, `search`, `log`, `tag`, `untag`, `delete`, `restore`: what is in the table."""
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,7 @@ from foreword.cli.console import print_json, print_table
 from foreword.cli.shared import Json, TableUrl, find_table
 
 if TYPE_CHECKING:
-    from foreword.table import AliasMove, Stored
+    from foreword.table import AliasMove, Deletion, PromptTable, Stored
 
 PAGE = 100
 """Entries that are shown at once."""
@@ -29,10 +30,15 @@ def list_prompts(
     table: TableUrl = None,
     as_json: Json = False,
 ) -> None:
-    """The newest version of every prompt, or all versions of one."""
-    entries = find_table(table).list(name, tag, limit + 1, after)
-    none = "No prompts yet: 'foreword prompts add FILE' or 'foreword demo'." if not (tag or after) else "No more."
-    _show(entries, limit, as_json, none)
+    """The newest version of every prompt, or all versions of one.
+
+    Example: foreword prompts list --tag mail
+    """
+    store = find_table(table)
+    entries, none = store.list(name, tag, limit + 1, after), "No more."
+    if not entries and not after:
+        none = _no_tag(store, tag, name) if tag else "No prompts yet: 'foreword prompts add FILE' or 'foreword demo'."
+    _show(entries, limit, as_json, none, all_aliases=name is None)
 
 
 def search(
@@ -43,13 +49,23 @@ def search(
     table: TableUrl = None,
     as_json: Json = False,
 ) -> None:
-    """The prompts whose name, description, message or body holds a text; of each the newest version that does."""
-    _show(find_table(table).search(text, tag, limit + 1, after), limit, as_json, "Nothing found.")
+    """The prompts whose name, description, message or body holds a text; of each the newest version that does.
+
+    Example: foreword prompts search "polite sentence"
+    """
+    store = find_table(table)
+    entries, none = store.search(text, tag, limit + 1, after), "No more."
+    if not entries and not after:
+        none = _no_tag(store, tag) if tag and tag not in store.tags() else _not_found(store, text, tag)
+    _show(entries, limit, as_json, none, all_aliases=True)
 
 
 def log(name: Name, limit: Limit = PAGE, table: TableUrl = None, as_json: Json = False) -> None:
-    """What has happened to a prompt, newest first: its versions, where they come from, and every move of an alias."""
-    from foreword.table import Stored
+    """What has happened to a prompt, newest first: versions and where they come from, deletions, moves of aliases.
+
+    Example: foreword prompts log reply --limit 20
+    """
+    from foreword.table import Deletion, Stored
 
     events = find_table(table).log(name, limit)
     if as_json:
@@ -59,11 +75,14 @@ def log(name: Name, limit: Limit = PAGE, table: TableUrl = None, as_json: Json =
         when = event.created.astimezone().strftime("%Y-%m-%d %H:%M")
         if isinstance(event, Stored):
             came = f", from {event.parent}" if event.parent else ""
-            what = f"{event.ref} {event.kind}{came}"
+            what = f"{event.ref}{' (deleted)' if event.deleted else ''} {event.kind}{came}"
+        elif isinstance(event, Deletion):
+            what = f"{_many(_refs(event))} {_done(event)}"
         else:
-            what = f"{name}@{event.alias} is {name}:{event.version}"
+            what = f"{name}@{event.alias} is {f'{name}:{event.version}' if event.version else 'removed'}"
             what += f", was {name}:{event.before}" if event.before else ""
-        print(f"{when}  {what}, by {event.author}{': ' if event.message else ''}{event.message}")
+        why = "" if isinstance(event, Deletion) else event.message
+        print(f"{when}  {what}, by {event.author}{': ' if why else ''}{why}")
         for key, value in event.origin.items() if isinstance(event, Stored) else ():
             print(f"{'':18}{key}: {value}")
 
@@ -107,7 +126,28 @@ def restore(prompt: Which, table: TableUrl = None, as_json: Json = False) -> Non
         print(f"{_many(back)} restored")
 
 
-def _show(found: "list[Stored]", limit: int, as_json: bool, none: str) -> None:
+def say_unchanged(stored: "Stored", message: str) -> None:
+    """On stderr, where nothing new was stored."""
+    if stored.new:
+        return
+    dropped = "; the message is dropped: a version keeps its own" if message and not stored.moved else ""
+    print(f"{stored.ref} (unchanged): it says the same already{dropped}", file=sys.stderr)
+
+
+def _no_tag(store: "PromptTable", tag: str, name: str | None = None) -> str:
+    from foreword.table.queries import instead
+
+    if name is not None:
+        return f"{name!r} has no tag {tag!r}; {instead(tag, store.find(name).tags, 'its tags')}"
+    return f"No prompt has the tag {tag!r}; {instead(tag, store.tags(), 'tags')}"
+
+
+def _not_found(store: "PromptTable", text: str, tag: str | None) -> str:
+    among = f" among those with the tag {tag!r}" if tag else ""
+    return f"Nothing holds {text!r:.100}{among}; {store.near(text)}"
+
+
+def _show(found: "list[Stored]", limit: int, as_json: bool, none: str, *, all_aliases: bool) -> None:
     """One page, and how to go on where `found` holds more."""
     from rich.table import Table
 
@@ -119,24 +159,36 @@ def _show(found: "list[Stored]", limit: int, as_json: bool, none: str) -> None:
     shown = Table(*columns, box=None, pad_edge=False)
     for stored in entries:
         created, tokens = stored.created.astimezone().strftime("%Y-%m-%d %H:%M"), str(stored.virtual_tokens or "")
-        aliases, tags = ", ".join(stored.aliases), ", ".join(stored.tags)
+        aliases, tags = ", ".join(_aliases(stored) if all_aliases else stored.aliases), ", ".join(stored.tags)
         shown.add_row(stored.ref, stored.kind, tokens, aliases, tags, created, stored.message)
     print_table(shown if entries else none)
     if after:
         print(f"There are more: --after {after}")
 
 
+def _aliases(stored: "Stored") -> list[str]:
+    """All of the prompt; those of another version than the one that is shown say which."""
+    return [
+        alias if version == stored.version else f"{alias}→{version}" for alias, version in stored.alias_versions.items()
+    ]
+
+
 def entry(stored: "Stored") -> dict[str, Any]:
     """What is known of a version, for JSON."""
-    lists = {"aliases": [*stored.aliases], "tags": [*stored.tags], "origin": {**stored.origin}}
+    lists: dict[str, Any] = {"aliases": [*stored.aliases], "alias_versions": {**stored.alias_versions}}
+    lists |= {"tags": [*stored.tags], "origin": {**stored.origin}}
     return {name: getattr(stored, name) for name in FIELDS} | lists | {"created": stored.created.isoformat()}
 
 
-def _event(event: "Stored | AliasMove") -> dict[str, Any]:
-    from foreword.table import Stored
+def _event(event: "Stored | AliasMove | Deletion") -> dict[str, Any]:
+    from foreword.table import Deletion, Stored
 
     if isinstance(event, Stored):
-        return {"event": "version", **entry(event)}
+        deleted = event.deleted.isoformat() if event.deleted else None
+        return {"event": "version", **entry(event), "deleted": deleted}
+    if isinstance(event, Deletion):
+        said = {"name": event.name, "versions": [*event.versions], "author": event.author}
+        return {"event": _done(event), **said, "created": event.created.isoformat()}
     return {"event": "alias", **vars(event), "created": event.created.isoformat()}
 
 
@@ -145,6 +197,14 @@ def _say_tags(name: str, tags: Sequence[str], as_json: bool) -> None:
         print_json({"name": name, "tags": [*tags]})
     else:
         print(f"{name}: {', '.join(tags) or 'no tags'}")
+
+
+def _refs(event: "Deletion") -> list[str]:
+    return [f"{event.name}:{version}" for version in event.versions]
+
+
+def _done(event: "Deletion") -> str:
+    return "restored" if event.restored else "deleted"
 
 
 def _many(refs: Sequence[str]) -> str:

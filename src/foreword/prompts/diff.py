@@ -5,14 +5,14 @@ Knows no models and no table. What their vectors differ in is in `vector_diff`.
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeGuard
 
 import yaml
 
-from foreword.prompts.pieces import Piece, Text, Turn
+from foreword.prompts.pieces import written
 from foreword.prompts.prompt import Prompt, expect
 from foreword.prompts.vector_diff import SoftDiff, soft_diff
 
@@ -107,7 +107,7 @@ def rendered(a: Prompt, b: Prompt, row: Mapping[str, object], where: str, names:
 
     Each takes its inputs out of `row`; raises UsageError that names `where` the row stands if one is missing.
     """
-    texts = [_written(prompt.replace(soft=None).render(prompt.take_texts(row, where))) for prompt in (a, b)]
+    texts = [written(prompt.replace(soft=None).render(prompt.take_texts(row, where))) for prompt in (a, b)]
     return unified(texts[0], texts[1], *names)
 
 
@@ -165,17 +165,6 @@ def _flat(fields: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, obje
         yield f"{path}{name}", {} if isinstance(value, dict) else value
         if isinstance(value, dict):
             yield from _flat(value, f"{path}{name}.")
-
-
-def _written(pieces: Sequence[Piece]) -> str:
-    def mark(piece: Piece) -> str:
-        if isinstance(piece, Text):
-            return piece.text
-        if isinstance(piece, Turn):
-            return f"\n<{piece.role}>\n"
-        return f"<virtual {piece.start} to {piece.start + piece.count - 1}>"
-
-    return "".join(map(mark, pieces)).removeprefix("\n")
 
 
 def _texts(value: object) -> TypeGuard[list[str]]:

@@ -45,10 +45,13 @@ def lint(
     folder: Path | None = None,
     columns: Sequence[str] | None = None,
     choices: Sequence[str] | None = None,
+    *,
+    tuned: bool = False,
 ) -> tuple[Prompt | None, list[Finding]]:
     """The prompt in `text`, None where it cannot be read, and what was found in it, by line.
 
-    `columns` and `choices` are a task's: the prompt's inputs and answers are held against them.
+    `columns` and `choices` are a task's: the prompt's inputs and answers are held against them. `tuned`: vectors stand
+    beside the text.
     """
     lines = text.split("\n")
     findings = [*islice(_invisible(lines), MAX_FINDINGS)]
@@ -62,6 +65,10 @@ def lint(
         prompt = prompt.replace(name=re.sub(r"[^a-z0-9._-]+", "-", Path(source).stem.lower()).strip("-._") or "unnamed")
     for check in (_inputs, _labels, _end, _turns):
         findings += islice(check(prompt, lines), MAX_FINDINGS)
+    if prompt.virtual_tokens and not tuned:
+        what = f"{prompt.virtual_tokens:,} virtual tokens and no vectors: it cannot run yet"
+        line = line_of(r"\bvirtual\s*\(", lines, body_start(lines))
+        findings.append(Finding("note", line, what, "tune it: 'foreword tune TASK --start PROMPT'"))
     findings += islice(_against(prompt, columns, choices, lines), MAX_FINDINGS)
     return prompt, sorted(findings, key=lambda finding: (finding.line is None, finding.line or 0))
 

@@ -19,6 +19,7 @@ from safetensors.numpy import save
 
 from foreword.errors import ForewordError, UsageError
 from foreword.files import write_atomic
+from foreword.prompts.formats import FORMATS
 from foreword.prompts.peft_files import (
     COLS,
     CONFIG,
@@ -175,7 +176,7 @@ def exportable(prompt: Prompt) -> SoftTokens:
             raise ForewordError(f"prompt {prompt.name!r} has virtual tokens but no vectors yet; tune it first")
         raise ForewordError(
             f"prompt {prompt.name!r} is a hard prompt and PEFT holds virtual tokens only; "
-            "give a soft prompt, or another format: --format jinja, prompty, …"
+            f"give a soft prompt, or another format: --format {'|'.join(FORMATS)}"
         )
     if "offsets" in prompt.soft.tensors:
         raise ForewordError(

@@ -1,5 +1,6 @@
 """What a rendered prompt consists of. Knows no template language and no tokenizer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -27,3 +28,16 @@ class Turn:
 
 
 Piece = Text | Virtual | Turn
+
+
+def written(pieces: Sequence[Piece]) -> str:
+    """For people: text, with a line for each turn and a mark for virtual tokens."""
+
+    def mark(piece: Piece) -> str:
+        if isinstance(piece, Text):
+            return piece.text
+        if isinstance(piece, Turn):
+            return f"\n<{piece.role}>\n"
+        return f"<virtual {piece.start} to {piece.start + piece.count - 1}>"
+
+    return "".join(map(mark, pieces)).removeprefix("\n")

@@ -111,7 +111,7 @@ class Template:
             )
         self.tokens = sum(1 for _ in itertools.islice(self._environment.lex(self.source), MAX_TOKENS + 1))
         inside = [
-            self.partials[ref] for ref, _ in _includes(self._environment, self.source) if ref and ref in self.partials
+            self.partials[ref] for ref, _ in includes(self._environment, self.source) if ref and ref in self.partials
         ]
         self.tokens += sum(partial.tokens for partial in inside)
         self.characters = len(self.source) + sum(partial.characters for partial in inside)
@@ -129,7 +129,7 @@ class Template:
     def _parse(self, environment: "_Environment") -> nodes.Template:
         """The tree with what is included in its place."""
         tree = environment.parse(self.source)
-        line_ends = [ends for _, ends in _includes(environment, self.source)]
+        line_ends = [ends for _, ends in includes(environment, self.source)]
         _Includer(self, environment, line_ends).visit(tree)
         return tree
 
@@ -173,14 +173,14 @@ def included(source: str, name: str) -> tuple[str, ...]:
     if len(source) > MAX_TEMPLATE:
         return ()  # `Template` tells
     try:
-        return tuple(dict.fromkeys(ref for ref, _ in _includes(new_environment(), source) if ref is not None))
+        return tuple(dict.fromkeys(ref for ref, _ in includes(new_environment(), source) if ref is not None))
     except TemplateError as error:
         raise ForewordError(f"prompt {name!r}: {error}; mend the template") from error
     except ValueError as error:
         raise ForewordError(f"prompt {name!r}: {error}; mend the template") from error
 
 
-def _includes(environment: "_Environment", source: str) -> Iterator[tuple[str | None, bool]]:
+def includes(environment: "_Environment", source: str) -> Iterator[tuple[str | None, bool]]:
     """Each include's reference, None where it is no text, and whether a line ends behind it, in reading order."""
     if "include" not in source:
         return

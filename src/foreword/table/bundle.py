@@ -22,7 +22,7 @@ from foreword.prompts.soft import MAX_BYTES, SoftTokens
 from foreword.prompts.template import MAX_INCLUDES, MAX_TEMPLATE
 from foreword.redact import redact, secret_line
 from foreword.table.includes import Partials
-from foreword.table.refs import parse
+from foreword.table.refs import TAG, parse
 from foreword.table.stored import Stored
 
 MANIFEST, CARD = "bundle.json", "card.md"
@@ -36,6 +36,9 @@ PART = re.compile(rf"(?:{NAME.pattern})\+[1-9][0-9]{{0,8}}\.prompt", re.ASCII)
 MAX_NOTE = 10_000
 """Characters of a message."""
 
+MAX_TAGS = 100
+
+Tag = Annotated[str, Field(pattern=f"^(?:{TAG.pattern})$")]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Note = Annotated[str, Field(max_length=MAX_NOTE)]
 
@@ -66,6 +69,8 @@ class Manifest(BaseModel):
     created: datetime
     author: Note
     message: Note
+    tags: tuple[Tag, ...] = Field(default=(), max_length=MAX_TAGS)
+    """Of the prompt, when it was pushed first."""
     files: dict[str, File]
     sha256: Digest
     """Of this manifest without this line, as JSON with its keys in order."""
@@ -109,6 +114,7 @@ def build(prompt: Prompt, entry: Stored, card: str) -> dict[str, bytes]:
         "created": entry.created.isoformat(),
         "author": redact(entry.author)[:MAX_NOTE],
         "message": redact(entry.message)[:MAX_NOTE],
+        "tags": [*entry.tags[:MAX_TAGS]],
         "files": {
             name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
             for name, data in sorted(files.items())

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from foreword.errors import UsageError
-from foreword.prompts.prompt import Prompt
+from foreword.prompts.prompt import ANY, Prompt
 from foreword.redact import redact
 from foreword.table.markdown import block, inline
 from foreword.table.stored import Stored
@@ -171,10 +171,11 @@ def _use(prompt: Prompt) -> list[str]:
     shell = ["foreword prompts pull WHERE_THIS_CARD_LIES", f"foreword run {prompt.name}"]
     if soft is not None:
         shell[1] += f" --backbone {shlex.quote(backbone)}"
-    shell[1] += "".join(f" --input {name}=…" for name in prompt.variables)
-    plain = [name for name in prompt.variables if not keyword.iskeyword(name)]
+    needed = [name for name in prompt.variables if prompt.specs.get(name, ANY).default is None]
+    shell[1] += "".join(f" --input {name}=…" for name in needed)
+    plain = [name for name in needed if not keyword.iskeyword(name)]
     arguments = [f'{name}="…"' for name in plain]
-    arguments += [f'**{{"{name}": "…"}}' for name in prompt.variables if name not in plain]
+    arguments += [f'**{{"{name}": "…"}}' for name in needed if name not in plain]
     python = [
         "import foreword as fw",
         "",

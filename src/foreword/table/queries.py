@@ -10,7 +10,7 @@ from sqlalchemy.orm.interfaces import ORMOption
 
 from foreword.errors import UsageError
 from foreword.table.refs import Ref
-from foreword.table.schema import LIVE, AliasMoveRow, AliasRow, PromptRow, TagRow
+from foreword.table.schema import LIVE, AliasMoveRow, AliasRow, DeletionRow, PromptRow, TagRow
 
 NEAR = 500
 """Names on either side of a wrong one, in the order of the alphabet, among which a right one is looked for."""
@@ -28,7 +28,8 @@ def find(session: Session, ref: Ref, *options: ORMOption, deleted: bool = False)
     if ref.version is not None:
         query = query.where(PromptRow.version == ref.version)
     if ref.alias is not None:
-        query = query.join(PromptRow.aliases).where(AliasRow.alias == ref.alias)
+        means = (AliasRow.name == PromptRow.name) & (AliasRow.version == PromptRow.version)
+        query = query.join(AliasRow, means).where(AliasRow.alias == ref.alias)
     if (row := session.scalar(query)) is not None:
         return row
     raise missing(session, ref)
@@ -57,9 +58,10 @@ def newest_of_each(
     return select(PromptRow).join(page, here).order_by(PromptRow.name)
 
 
-def versions_of(name: str, before: int | None, limit: int | None) -> Select[PromptRow]:
-    """Newest first, beginning behind version `before`."""
-    query = select(PromptRow).where(PromptRow.name == name, LIVE).order_by(PromptRow.version.desc()).limit(limit)
+def versions_of(name: str, before: int | None, limit: int | None, *, deleted: bool = False) -> Select[PromptRow]:
+    """Newest first, beginning behind version `before`; with `deleted`, those that are deleted too."""
+    query = select(PromptRow).where(PromptRow.name == name).order_by(PromptRow.version.desc()).limit(limit)
+    query = query if deleted else query.where(LIVE)
     return query if before is None else query.where(PromptRow.version < before)
 
 
@@ -67,6 +69,16 @@ def moves_of(name: str, alias: str | None, limit: int | None) -> Select[AliasMov
     """Newest first; of all aliases, or of one."""
     query = select(AliasMoveRow).where(AliasMoveRow.name == name).order_by(AliasMoveRow.id.desc()).limit(limit)
     return query if alias is None else query.where(AliasMoveRow.alias == alias)
+
+
+def deletions_of(name: str, limit: int | None) -> Select[DeletionRow]:
+    """Newest first."""
+    return select(DeletionRow).where(DeletionRow.name == name).order_by(DeletionRow.id.desc()).limit(limit)
+
+
+def all_tags() -> Select[str]:
+    """Those of prompts that are there, in order."""
+    return select(TagRow.tag).where(TagRow.name.in_(select(PromptRow.name).where(LIVE))).distinct().order_by(TagRow.tag)
 
 
 def missing(session: Session, ref: Ref) -> UsageError:
@@ -90,8 +102,11 @@ def missing(session: Session, ref: Ref) -> UsageError:
             return UsageError(
                 f"'{ref.name}@{alias}' means {this!r}, which is deleted; move the alias, or {_undo(this)}"
             )
-    found = [row.alias for row in session.scalars(aliases)]
-    return UsageError(f"{ref.name!r} has no alias {alias!r}; {instead(alias, found, 'its aliases')}")
+    return no_alias(ref.name, alias, [row.alias for row in session.scalars(aliases)])
+
+
+def no_alias(name: str, alias: str, there: Sequence[str]) -> UsageError:
+    return UsageError(f"{name!r} has no alias {alias!r}; {instead(alias, there, 'its aliases')}")
 
 
 def near_names(session: Session, name: str, among: ColumnElement[bool], what: str) -> str:

@@ -54,9 +54,25 @@ class AliasMoveRow(Base):
     alias: Mapped[str] = mapped_column(word(50))
     before: Mapped[int | None]
     """The version that it stood for until then."""
-    version: Mapped[int]
+    version: Mapped[int | None]
+    """None: the alias was removed."""
     author: Mapped[str] = mapped_column(Text)
     message: Mapped[str] = mapped_column(Text)
+    created: Mapped[datetime] = mapped_column(Instant)
+
+
+class DeletionRow(Base):
+    """One deletion or restoration; written once and never changed."""
+
+    __tablename__ = "prompt_deletions"
+    __table_args__ = (Index("prompt_deletions_by_name", "name", "id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(word(100))
+    versions: Mapped[str] = mapped_column(Text)
+    """A JSON list of numbers."""
+    restored: Mapped[bool]
+    author: Mapped[str] = mapped_column(Text)
     created: Mapped[datetime] = mapped_column(Instant)
 
 
@@ -110,7 +126,11 @@ class PromptRow(Base):
     deleted: Mapped[datetime | None] = mapped_column(Instant)
     """Since when it is hidden."""
 
-    aliases: Mapped[list[AliasRow]] = relationship(viewonly=True, lazy="selectin", order_by=AliasRow.alias)
+    aliases: Mapped[list[AliasRow]] = relationship(
+        viewonly=True, lazy="selectin", order_by=AliasRow.alias, primaryjoin=lambda: AliasRow.name == PromptRow.name,
+        foreign_keys=AliasRow.name, uselist=True,
+    )  # fmt: skip
+    """All of its name, whatever the version."""
     tags: Mapped[list[TagRow]] = relationship(
         viewonly=True, lazy="selectin", order_by=TagRow.tag, primaryjoin=lambda: TagRow.name == PromptRow.name,
         foreign_keys=TagRow.name, uselist=True,

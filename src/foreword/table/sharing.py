@@ -5,7 +5,7 @@ push ever overwrites another. `index.md` lists what is there.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,16 @@ from foreword.table import bundle
 from foreword.table.bundle import CARD, MANIFEST, MAX_MANIFEST, MAX_TEXT, Manifest
 from foreword.table.card import card_text
 from foreword.table.places import MissingError, Place
-from foreword.table.refs import check_alias
+from foreword.table.queries import instead
+from foreword.table.refs import check_alias, check_tag
 from foreword.table.stored import Stored
 from foreword.table.table import PromptTable
 
 INDEX = "index.md"
 TITLE = "# Prompts\n"
 FOLDER = re.compile(r"([1-9][0-9]{0,8})-([0-9a-f]{12})", re.ASCII)
+MAX_LOOKED, MAX_TOLD = 500, 20
+"""Folders that are looked into, and versions that are told, where a prompt is not found."""
 LAST = re.compile(r"(.*?)([^/:]+)(?::([1-9][0-9]{0,8}))?/*", re.DOTALL)
 """An address whose last part may be `NAME:VERSION`."""
 
@@ -89,18 +92,22 @@ def pull(
     name: str | None = None,
     alias: str | None = None,
     check: Callable[[Prompt], None] | None = None,
+    message: str = "",
+    tags: Iterable[str] = (),
 ) -> Pulled:
     """Stores what lies at `source` as a new version, under its own name or under `name`.
 
     `source` is a bundle's folder; or a prompt's in a store, for its newest version, with `:3` behind it for another; or
     a store that holds one prompt only. All is checked before anything is stored: sizes, hashes, the schema, and
-    whatever `check` raises for. What it includes is stored too, where this table does not have it. Raises
-    ForewordError.
+    whatever `check` raises for. What it includes is stored too, where this table does not have it. The message stays
+    its author's, unless `message` is given, and the origin says where it comes from; its tags, and `tags`, are added
+    to the prompt. Raises ForewordError.
     """
     if name is not None and not NAME.fullmatch(name):
         raise UsageError(f"prompt name {name!r}: take a-z, 0-9, '.', '_' and '-', 100 characters at most")
     if alias is not None:
         check_alias(alias)
+    tags = [check_tag(tag) for tag in tags]
     place, folder = _find(str(source))
     manifest = _manifest(place, folder)
     where = "/".join(filter(None, (place.shown.rstrip("/"), folder)))
@@ -109,24 +116,24 @@ def pull(
         check(prompt)
     if name is not None:
         prompt = prompt.replace(name=name)
-    message = manifest.message or f"pulled from {where}"
+    message = message or manifest.message or f"pulled from {where}"
     origin = {"pulled from": where, "pulled version": manifest.ref, "pulled author": manifest.author}
     parts: list[str] = []
-    whole = _with_parts(table, prompt, message, origin, parts)
-    return Pulled(table.put(whole, alias, message, origin=origin), manifest, tuple(parts))
+    whole = _with_parts(table, prompt, origin, parts)
+    stored = table.put(whole, alias, message, origin=origin, tags=[*manifest.tags, *tags])
+    return Pulled(stored, manifest, tuple(parts))
 
 
-def _with_parts(
-    table: PromptTable, prompt: Prompt, message: str, origin: Mapping[str, str], parts: list[str]
-) -> Prompt:
+def _with_parts(table: PromptTable, prompt: Prompt, origin: Mapping[str, str], parts: list[str]) -> Prompt:
     """`prompt` as this table pins it. What it includes is stored where the table has no such version, of whatever age;
     `parts` takes up which.
     """
     includes = {}
     for ref, partial in prompt.includes.items():
-        part = _with_parts(table, partial.prompt, message, origin, parts)
+        part = _with_parts(table, partial.prompt, origin, parts)
         version = table.version_of(part.name, part.digest)
         if version is None:
+            message = f"included by {prompt.name}, pulled from {origin['pulled from']}"
             stored = table.put(part, message=message, origin=origin)
             version = stored.version
             parts.append(stored.ref)
@@ -156,7 +163,24 @@ def _find(source: str) -> tuple[Place, str]:
         if len(found) == 1:
             return place, found[0]
         _refuse_many(found, source)
-    raise ForewordError(f"there is no bundle at {place.shown!r}; 'foreword prompts push' puts one there")
+    raise ForewordError(
+        _instead(match) or f"there is no bundle at {place.shown!r}; 'foreword prompts push' puts one there"
+    )
+
+
+def _instead(match: re.Match[str] | None) -> str | None:
+    """What the store holds where it does not hold `NAME` or `NAME:VERSION`; None where that is no store."""
+    if match is None or not match[1].strip("/"):
+        return None
+    try:
+        place, name = Place(match[1].rstrip("/") or "/"), match[2]
+        if match[3] and NAME.fullmatch(name) and (found := sorted({number for number, _ in _versions(place, name)})):
+            there = ", ".join(map(str, found[-MAX_TOLD:]))
+            return f"{place.shown!r} holds no version {match[3]} of {name!r}; its versions there: {there}"
+        held = [one for one in place.names()[:MAX_LOOKED] if NAME.fullmatch(one) and any(_versions(place, one))]
+    except ForewordError:  # what is above an address need not be a place
+        return None
+    return f"{place.shown!r} holds no {name!r}; {instead(name, held, 'prompts there')}" if held else None
 
 
 def _newest(place: Place, name: str, source: str) -> str | None:

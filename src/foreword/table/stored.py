@@ -1,4 +1,4 @@
-"""What the table tells of a version and of an alias that moved, without the prompt itself. Knows no queries."""
+"""What the table tells of a version and of what has happened to it, without the prompt itself. Knows no queries."""
 
 import json
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, cast
 
-from foreword.table.schema import AliasMoveRow, PromptRow
+from foreword.table.schema import AliasMoveRow, DeletionRow, PromptRow
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,14 @@ class Stored:
     """`name:version` that it was made from; none for the first of its name."""
     origin: Mapping[str, str] = field(default_factory=dict)
     """How it was made: of a tuned prompt the hash of the data, the run, the start and the backbone."""
+    alias_versions: Mapping[str, int] = field(default_factory=dict)
+    """All aliases of the prompt, and the version that each stands for."""
+    deleted: datetime | None = None
+    """Since when it is hidden, UTC; only a log shows such a version."""
+    new: bool = field(default=False, compare=False)
+    """Of what `put` returns: whether it was stored just now. False: the newest version said the same already."""
+    moved: bool = field(default=False, compare=False)
+    """Of what `put` returns: whether its alias stands for it only since."""
 
     @property
     def ref(self) -> str:
@@ -41,28 +49,40 @@ class Stored:
 
 @dataclass(frozen=True)
 class AliasMove:
-    """An alias that was made, or pointed at another version."""
+    """An alias that was made, pointed at another version, or removed."""
 
     name: str
     alias: str
     before: int | None
     """The version that it stood for until then; None when it was new."""
-    version: int
-    """The one that it has stood for since."""
+    version: int | None
+    """The one that it has stood for since; None when it was removed."""
     author: str
     message: str
     created: datetime
     """UTC."""
 
 
-def stored(row: PromptRow) -> Stored:
+@dataclass(frozen=True)
+class Deletion:
+    """Versions that were deleted, or restored."""
+
+    name: str
+    versions: tuple[int, ...]
+    restored: bool
+    author: str
+    created: datetime
+    """UTC."""
+
+
+def stored(row: PromptRow, *, new: bool = False, moved: bool = False) -> Stored:
     """Reads aliases and tags too, so `row` must be in a session."""
     return Stored(
         name=row.name,
         version=row.version,
         kind=cast(Literal["hard", "soft"], row.kind),
         digest=row.digest,
-        aliases=tuple(alias.alias for alias in row.aliases),
+        aliases=tuple(alias.alias for alias in row.aliases if alias.version == row.version),
         created=row.created,
         message=row.message,
         author=row.author,
@@ -70,8 +90,16 @@ def stored(row: PromptRow) -> Stored:
         tags=tuple(tag.tag for tag in row.tags),
         parent=row.parent,
         origin=json.loads(row.origin) if row.origin else {},
+        alias_versions={alias.alias: alias.version for alias in row.aliases},
+        deleted=row.deleted,
+        new=new,
+        moved=moved,
     )
 
 
 def move(row: AliasMoveRow) -> AliasMove:
     return AliasMove(row.name, row.alias, row.before, row.version, row.author, row.message, row.created)
+
+
+def deletion(row: DeletionRow) -> Deletion:
+    return Deletion(row.name, tuple(json.loads(row.versions)), row.restored, row.author, row.created)

@@ -22,8 +22,8 @@ from foreword.table.includes import Partials, known, pinned
 from foreword.table.notes import author, note, origin_text, plain
 from foreword.table.recent import Recent
 from foreword.table.refs import Ref, check_alias, check_tag, parse
-from foreword.table.schema import AliasRow, PromptRow
-from foreword.table.stored import AliasMove, Stored, move, stored
+from foreword.table.schema import LIVE, AliasRow, PromptRow
+from foreword.table.stored import AliasMove, Deletion, Stored, deletion, move, stored
 from foreword.table.tensors import TensorFolder, TensorRows, Tensors
 
 ATTEMPTS = 20
@@ -97,12 +97,11 @@ class PromptTable:
                     writes.hold(session, row.name)
                     if made_from is not None:
                         row.parent = queries.parent(session, made_from)
-                    row = writes.add_version(session, row)
-                    if alias is not None:
-                        writes.move_alias(session, row.name, alias, row.version, message)
+                    made, row = row, writes.add_version(session, row)
+                    moved = alias is not None and writes.move_alias(session, row.name, alias, row.version, message)
                     writes.add_tags(session, row.name, tags)
                     session.refresh(row, ["aliases", "tags"])
-                    return stored(row)
+                    return stored(row, new=row is made, moved=moved)
             except IntegrityError:  # two writers began the same name; SQLite's lock rules that out
                 continue
         raise ForewordError(f"other writers kept taking the next version of {prompt.name!r}; try again")
@@ -156,6 +155,13 @@ class PromptTable:
         with self._writing(name) as session:
             queries.find(session, ref)
             writes.move_alias(session, name, alias, version, message)
+
+    def unalias(self, name: str, alias: str, message: str = "") -> int:
+        """Removes the alias; returns the version that it stood for. Raises UsageError where there is no such alias."""
+        check_alias(alias)
+        with self._writing(name) as session:
+            queries.find(session, Ref(name))
+            return writes.remove_alias(session, name, alias, message)
 
     def aliases(self, name: str) -> dict[str, int]:
         """The version that each alias of `name` points at. Raises UsageError where there is no such prompt."""
@@ -213,6 +219,16 @@ class PromptTable:
         with self._database.session() as session:
             return _all(session, queries.newest_of_each(tag, begin, limit, _words(text)))
 
+    def near(self, text: str) -> str:
+        """Which names of prompts are like `text`, and some others, in words."""
+        with self._database.session() as session:
+            return queries.near_names(session, plain(text[:100]), LIVE, "stored prompts")
+
+    def tags(self) -> builtins.list[str]:
+        """All tags that prompts have, in order."""
+        with self._database.session() as session:
+            return [*session.scalars(queries.all_tags())]
+
     def tag(self, name: str, *tags: str) -> tuple[str, ...]:
         """Adds tags to a prompt, whatever its version; returns all it has then."""
         for tag in tags:
@@ -245,13 +261,17 @@ class PromptTable:
         with self._writing(wanted.name) as session:
             return writes.unhide(session, wanted)
 
-    def log(self, name: str, limit: int | None = None) -> builtins.list[Stored | AliasMove]:
-        """What has happened to a prompt, newest first: its versions, and every move of its aliases. `limit` at most."""
+    def log(self, name: str, limit: int | None = None) -> builtins.list[Stored | AliasMove | Deletion]:
+        """What has happened to a prompt, newest first: its versions, deleted or not, deletions and restorations, and
+        every move of its aliases; `limit` at most. Raises UsageError where there never was such a prompt.
+        """
         with self._database.session() as session:
-            queries.find(session, Ref(name))
-            versions = _all(session, queries.versions_of(name, None, limit))
+            if session.scalar(queries.newest(name, deleted=True)) is None:
+                raise queries.missing(session, Ref(name))
+            versions = _all(session, queries.versions_of(name, None, limit, deleted=True))
             moves = [move(row) for row in session.scalars(queries.moves_of(name, None, limit))]
-        events: list[Stored | AliasMove] = [*moves, *versions]  # of the same moment, the move came later
+            gone = [deletion(row) for row in session.scalars(queries.deletions_of(name, limit))]
+        events: list[Stored | AliasMove | Deletion] = [*gone, *moves, *versions]  # of a moment, what came later first
         return sorted(events, key=lambda event: event.created, reverse=True)[:limit]
 
     def alias_history(self, name: str, alias: str | None = None, limit: int | None = None) -> builtins.list[AliasMove]:

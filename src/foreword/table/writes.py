@@ -1,5 +1,6 @@
 """What the table writes, each within a transaction that has the name to itself. Knows rows; knows no prompts."""
 
+import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
@@ -8,9 +9,9 @@ from sqlalchemy.orm import Session, lazyload
 
 from foreword.errors import UsageError
 from foreword.table.notes import author, note
-from foreword.table.queries import find, instead, near_names, newest
+from foreword.table.queries import find, instead, near_names, newest, no_alias
 from foreword.table.refs import Ref
-from foreword.table.schema import LIVE, AliasMoveRow, AliasRow, PromptRow, TagRow
+from foreword.table.schema import LIVE, AliasMoveRow, AliasRow, DeletionRow, PromptRow, TagRow
 
 
 def hold(session: Session, name: str) -> None:
@@ -37,16 +38,32 @@ def add_version(session: Session, row: PromptRow) -> PromptRow:
     return row
 
 
-def move_alias(session: Session, name: str, alias: str, version: int, message: str) -> None:
-    """Makes the alias mean `version`, and writes down the move where it is one."""
+def move_alias(session: Session, name: str, alias: str, version: int, message: str) -> bool:
+    """Makes the alias mean `version`, and writes down the move; whether it is one."""
     row = session.get(AliasRow, (name, alias))
     before = row.version if row is not None else None
     if before == version:
-        return
+        return False
     if row is not None:
         row.version = version
     else:
         session.add(AliasRow(name=name, alias=alias, version=version))
+    _note_move(session, name, alias, before, version, message)
+    return True
+
+
+def remove_alias(session: Session, name: str, alias: str, message: str) -> int:
+    """Gives the version that it stood for. Raises UsageError with near matches where there is no such alias."""
+    row = session.get(AliasRow, (name, alias))
+    if row is None:
+        there = session.scalars(select(AliasRow.alias).where(AliasRow.name == name).order_by(AliasRow.alias))
+        raise no_alias(name, alias, there.all())
+    session.delete(row)
+    _note_move(session, name, alias, row.version, None, message)
+    return row.version
+
+
+def _note_move(session: Session, name: str, alias: str, before: int | None, version: int | None, message: str) -> None:
     now, by = datetime.now(UTC), author()
     session.add(
         AliasMoveRow(
@@ -80,11 +97,12 @@ def hide(session: Session, ref: Ref) -> list[str]:
     row = find(session, ref)
     these = PromptRow.name == ref.name
     if ref.version is not None:
-        if row.aliases:
-            names = ", ".join(alias.alias for alias in row.aliases)
-            raise UsageError(f"'{ref.name}:{ref.version}' is what {names} means; point the alias elsewhere first")
+        if names := ", ".join(alias.alias for alias in row.aliases if alias.version == row.version):
+            raise UsageError(
+                f"'{ref.name}:{ref.version}' is what {names} means; point the alias elsewhere first, or remove it"
+            )
         these &= PromptRow.version == ref.version
-    return _mark(session, these & LIVE, datetime.now(UTC))
+    return _mark(session, ref.name, these & LIVE, datetime.now(UTC))
 
 
 def unhide(session: Session, ref: Ref) -> list[str]:
@@ -99,11 +117,13 @@ def unhide(session: Session, ref: Ref) -> list[str]:
             raise UsageError(f"there is no deleted prompt {ref.name!r}; {near}")
         there = find(session, ref)
         raise UsageError(f"'{ref.name}:{there.version}' is there: nothing is to be restored")
-    return _mark(session, these & (PromptRow.deleted == last), None)
+    return _mark(session, ref.name, these & (PromptRow.deleted == last), None)
 
 
-def _mark(session: Session, these: ColumnElement[bool], deleted: datetime | None) -> list[str]:
-    found = select(PromptRow.name, PromptRow.version).where(these).order_by(PromptRow.version)
-    refs = [f"{name}:{version}" for name, version in session.execute(found)]
+def _mark(session: Session, name: str, these: ColumnElement[bool], deleted: datetime | None) -> list[str]:
+    found = session.scalars(select(PromptRow.version).where(these).order_by(PromptRow.version)).all()
     session.execute(update(PromptRow).where(these).values(deleted=deleted))
-    return refs
+    versions, now = json.dumps([*found]), deleted or datetime.now(UTC)
+    session.add(DeletionRow(name=name, versions=versions, restored=deleted is None, author=author(), created=now))
+    session.flush()
+    return [f"{name}:{version}" for version in found]

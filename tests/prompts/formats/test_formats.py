@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from jinja2 import Environment
 
 from foreword.errors import ForewordError, UsageError
-from foreword.prompts import Input, Output, Prompt, SoftTokens, Text, Turn, formats
+from foreword.prompts import Input, Output, Partial, Prompt, SoftTokens, Text, Turn, formats
+from foreword.prompts.formats.inline import inlined
 from foreword.prompts.formats.sketch import Each, If, Mark, Node, Var, from_body, joined, to_body
 
 FILES = Path(__file__).parent / "files"
@@ -406,3 +407,52 @@ def test_what_plain_jinja_renders_otherwise_is_listed(form: str) -> None:
     for found in (losses, formats.read(text, form, "p", "file")[1]):
         assert any(loss.startswith("'tojson' to the letter") for loss in found)
         assert ".items: plain Jinja may take it for a method of the value" in found
+
+
+PLAIN = (
+    "x", " ", "\n", "  \n", "{{ a }}", "{% if a %}\ny\n{% endif %}\n", "  {# said #}\n", "{ ", "{{ user() }}",
+    "{% raw %}{{ a {% endraw %}\n", "{%- if a -%} z {%- endif %}", "  {% for i in [a, a] %}\n {{ i }}\n{% endfor %}",
+)  # fmt: skip
+PART = ('{% include "p" %}', '{% include "p" %}\n', '  {%- include "p" -%}\n')
+PARTS = (*PART, '{%include"q@r"+%}', '  {% include "q@r" %}')
+
+
+def bodies(*pieces: str) -> st.SearchStrategy[str]:
+    return st.lists(st.sampled_from(pieces), max_size=6).map("".join)
+
+
+@settings(deadline=None, max_examples=200)
+@given(bodies(*PLAIN), bodies(*PLAIN, *PART), bodies(*PLAIN, *PARTS))
+def test_what_is_included_is_written_out_and_renders_the_same(first: str, second: str, top: str) -> None:
+    p = Prompt("p", first)
+    q = Prompt("q", second, includes={"p": Partial(p)} if '"p"' in second else {})
+    used = {"p": Partial(p), "q@r": Partial(q)}
+    prompt = Prompt("top", top, includes={ref: used[ref] for ref in used if f'"{ref}"' in top})
+    alone = inlined(prompt)
+    assert not alone.includes
+    assert alone.variables == prompt.variables
+    for value in ("", "{{ b }}\n"):
+        row = dict.fromkeys(prompt.variables, value)
+        assert alone.render(row) == prompt.render(row)
+
+
+def test_a_part_goes_with_its_inputs_to_every_format() -> None:
+    style = Prompt("style", "Be {{ tone }}.", {"tone": Input(enum=("plain", "kind"), default="plain")})
+    prompt = Prompt("top", '{% include "style" %} {{ text }}', includes={"style": Partial(style, 1)})
+    for form in formats.FORMATS:
+        if form == "text":
+            continue
+        text, losses = formats.write(prompt, form)
+        assert "the includes 'style': their text is written out" in losses
+        assert formats.read(text, form, "top", "file")[0].variables == ("text", "tone")
+    text, _ = formats.write(prompt, "dotprompt")
+    assert "required: [text]" in text
+    assert formats.read(text, "dotprompt", "top", "file")[0].specs["tone"] == style.specs["tone"]
+
+
+def test_a_format_to_write_is_told_by_the_ending() -> None:
+    for name, form in (("a.prompty", "prompty"), ("a.j2", "jinja"), ("a.txt", "text"), ("folder", "peft")):
+        assert formats.guess_for(Path(name)) == form
+    for name in ("a.json", "a.prompt", "a.pdf"):
+        with pytest.raises(UsageError, match=r"--format dotprompt\|fstring"):
+            formats.guess_for(Path(name))

@@ -8,6 +8,7 @@ from typing import Protocol, cast
 
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts.formats.common import MAX_FILE, Losses
+from foreword.prompts.formats.inline import inlined
 from foreword.prompts.prompt import Prompt
 
 FORMATS = ("dotprompt", "fstring", "jinja", "langchain", "mlflow", "openai", "prompty", "text")
@@ -43,11 +44,9 @@ def read(text: str, form: str, name: str, source: str) -> tuple[Prompt, Losses]:
 
 def write(prompt: Prompt, form: str) -> tuple[str, Losses]:
     """The text of `prompt` in a format, and what is lost. Raises ForewordError where it cannot be."""
+    text, losses = format_of(form).write(inlined(prompt))
     if prompt.includes:
-        raise ForewordError(
-            f"prompt {prompt.name!r} includes {next(iter(prompt.includes))!r}, which no other format can; write it out"
-        )
-    text, losses = format_of(form).write(prompt)
+        losses = [*losses, f"the includes {', '.join(map(repr, prompt.includes))}: their text is written out"]
     if prompt.examples is not None:
         losses = [*losses, "the rows of 'examples': whoever renders it has to give them"]
     return text, losses
@@ -79,6 +78,17 @@ def guess(text: str, path: Path) -> str:
     if suffix in SUFFIXES and not (suffix == ".txt" and "{" in text):
         return SUFFIXES[suffix]
     raise UsageError(f"the format of {str(path)!r} is not clear; say which it is: --format {'|'.join(FORMATS)}")
+
+
+def guess_for(path: Path) -> str:
+    """The format to write to `path`, by its ending; `peft` for a folder. Raises UsageError where that is not clear."""
+    suffix = path.suffix.lower()
+    if not suffix or path.is_dir():
+        return "peft"
+    if suffix in SUFFIXES:
+        return SUFFIXES[suffix]
+    own = ", or 'foreword prompts show' for Foreword's own" if suffix == ".prompt" else ""
+    raise UsageError(f"{str(path)!r} does not say which format it shall be: --format {'|'.join(FORMATS)}{own}")
 
 
 def _json_format(text: str) -> str | None:

@@ -109,7 +109,8 @@ def write(prompt: Prompt) -> tuple[str, Losses]:
         head["description"] = prompt.description
     if prompt.inputs is not None:
         properties = {name: {"type": spec.type, **fields_of(spec)} for name, spec in prompt.inputs.items()}
-        schema = {"type": "object", "properties": properties, "required": list(prompt.variables)}
+        needed = [name for name in prompt.variables if prompt.specs[name].default is None]
+        schema = {"type": "object", "properties": properties, **({"required": needed} if needed else {})}
         head["input"] = {"schema": schema}
     if prompt.output.choices:
         head["output"] = {"schema": {"type": "string", "enum": list(prompt.output.choices)}}

@@ -1,4 +1,4 @@
-"""For a team: where a version comes from, tags, search, soft deletion, every move of an alias, vectors on a server."""
+"""For a team: parents and origins, tags, search, soft deletion, moves of aliases and deletions, vectors on a server."""
 
 import sqlalchemy as sa
 import yaml
@@ -31,12 +31,22 @@ def upgrade() -> None:
         sa.Column("name", _word(100), nullable=False),
         sa.Column("alias", _word(50), nullable=False),
         sa.Column("before", sa.Integer),
-        sa.Column("version", sa.Integer, nullable=False),
+        sa.Column("version", sa.Integer),
         sa.Column("author", sa.Text, nullable=False),
         sa.Column("message", sa.Text, nullable=False),
         sa.Column("created", sa.DateTime(timezone=True), nullable=False),
     )
     op.create_index("alias_moves_by_name", "alias_moves", ["name", "id"])
+    op.create_table(
+        "prompt_deletions",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("name", _word(100), nullable=False),
+        sa.Column("versions", sa.Text, nullable=False),
+        sa.Column("restored", sa.Boolean, nullable=False),
+        sa.Column("author", sa.Text, nullable=False),
+        sa.Column("created", sa.DateTime(timezone=True), nullable=False),
+    )
+    op.create_index("prompt_deletions_by_name", "prompt_deletions", ["name", "id"])
     op.create_table(
         "prompt_tags",
         sa.Column("name", _word(100), primary_key=True),
@@ -71,7 +81,7 @@ def downgrade() -> None:
     if server:
         op.execute("DROP FUNCTION versions_never_change")
         _write_tensors()
-    for table in ("prompt_tensors", "prompt_tags", "alias_moves"):
+    for table in ("prompt_tensors", "prompt_tags", "prompt_deletions", "alias_moves"):
         op.drop_table(table)
     op.drop_index("prompts_live", "prompts")
     for column in ("deleted", "words", "origin", "parent"):
