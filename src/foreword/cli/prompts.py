@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from foreword.cli import alias, diff, exchange, lint, sharing, versions
+from foreword.cli import alias, calibrate, diff, exchange, lint, sharing, versions
 from foreword.cli.console import Display, print_json
 from foreword.cli.inputs import Inputs, read_inputs, typed
 from foreword.cli.shared import (
