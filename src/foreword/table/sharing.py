@@ -173,7 +173,7 @@ def _instead(match: re.Match[str] | None) -> str | None:
     if match is None or not match[1].strip("/"):
         return None
     try:
-        place, name = Place(match[1].rstrip("/") or "/"), match[2]
+        place, name = Place(match[1].rstrip("/") or "/"), redact(match[2])[:100]
         if match[3] and NAME.fullmatch(name) and (found := sorted({number for number, _ in _versions(place, name)})):
             there = ", ".join(map(str, found[-MAX_TOLD:]))
             return f"{place.shown!r} holds no version {match[3]} of {name!r}; its versions there: {there}"
