@@ -45,7 +45,11 @@ def test_people_read_the_verdict_once_and_where_the_page_is(call: Any) -> None:
     verdict = json.loads(Path("out/result.json").read_text())["verdict"]
     said = " ".join(ended.stdout.split())
     assert said.count(verdict) == 1
-    assert said.endswith("out/report.html shows it; out/result.json has the numbers.")
+    assert "out/report.html shows it; out/result.json has the numbers." in said
+    hint = (
+        "plain.prompt does better calibrated; 'foreword prompts calibrate plain.prompt --task toy.yaml' stores it so."
+    )
+    assert said.endswith(hint) == ("plain, calibrated" in said), "what was measured can be had"
 
 
 def test_lora_is_trained_beside_the_prompts(call: Any, project: Path) -> None:
