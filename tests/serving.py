@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -78,7 +79,8 @@ class Scripted:
         assert choices is not None
         scores = tuple(-0.5 if choice in text else -2.0 for choice in choices)
         chosen = choices[scores.index(max(scores))]
-        return Answer(chosen, chosen, scores, len(text.split()), 0)
+        shares = tuple(math.exp(score) / sum(map(math.exp, scores)) for score in scores)
+        return Answer(chosen, chosen, scores, len(text.split()), 0, shares)
 
     def stats(self) -> Stats:
         return Stats(self.running, 0, 0, 0, 0, 0, 0, 3, 1, 0, 0, self.running, 0, 0, 0)

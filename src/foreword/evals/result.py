@@ -49,9 +49,9 @@ class StrategyResult:
     """Labelled training rows that it used."""
     detail: str = ""
     """One line: the prompt's reference, or what the strategy is."""
+    curve: "tuple[CurvePoint, ...]" = ()
     calibrated: bool = False
     """Whether the model's leaning to some choices was taken off."""
-    curve: "tuple[CurvePoint, ...]" = ()
 
     @property
     def mean(self) -> float:
