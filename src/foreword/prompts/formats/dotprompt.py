@@ -29,7 +29,6 @@ from foreword.prompts.formats.jinja import refuse_soft
 from foreword.prompts.formats.sketch import Mark, from_body, to_body
 from foreword.prompts.prompt import Output, Prompt
 
-SCALARS = ("string", "integer", "number", "boolean")
 EXTRA = ("labelled_rows", "log_prior", "inputs", "output")
 
 
