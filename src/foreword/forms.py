@@ -1,10 +1,9 @@
-"""What is wrong with a form that somebody wrote in YAML, in a line. Knows how pydantic and PyYAML say it."""
+"""What is wrong with a form that somebody filled in, in a line. Knows how pydantic says it."""
 
 import difflib
 from collections.abc import Iterator, Sequence
 from typing import Any, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -82,14 +81,3 @@ def _kind(form: type[BaseModel], place: Sequence[int | str]) -> Any:
 def _keys(form: type[BaseModel], place: Sequence[int | str]) -> list[str]:
     forms = _forms(_kind(form, place))
     return [field.alias or name for name, field in forms[0].model_fields.items()] if forms else []
-
-
-def yaml_misfit(error: Exception) -> str:
-    """`line 3: could not find expected ':'`: what PyYAML says, with the line in the text that it was given."""
-    mark, said = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    if not isinstance(error, yaml.MarkedYAMLError) or said is None:
-        return " ".join(str(error).split())
-    hint = ""
-    if "mapping values are not allowed" in said:
-        said, hint = "a ':' where none can stand", "; put the text in quotes, or look at how far it is indented"
-    return (f"line {mark.line + 1}: " if mark is not None else "") + " ".join(said.split()) + hint

@@ -165,7 +165,14 @@ def test_a_bad_field_is_named(tmp_path: Path, changed: dict[str, Any], said: str
 def test_an_unreadable_task_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ForewordError, match=r"task file '.*none.yaml': No such file"):
         Task.load(tmp_path / "none.yaml")
-    for content in (b"name: [1", b"just words", b"\xff\x00"):
+    bomb = b"a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"
+    for content, said in (
+        (b"name: [1", r"bad.yaml': this is no YAML: line 2"),
+        (b"just words", r"task file '.*bad.yaml' is not a mapping"),
+        (b"\xff\x00", r"task file '.*bad.yaml' is no text in UTF-8"),
+        (bomb, r"bad.yaml': aliases \(\*name\) are not allowed"),
+        (b"name: " + b"x" * 50_000, r"bad.yaml' has 50,006 characters of YAML, 50,000 at most"),
+    ):
         (tmp_path / "bad.yaml").write_bytes(content)
-        with pytest.raises(ForewordError, match=r"task file '.*bad.yaml' is no"):
+        with pytest.raises(ForewordError, match=said):
             Task.load(tmp_path / "bad.yaml")

@@ -17,10 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from foreword.errors import ForewordError, UsageError
 from foreword.forms import misfit
 from foreword.prompts import Prompt, Text
-from foreword.prompts.file import MAX_FRONT, read_yaml
 from foreword.prompts.prompt import NAME
 from foreword.prompts.template import RESERVED, Template, new_environment
 from foreword.table import PromptTable
+from foreword.yaml_text import read_yaml
 
 MAX_STEPS = 20
 
@@ -110,8 +110,6 @@ def _read(path: Path) -> _ChainForm:
         raise ForewordError(f"no chain file {str(path)!r}; look at the path") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ForewordError(f"cannot read {str(path)!r}: {error}") from error
-    if len(text) > MAX_FRONT:
-        raise ForewordError(f"{str(path)!r} has {len(text):,} characters, {MAX_FRONT:,} at most for a chain")
     content = read_yaml(text, str(path))
     if isinstance(content, dict) and "steps" not in content and {"data", "target"} & set(content):
         raise UsageError(

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeGuard
 
-import yaml
-
 from foreword.prompts.pieces import written
 from foreword.prompts.prompt import Prompt, expect
 from foreword.prompts.vector_diff import SoftDiff, soft_diff
+from foreword.yaml_text import read_yaml
 
 CONTEXT = 3
 """Equal lines that are shown around a change."""
@@ -156,7 +155,7 @@ def visible(text: str) -> str:
 def _parts(prompt: Prompt) -> tuple[dict[str, object], str]:
     """The fields of the canonical file by their dotted names, and its body."""
     head, _, body = prompt.to_text().removeprefix("---\n").partition("\n---\n")
-    return dict(_flat(yaml.safe_load(head))), body.removesuffix("\n")
+    return dict(_flat(read_yaml(head, prompt.name))), body.removesuffix("\n")
 
 
 def _flat(fields: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, object]]:

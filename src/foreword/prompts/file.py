@@ -3,23 +3,21 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from foreword.errors import ForewordError
 from foreword.files import write_atomic
-from foreword.forms import misfit, yaml_misfit
+from foreword.forms import misfit
 from foreword.prompts.examples import Examples
 from foreword.prompts.includes import Pin, Resolve, read_partials
 from foreword.prompts.inputs import MAX_INPUTS, Input, compiled
 from foreword.prompts.prompt import Output, Prompt
 from foreword.prompts.soft import MAX_BYTES, SoftTokens
 from foreword.prompts.template import MAX_TEMPLATE, included
+from foreword.yaml_text import read_yaml, write_yaml
 
 SUFFIXES = (".prompt", ".txt", ".jinja")
 """Of a file that is a prompt without front matter."""
-MAX_FRONT = 50_000
-"""Characters in the front matter: reading YAML takes some 10 µs for each."""
 
 
 class FrontMatter(BaseModel):
@@ -33,37 +31,6 @@ class FrontMatter(BaseModel):
     output: Output = Output()
     examples: Examples | None = None
     includes: dict[str, Pin] = {}
-
-
-MAX_DIGITS = 100
-"""Of a whole number: Python refuses to write one of thousands out, and YAML has ways to spell those."""
-
-
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """libyaml's, where PyYAML has it: ten times as fast."""
-
-    def construct_yaml_int(self, node: Any) -> int:
-        if len(node.value) > MAX_DIGITS:
-            raise yaml.constructor.ConstructorError(None, None, "a number of too many digits", node.start_mark)
-        found: int = super().construct_yaml_int(node)
-        return found
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
-
-
-class Dumper(yaml.SafeDumper):
-    """One field a line, short lists within it. Text with line ends is quoted: otherwise PyYAML loses some of them."""
-
-    def serialize(self, node: Any) -> None:
-        node.flow_style = False
-        super().serialize(node)
-
-    def represent_str(self, data: str) -> yaml.ScalarNode:
-        return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if data.isprintable() else '"')
-
-
-Dumper.add_representer(str, Dumper.represent_str)
 
 
 def to_text(prompt: Prompt) -> str:
@@ -82,8 +49,7 @@ def to_text(prompt: Prompt) -> str:
         head["output"] = output
     if prompt.examples is not None:
         head["examples"] = prompt.examples.model_dump(mode="json", exclude_defaults=True)
-    front = yaml.dump(head, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=None)
-    return f"---\n{front}---\n{line_ends(prompt.body)}\n"
+    return f"---\n{write_yaml(head)}---\n{line_ends(prompt.body)}\n"
 
 
 def _pins(prompt: Prompt) -> dict[str, Any]:
@@ -134,22 +100,7 @@ def split_front(text: str, source: str) -> tuple[str, str]:
     head, fence, body = text[3:].partition("\n---\n")
     if not fence:
         raise ForewordError(f"{source!r}: the front matter does not end; close it with a line '---'")
-    if len(head) > MAX_FRONT:
-        raise ForewordError(f"{source!r}: the front matter has {len(head):,} characters, {MAX_FRONT:,} at most")
     return head, body.removesuffix("\n")
-
-
-def read_yaml(head: str, source: str) -> Any:
-    """What a text of at most `MAX_FRONT` characters holds; aliases are refused. `source` is named in errors."""
-    try:
-        # Aliases let a small file unfold into a huge one, and no prompt needs them.
-        if "*" in head and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(head, Loader=_Loader)):
-            raise ForewordError(f"{source!r}: aliases (*name) are not allowed; write the value out")
-        return yaml.load(head, Loader=_Loader) or {}
-    except ForewordError:
-        raise
-    except Exception as error:  # PyYAML lets all kinds slip: IndexError for `!!int ""`, OverflowError for "\\UFFFFFFFF"
-        raise ForewordError(f"{source!r}: this is no YAML: {yaml_misfit(error)}") from error
 
 
 def load(path: Path, resolve: Resolve | None = None) -> Prompt:

@@ -12,14 +12,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Self
 
-import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from foreword.downloads import Progress
 from foreword.errors import ForewordError
-from foreword.forms import misfit, yaml_misfit
+from foreword.forms import misfit
 from foreword.tasks import sources, splits
 from foreword.tasks.metrics import METRICS
+from foreword.yaml_text import read_yaml
 
 
 @dataclass(frozen=True)
@@ -186,11 +186,12 @@ class _TaskFile(_Form):
 
 def _read_form(path: Path) -> _TaskFile:
     try:
-        content = yaml.safe_load(path.read_bytes())
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ForewordError(f"cannot read task file {str(path)!r}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ForewordError(f"task file {str(path)!r} is no valid YAML: {yaml_misfit(error)}") from error
+    except UnicodeDecodeError as error:
+        raise ForewordError(f"task file {str(path)!r} is no text in UTF-8; save it as such") from error
+    content = read_yaml(text, str(path))
     if not isinstance(content, dict):
         raise ForewordError(f"task file {str(path)!r} is not a mapping of `name`, `data`, `inputs`, `target`, …")
     try:

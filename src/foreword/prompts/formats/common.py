@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from foreword.errors import ForewordError
 from foreword.forms import misfit
 from foreword.prompts import Input, Output, Prompt
-from foreword.prompts.file import MAX_FRONT, line_ends, read_yaml, split_front
+from foreword.prompts.file import line_ends, split_front
 from foreword.prompts.prompt import NAME
+from foreword.yaml_text import read_yaml
 
 MAX_FILE = 1_000_000
 """Characters in a file of any format."""
@@ -68,8 +69,6 @@ def front_matter(text: str) -> tuple[dict[str, Any], str]:
     head, body = (
         split_front(text, "the file") if text.removeprefix("\ufeff").startswith("---") else ("", line_ends(text))
     )
-    if len(head) > MAX_FRONT:
-        raise ForewordError(f"the front matter has {len(head):,} characters, {MAX_FRONT:,} at most")
     try:
         front = read_yaml(head, "the file")
     except ForewordError as error:

@@ -7,10 +7,7 @@ them are for whoever's name they begin with.
 import re
 from typing import Any
 
-import yaml
-
 from foreword.errors import ForewordError
-from foreword.prompts.file import Dumper
 from foreword.prompts.formats import handlebars
 from foreword.prompts.formats.common import (
     OWN,
@@ -28,6 +25,7 @@ from foreword.prompts.formats.common import (
 from foreword.prompts.formats.jinja import refuse_soft
 from foreword.prompts.formats.sketch import Mark, from_body, to_body
 from foreword.prompts.prompt import Output, Prompt
+from foreword.yaml_text import write_yaml
 
 EXTRA = ("labelled_rows", "log_prior", "inputs", "output")
 
@@ -117,7 +115,7 @@ def write(prompt: Prompt) -> tuple[str, Losses]:
         head["output"] = {"format": "json", "schema": prompt.output.json_schema}
     left = own(prompt, "description", "inputs", *(() if prompt.output.log_prior else ("output",)))
     head |= {f"{OWN}.{key}": value for key, value in left.items()}
-    front = yaml.dump(head, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=None)
+    front = write_yaml(head)
     nodes = from_body(prompt, "Handlebars")
     body = handlebars.write(nodes, prompt.name)
     if "<<<dotprompt:" in body:

@@ -7,11 +7,9 @@ where keys of services stand, is read or shown.
 import re
 from typing import Any
 
-import yaml
 from jinja2 import Environment
 
 from foreword.errors import ForewordError
-from foreword.prompts.file import Dumper
 from foreword.prompts.formats import jinja
 from foreword.prompts.formats.common import (
     OWN,
@@ -29,6 +27,7 @@ from foreword.prompts.formats.common import (
 from foreword.prompts.formats.sketch import Body
 from foreword.prompts.prompt import Output, Prompt
 from foreword.prompts.template import ROLES, new_environment
+from foreword.yaml_text import write_yaml
 
 TURN = re.compile(  # possessive, so that no line of blanks takes long
     r"^[ \t]*+(?:#[ \t]*+)?(system|user|assistant|developer)[ \t]*+(\[[^\]\n]*\])?[ \t]*+:[ \t]*+$", re.I | re.M
@@ -159,7 +158,7 @@ def write(prompt: Prompt) -> tuple[str, Losses]:
     if left := own(prompt, *native):
         head["metadata"] = {OWN: left}
     head["template"] = {"format": {"kind": "jinja2"}, "parser": {"kind": "prompty"}}
-    front = yaml.dump(head, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=None)
+    front = write_yaml(head)
     return f"---\n{front}---\n{_source(prompt, losses)}\n", losses
 
 
