@@ -193,6 +193,9 @@ def test_a_listing_is_read_page_by_page(table: PromptTable) -> None:
     for after in ("ac:1", "a.c"):
         with pytest.raises(UsageError, match=r"a page of 'a\.c' begins after one of its versions"):
             table.list("a.c", after=after)
+    for ask in (table.list, lambda limit: table.search("a", limit=limit), lambda limit: table.log("a.c", limit)):
+        with pytest.raises(UsageError, match="a limit of -1 shows nothing"):
+            ask(limit=-1)
 
 
 def test_what_is_deleted_vanishes_and_comes_back(table: PromptTable) -> None:

@@ -195,6 +195,7 @@ class PromptTable:
 
         `tag`: only prompts that have it. `after`: the `ref` of the last one that was seen, for the page behind it.
         """
+        _check_limit(limit)
         begin = parse(after) if after is not None else None
         with self._database.session() as session:
             if name is None:
@@ -215,6 +216,7 @@ class PromptTable:
         """
         if len(text) > MAX_SEARCH:
             raise UsageError(f"a search takes {MAX_SEARCH:,} characters at most, not {len(text):,}")
+        _check_limit(limit)
         begin = parse(after).name if after is not None else None
         with self._database.session() as session:
             return _all(session, queries.newest_of_each(tag, begin, limit, _words(text)))
@@ -265,6 +267,7 @@ class PromptTable:
         """What has happened to a prompt, newest first: its versions, deleted or not, deletions and restorations, and
         every move of its aliases; `limit` at most. Raises UsageError where there never was such a prompt.
         """
+        _check_limit(limit)
         with self._database.session() as session:
             if session.scalar(queries.newest(name, deleted=True)) is None:
                 raise queries.missing(session, Ref(name))
@@ -276,6 +279,7 @@ class PromptTable:
 
     def alias_history(self, name: str, alias: str | None = None, limit: int | None = None) -> builtins.list[AliasMove]:
         """Every move of a prompt's aliases, or of one of them, newest first; `limit` at most."""
+        _check_limit(limit)
         with self._database.session() as session:
             queries.find(session, Ref(name))
             return [move(row) for row in session.scalars(queries.moves_of(name, alias, limit))]
@@ -298,6 +302,12 @@ def _said(version: int | None) -> str:
 
 def _all(session: Session, query: Select[PromptRow]) -> list[Stored]:
     return [stored(row) for row in session.scalars(query)]
+
+
+def _check_limit(limit: int | None) -> None:
+    """Databases read a negative one in ways of their own."""
+    if limit is not None and limit < 1:
+        raise UsageError(f"a limit of {limit} shows nothing; give 1 or more, or none")
 
 
 def _whole_or_version(ref: str) -> Ref:
