@@ -16,7 +16,10 @@ BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("page", "said"), [("prompts.md", "stays at version 1"), ("serving.md", '"probability"')])
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [("prompts.md", "stays at version 1"), ("tuning.md", "came-back:1"), ("serving.md", '"probability"')],
+)
 def test_the_examples_of_a_page_run_as_written(
     page: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,7 +104,7 @@ def test_a_comparison_holds_every_strategy_and_what_it_costs(tmp_path: Any) -> N
     assert soft.tokens_per_request == plain.tokens_per_request + 5
     assert (soft.trained_parameters, soft.rows) == (5 * model.dimension, 60)
     assert (by_name["plain-2-shot"].rows, plain.rows) == (2, 0)
-    assert soft.curve == run.curve
+    assert soft.curve == run.curves
     assert soft.ms_per_request > 0
     [candidate] = weigh(model, data, [run.prompt])
     answers = model.answer(candidate.best, [{"text": row.inputs["text"]} for row in data.test])

@@ -66,7 +66,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, m
         run(tmp_path / "cut", method=method, on_step=stop_at(7))
     resumed = run(tmp_path / "cut", method=method, resume=True)
     assert resumed.prompt.digest == whole.prompt.digest
-    assert [replace(p, seconds=0) for p in resumed.curve] == [replace(p, seconds=0) for p in whole.curve]
+    assert [replace(p, seconds=0) for p in resumed.curves] == [replace(p, seconds=0) for p in whole.curves]
     a, b = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("whole", "cut"))
     assert a.keys() == b.keys()
     assert all(a[name].tobytes() == b[name].tobytes() for name in a)
@@ -76,7 +76,7 @@ def test_a_finished_run_can_be_given_more_steps(tmp_path: Path) -> None:
     first = run(tmp_path / "run", patience=9)
     more = run(tmp_path / "run", steps=20, patience=9, resume=True)
     assert (first.steps, more.steps) == (12, 20)
-    assert more.curve[: len(first.curve)] == first.curve
+    assert more.curves[: len(first.curves)] == first.curves
     again = run(tmp_path / "run", steps=20, patience=9, resume=True)
     assert again.prompt.digest == more.prompt.digest
 
@@ -148,7 +148,7 @@ def test_ctrl_c_saves_between_two_steps(tmp_path: Path) -> None:
     assert checkpoint.read(tmp_path / "cut" / "checkpoint.safetensors").step == 6
     resumed = run(tmp_path / "cut", resume=True)
     assert resumed.prompt.soft.embeddings.tobytes() == whole.prompt.soft.embeddings.tobytes()
-    assert [replace(p, seconds=0) for p in resumed.curve] == [replace(p, seconds=0) for p in whole.curve]
+    assert [replace(p, seconds=0) for p in resumed.curves] == [replace(p, seconds=0) for p in whole.curves]
 
 
 @pytest.mark.parametrize("method", ["prompt-tuning", "p-tuning"])
@@ -160,17 +160,17 @@ def test_the_loss_falls_and_the_backbone_stays_as_it_was(tmp_path: Path, method:
     rate = 0.1 if method == "prompt-tuning" else 1e-2
     settings = {"steps": 30, "eval_every": 10, "batch": 40, "learning_rate": rate, "patience": 9}  # a step, all rows
     found = tune(model, task(), Prompt("start", body), folder=tmp_path / "run", method=method, **settings)
-    losses = [point.loss for point in found.curve[1:]]
+    losses = [point.loss for point in found.curves[1:]]
     assert losses[2] < losses[1] < losses[0]
     assert all(torch.equal(before[name], tensor) for name, tensor in model.model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.model.parameters())
     lines = [json.loads(line) for line in (tmp_path / "run" / "curves.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [point.step for point in found.curve] == [0, 10, 20, 30]
+    assert [line["step"] for line in lines] == [point.step for point in found.curves] == [0, 10, 20, 30]
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_point_says_how_far_the_vectors_have_gone_and_how_steep_it_was(tmp_path: Path, method: str) -> None:
-    begun, *later = run(tmp_path / "run", method=method).curve
+    begun, *later = run(tmp_path / "run", method=method).curves
     assert (begun.moved, begun.gradient, begun.clipped, begun.dev_rows) == (0, None, None, 10)
     assert begun.norm_ratio is not None
     assert 0.5 < begun.norm_ratio < 2, "from a text: real tokens, or the keys and values of such"
@@ -179,14 +179,14 @@ def test_a_point_says_how_far_the_vectors_have_gone_and_how_steep_it_was(tmp_pat
 
 def test_the_gradient_is_told_before_it_is_clipped(tmp_path: Path) -> None:
     """AdamW does not see how long a gradient is, so two clips that never and always cut lead to nearly the same."""
-    free, cut = (run(tmp_path / str(clip), steps=1, clip=clip).curve[-1] for clip in (1e5, 1e-3))
+    free, cut = (run(tmp_path / str(clip), steps=1, clip=clip).curves[-1] for clip in (1e5, 1e-3))
     assert (free.clipped, cut.clipped) == (0, 1)
     assert free.gradient == cut.gradient > 1e-3
 
 
 def test_a_prefix_that_begins_at_zero_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
     found = run(tmp_path / "run", method="prefix-tuning", init="zero")
-    assert {(point.norm_ratio, point.moved) for point in found.curve} == {(None, None)}
+    assert {(point.norm_ratio, point.moved) for point in found.curves} == {(None, None)}
 
 
 def test_a_checkpoint_without_diagnostics_is_still_resumed(tmp_path: Path) -> None:
@@ -203,8 +203,8 @@ def test_a_checkpoint_without_diagnostics_is_still_resumed(tmp_path: Path) -> No
     save_file(tensors, path, {"state": json.dumps(state)})
     resumed = run(tmp_path / "run", resume=True)
     assert resumed.prompt.digest == run(tmp_path / "whole").prompt.digest
-    assert resumed.curve[1].gradient is None
-    assert resumed.curve[-1].gradient is not None
+    assert resumed.curves[1].gradient is None
+    assert resumed.curves[-1].gradient is not None
 
 
 @pytest.mark.parametrize("choices", [True, False])
@@ -220,7 +220,7 @@ def test_a_batch_in_pieces_has_the_gradient_of_the_whole(
             eval_every=3,
         )  # fmt: skip
         vectors.append(checkpoint.read(found.folder / "checkpoint.safetensors").encoder["tokens"])
-        losses.append(found.curve[-1].loss)
+        losses.append(found.curves[-1].loss)
     assert torch.allclose(vectors[0], vectors[1], rtol=1e-4, atol=1e-6)
     assert abs(losses[0] - losses[1]) < 1e-6 * losses[0]
 

@@ -134,7 +134,7 @@ def test_an_encoder_decoder_is_trained_on_text_that_ends_once(tmp_path: Path, me
     assert rows.longest == max(len(rows.front) + len(example.question) for example in rows.examples)
     settings = {"steps": 12, "eval_every": 4, "batch": 40, "tokens": 4, "learning_rate": 0.1}
     found = tune(model, free, START, folder=tmp_path / "run", method=method, **settings)
-    losses = [point.loss for point in found.curve[1:]]
+    losses = [point.loss for point in found.curves[1:]]
     assert losses[2] < losses[1] < losses[0]
     assert isinstance(model.generate(found.prompt, text="a quiet film"), str)
 

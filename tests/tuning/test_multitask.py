@@ -129,7 +129,7 @@ def test_all_tasks_go_through_one_pass(tmp_path: Path, method: str, monkeypatch:
     monkeypatch.setattr(Backbone, "log_probs_mixed", counted)
     found = run(tmp_path / "run", method, steps=3)
     assert calls == [[2, 2, 3]] * 3
-    assert found[0].curve[-1].rows == 21
+    assert found[0].curves[-1].rows == 21
 
 
 @pytest.mark.parametrize("method", METHODS_OF_MANY)
@@ -166,7 +166,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, m
     resumed = run(tmp_path / "cut", method, resume=True)
     assert [found.prompt.digest for found in resumed] == [found.prompt.digest for found in whole]
     assert len({found.prompt.digest for found in whole}) == 3
-    points = [[replace(point, seconds=0) for point in found.curve] for found in (*whole, *resumed)]
+    points = [[replace(point, seconds=0) for point in found.curves] for found in (*whole, *resumed)]
     assert all(curve == points[0] for curve in points)
     a, b = (checkpoint.read(tmp_path / name / "checkpoint.safetensors") for name in ("whole", "cut"))
     for part in ("encoder", "optimiser", "average", "best"):
@@ -181,14 +181,14 @@ def test_one_task_is_a_run_like_any_other(tmp_path: Path, method: str) -> None:
     one = tune(backbone(), TASKS[0], STARTS[0], folder=tmp_path / "one", **SETTINGS, method=method)
     assert many.prompt.digest == one.prompt.digest
     assert one.prompt.name == f"toy-{method}"
-    assert one.curve[-1].dev_by_task is None
+    assert one.curves[-1].dev_by_task is None
 
 
 @pytest.mark.parametrize("method", METHODS_OF_MANY)
 def test_the_loss_falls_for_every_task(tmp_path: Path, method: str) -> None:
     rate = 0.1 if method == "multitask" else 1e-2
     found = run(tmp_path / "run", method, steps=30, eval_every=10, batch=120, learning_rate=rate)
-    losses = [point.loss for point in found[0].curve[1:]]
+    losses = [point.loss for point in found[0].curves[1:]]
     assert losses[2] < losses[1] < losses[0]
     model = backbone()
     for one, data, start in zip(found, TASKS, STARTS, strict=True):
@@ -215,9 +215,9 @@ def test_the_version_that_is_kept_is_the_best_in_the_mean(tmp_path: Path, monkey
     monkeypatch.setattr(loop, "dev_score", fake)
     found = run(tmp_path / "run", "multitask", tasks=2)
     assert [one.prompt.soft.embeddings.tobytes() for one in found] == [seen["toy"][2], seen["other"][2]]
-    assert [point.dev for point in found[0].curve] == [0.1, 0.5, 0.6, 0.0]
-    assert found[0].curve[1].dev_by_task == {"toy": 0.9, "other": 0.1}
-    assert found[0].curve[1].dev_rows == 20
+    assert [point.dev for point in found[0].curves] == [0.1, 0.5, 0.6, 0.0]
+    assert found[0].curves[1].dev_by_task == {"toy": 0.9, "other": 0.1}
+    assert found[0].curves[1].dev_rows == 20
 
 
 @pytest.mark.parametrize("method", METHODS_OF_MANY)

@@ -58,6 +58,8 @@ def test_the_worse_trials_drop_out(monkeypatch: pytest.MonkeyPatch) -> None:
         (2, [8, 24, 16, 4], 1),
     ]  # fmt: skip
     assert found[0].steps == 2
+    short = sweep.sweep(backbone(), task(), START, [replace(options, steps=1) for options in settings])
+    assert {trial.steps for trial in short} == {1}, "no longer than the run that is to come"
     with pytest.raises(ForewordError, match="no dev rows to choose settings on"):
         sweep.sweep(backbone(), task(dev=()), START, settings)
 

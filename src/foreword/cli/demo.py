@@ -122,7 +122,7 @@ def _tune(
         backbone, task, start, method=method, steps=steps, eval_every=20, dev_rows=200, seed=seed, folder=folder,
         on_step=lambda progress: display.step(method, progress),
     )  # fmt: skip
-    best = max(point.dev or 0.0 for point in run.curve)
+    best = max(point.dev or 0.0 for point in run.curves)
     numbers = f"{run.trained_parameters:,} trained numbers"
     display.say(f"  {method}: best dev accuracy {best:.3f} after {run.steps} steps and {run.seconds:.0f} s, {numbers}.")
     return run

@@ -116,7 +116,7 @@ def _check_names(names: list[str]) -> None:
 
 def _arm(model: LanguageModel, item: Prompt | Run, prompt: Prompt, candidate: Candidate | None) -> _Arm:
     form = candidate.best if candidate else prompt
-    curve: tuple[CurvePoint, ...] = item.curve if isinstance(item, Run) else ()
+    curve: tuple[CurvePoint, ...] = item.curves if isinstance(item, Run) else ()
     if form.soft is None:
         return _Arm(model, form, "hard", 0, curve, _form(form, candidate))
     detail = f"{form.soft.method}, {form.virtual_tokens} virtual tokens; {_form(form, candidate)}"

@@ -120,7 +120,7 @@ def tune_many(
     return [
         Run(
             prompt=prompt.replace(labelled_rows=len(each.task.train)),
-            curve=tuple(loop.curve),
+            curves=tuple(loop.curve),
             options=options,
             folder=place,
             steps=loop.step,

@@ -30,7 +30,7 @@ class Run:
 
     prompt: Prompt
     """The best version by dev, its vectors looked up from the encoder."""
-    curve: tuple[CurvePoint, ...]
+    curves: tuple[CurvePoint, ...]
     options: TuneOptions
     folder: Path
     steps: int
@@ -42,4 +42,4 @@ class Run:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What may have gone wrong, each with what to try."""
-        return self.notes + diagnose(self.curve, self.options)
+        return self.notes + diagnose(self.curves, self.options)

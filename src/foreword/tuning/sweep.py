@@ -23,7 +23,7 @@ from foreword.tuning.served import dev_score, served
 from foreword.tuning.start import begin, soften
 
 RUNGS = (20, 60, 120)
-"""Steps after which trials drop out."""
+"""Steps after which trials drop out; none learns for longer than the run that is to come."""
 KEEP = 1 / 3
 """The share of trials that a rung leaves."""
 DEV_ROWS = 200
@@ -98,15 +98,16 @@ def sweep(
     ]
     out: list[Trial] = []
     done = 0
-    for rung, until in enumerate(RUNGS):
+    rungs = sorted({min(rung, settings[0].steps) for rung in RUNGS})
+    for until in rungs:
         accumulator = Accumulator(backbone, [racer.rows for racer in racers])
         for step in range(done, until):
             _step(accumulator, racers, step)
             if on_step:
-                on_step(step + 1, RUNGS[-1])
+                on_step(step + 1, rungs[-1])
         done = until
         ranked = sorted(racers, key=lambda racer: -racer.measure(task, done))
-        going = 1 if rung == len(RUNGS) - 1 else max(1, round(len(ranked) * KEEP))
+        going = 1 if until == rungs[-1] else max(1, round(len(ranked) * KEEP))
         if on_rung:
             on_rung(done, [racer.trial for racer in ranked], going)
         out = [racer.trial for racer in ranked[going:]] + out
