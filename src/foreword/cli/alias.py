@@ -86,7 +86,7 @@ def _judge(
     store: "PromptTable", name: str, before: int | None, version: int, gate: Path, backbone: str, dtype: str
 ) -> "Verdict":
     """Measure both versions; progress goes to stderr."""
-    from foreword.cli.tune import load_task
+    from foreword.cli.tasks import load_task
     from foreword.evals.gate import gate as judge
 
     names = (f"{name}:{version}", f"{name}:{before}")

@@ -32,7 +32,7 @@ def calibrate(
 
     A small model may prefer one choice whatever it reads. How much is measured and becomes part of the prompt.
     """
-    from foreword.cli.tune import load_task
+    from foreword.cli.tasks import load_task
     from foreword.evals import weigh
     from foreword.table import PromptTable
 

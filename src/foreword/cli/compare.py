@@ -44,7 +44,7 @@ def compare(
 ) -> None:
     """Measure prompts against each other on one's own data."""
     from foreword.backbone import Backbone
-    from foreword.cli.tune import load_task
+    from foreword.cli.tasks import load_task
     from foreword.errors import UsageError
     from foreword.evals import Lora, few_shot, weigh
     from foreword.evals import compare as measure

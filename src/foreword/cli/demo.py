@@ -87,7 +87,7 @@ def demo(
 
 
 def _task(seed: int, display: Display) -> "Task":
-    from foreword.cli.tune import load_task
+    from foreword.cli.tasks import load_task
 
     with as_file(files("foreword.cli") / "demo_files" / "movie-sentiment.yaml") as path:
         return load_task(path, display, seed)

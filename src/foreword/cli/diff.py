@@ -124,7 +124,7 @@ def _needs(prompt: "Prompt", name: str) -> bool:
 
 
 def _flips(task: Path, backbone: str, dtype: str, a: "Prompt", b: "Prompt", names: tuple[str, str]) -> "Flips":
-    from foreword.cli.tune import load_task
+    from foreword.cli.tasks import load_task
     from foreword.evals.flips import flips
 
     with Display() as display:

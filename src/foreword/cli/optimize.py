@@ -56,7 +56,7 @@ def optimize(
 
     Chosen on dev, reported once on test. Ctrl-C ends the search and keeps the best so far.
     """
-    from foreword.cli.tune import load_task
+    from foreword.cli.tasks import load_task
     from foreword.evals import optimize as search
     from foreword.evals.search.optimizer import parse_budget
     from foreword.table import PromptTable

@@ -1,7 +1,7 @@
 """The verdict of a comparison in one plain statement, whichever way it goes. Chooses words, never a strategy.
 
-When several soft prompts were tried, each claim about one rests on its Holm-adjusted p-value, so that trying more of
-them does not make a false win likelier.
+When several soft prompts, or several rivals, were tried, each claim about one rests on its Holm-adjusted p-value, so
+that trying more of them does not make a false win likelier.
 """
 
 from typing import TYPE_CHECKING
@@ -69,20 +69,21 @@ def _keep(base: "StrategyResult") -> str:
 
 def _rivals(result: "Result", lead: "StrategyResult") -> str:
     """A sentence for each strategy, soft prompts apart, that scores at least as high as `lead`: a reader would ask."""
-    sentences = []
-    for s in result.strategies:
-        if s is lead or s.kind == "soft" or s.name == result.reference or s.mean < lead.mean:
+    others = [s for s in result.strategies if s is not lead and s.kind != "soft" and s.name != result.reference]
+    found = [paired_difference(s.scores, lead.scores, result.seed) for s in others]
+    scale, sentences, many = result.scale, [], "Holm-adjusted " if len(others) > 1 else ""
+    for s, c, p in zip(others, found, holm([c.p_value for c in found]), strict=True):
+        if s.mean < lead.mean:
             continue
-        c, scale = paired_difference(s.scores, lead.scores, result.seed), result.scale
         name = s.name + COST.get(s.kind, "")
-        if c.p_value < LEVEL:
+        if p < LEVEL:
             sentences.append(
                 f" But {name} beats {lead.name}: {scale.value(s.mean)}, {scale.gap(c.value)} more"
-                f" (95 % interval {scale.span(c.low, c.high)}, {p_text(c.p_value)})."
+                f" (95 % interval {scale.span(c.low, c.high)}, {many}{p_text(p)})."
             )
         else:
             sentences.append(
                 f" {name} scores no less than {lead.name}: {scale.value(s.mean)}, not distinguishable"
-                f" ({p_text(c.p_value)})."
+                f" ({many}{p_text(p)})."
             )
     return "".join(sentences)
