@@ -107,5 +107,12 @@ def test_a_budget_becomes_steps_and_dev_rows(monkeypatch: pytest.MonkeyPatch) ->
     assert (costly.steps, costly.eval_every, costly.dev_rows) == (1200, 1200, 50), (
         "else measuring takes all of the time"
     )
-    with pytest.raises(ForewordError, match="holds 2 steps of 4 rows; give at least ten"):
+    with pytest.raises(ForewordError, match=r"holds 2 steps of 4 rows.*give '40rows' or more"):
         plan(backbone(), task(), START, options, "8rows")
+    for step, row in ((0.1, 0.3), (13.0, 1.3), (40.0, 0.01)):
+        monkeypatch.setattr("foreword.tuning.budget._seconds", lambda *_, times=(step, row): times)
+        many = replace(task(), dev=task().dev * 20)
+        with pytest.raises(ForewordError, match="or a smaller batch") as told:
+            plan(backbone(), many, START, options, "1s")
+        enough = str(told.value).split("give '")[1].split("'")[0]
+        assert plan(backbone(), many, START, options, enough).steps >= 10

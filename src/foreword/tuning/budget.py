@@ -1,5 +1,6 @@
 """How much a run can do within a budget of time or rows. Knows what a step and a measurement take on this machine."""
 
+import math
 import re
 import time
 from dataclasses import replace
@@ -24,6 +25,8 @@ SHARE = 0.2
 """Of the time that goes into them at most."""
 FEWEST = 50
 """Dev rows below which a measurement says too little to choose by."""
+LEAST = 10
+"""Steps: fewer teach nothing."""
 TIMED_STEPS = 3
 TIMED_ROWS = 24
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -41,23 +44,28 @@ def parse(text: str) -> tuple[float | None, int | None]:
 def plan(backbone: Backbone, task: Task, start: Prompt, options: TuneOptions, budget: str) -> TuneOptions:
     """`options` with as many steps, measurements and dev rows as `budget` allows, by timing a few of each.
 
-    Raises UsageError where the budget does not hold ten steps.
+    Raises UsageError, which names a budget that would do, where this one does not hold ten steps.
     """
     seconds, rows = parse(budget)
     if rows is not None:
-        return _spread(options, rows // options.batch, MEASUREMENTS, min(options.dev_rows, len(task.dev)), budget)
+        dev, needed = min(options.dev_rows, len(task.dev)), f"{LEAST * options.batch}rows"
+        return _spread(options, rows // options.batch, MEASUREMENTS, dev, budget, needed)
     assert seconds is not None
     step, row = _seconds(backbone, task, start, options)
     affordable = int(SHARE * seconds / row) if row else 0  # dev rows in all; with many choices each takes long
     times = min(MEASUREMENTS, max(1, affordable // FEWEST - 1))  # and one more before the first step
     dev = min(options.dev_rows, len(task.dev), max(FEWEST, affordable // (times + 1)))
-    return _spread(options, int((seconds - row * dev * (times + 1)) / step), times, dev, budget)
+    measured = row * dev * (times + 1)
+    few = row * min(FEWEST, dev) * 2
+    needed = f"{math.ceil(max(LEAST * step + few, LEAST * step / (1 - SHARE)))}s"
+    return _spread(options, int((seconds - measured) / step), times, dev, budget, needed)
 
 
-def _spread(options: TuneOptions, steps: int, times: int, dev_rows: int, budget: str) -> TuneOptions:
-    if steps < 10:
+def _spread(options: TuneOptions, steps: int, times: int, dev_rows: int, budget: str, needed: str) -> TuneOptions:
+    if steps < LEAST:
         raise UsageError(
-            f"budget {budget!r} holds {max(steps, 0)} steps of {options.batch} rows; give at least ten steps"
+            f"budget {budget!r} holds {max(steps, 0)} steps of {options.batch} rows, and fewer than {LEAST} teach "
+            f"nothing; give {needed!r} or more, or a smaller batch"
         )
     return replace(
         options, steps=steps, eval_every=max(1, round(steps / times)), dev_rows=max(1, dev_rows),
