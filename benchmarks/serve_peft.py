@@ -23,7 +23,7 @@ from foreword.prompts import Prompt
 from foreword.serve.engine import Request
 from foreword.serve.local import LocalEngine
 
-PROMPTS, ROWS, TOKENS, WRITE = 16, 32, 16, 24
+PROMPTS, ROWS, TOKENS, WRITE = 16, 32, 16, 16
 
 
 async def peft(backbone: Backbone, options: argparse.Namespace) -> list[Row]:
