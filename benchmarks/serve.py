@@ -3,7 +3,7 @@
 Sides that are compared run in turn, round by round, in one process; ratios are medians over rounds. Rows have outputs
 of a fixed length, so that all sides write the same number of tokens.
 
-    python benchmarks/serve.py                                     all but the load, a quarter of an hour on two cores
+    python benchmarks/serve.py                                     all but the load, some 15 minutes on two cores
     python benchmarks/serve.py --cases load --minutes 10           a server of its own under twice what it can take
     python benchmarks/serve.py --json --plot docs/serve.svg        the same as JSON on stdout, and as a picture
     python benchmarks/serve.py --cases batch many --rounds 5       some of them, longer

@@ -33,6 +33,8 @@ CLEAR = 1e-3
 """Nats by which the likeliest token must be ahead of the next at every place: more than rounding can move."""
 OVER = 2.0
 """Times its capacity that the server is offered."""
+LEAST = 1.7
+"""Times its capacity, or the run shows little: the client did not get enough of the machine."""
 GONE = 0.05
 """Share of clients that go away."""
 CLIENTS = 32
@@ -92,13 +94,13 @@ async def load(backbone: Backbone, options: argparse.Namespace) -> list[Row]:
     ):
         capacity = await _capacity(client, known, min(30.0, seconds / 5), warm)
         began = time.monotonic()
-        offered = await _offer(client, known, OVER * capacity, seconds, load)
+        offered, rate = await _offer(client, known, OVER * capacity, seconds, load)
         spent = time.monotonic() - began
         crashed = not server.running
         left = {} if crashed else await _left(server)
         code = None if crashed else await server.stop()
         rss = [round(size / 1e6, 1) for size in server.rss]
-    return [_row(capacity, offered, seconds, spent, warm, load, rss, left, code)]
+    return [_row(capacity, offered, rate, seconds, spent, warm, load, rss, left, code)]
 
 
 def _prompts(backbone: Backbone) -> list[Prompt]:
@@ -144,18 +146,23 @@ async def _capacity(client: openai.AsyncOpenAI, known: Sequence[Known], seconds:
     return (sum(tally.outcomes.values()) - before) / (time.monotonic() - began)
 
 
-async def _offer(client: openai.AsyncOpenAI, known: Sequence[Known], rate: float, seconds: float, tally: Tally) -> int:
-    """Requests at random times, `rate` a second, whatever becomes of the others; how many there were."""
+async def _offer(
+    client: openai.AsyncOpenAI, known: Sequence[Known], rate: float, seconds: float, tally: Tally
+) -> tuple[int, float]:
+    """Requests at random times, `rate` a second, whatever becomes of the others.
+
+    How many there were, and how many a second it really was: fewer where this process gets too little of the machine.
+    """
     dice, tasks = np.random.default_rng(0), list[asyncio.Task[None]]()
-    at = time.monotonic()
-    until = at + seconds
-    while (at := at + dice.exponential(1 / rate)) < until:
+    began = at = time.monotonic()
+    while (at := at + dice.exponential(1 / rate)) < began + seconds:
         await asyncio.sleep(max(0.0, at - time.monotonic()))
         one, stream = known[dice.integers(len(known))], bool(dice.integers(2))
         stay = float(dice.exponential(5.0)) if dice.random() < GONE else None
         tasks.append(asyncio.create_task(_one(client, one, stream, tally, stay)))
+    really = len(tasks) / max(seconds, time.monotonic() - began)
     await asyncio.gather(*tasks)
-    return len(tasks)
+    return len(tasks), really
 
 
 async def _one(client: openai.AsyncOpenAI, known: Known, stream: bool, tally: Tally, stay: float | None = None) -> None:
@@ -229,8 +236,8 @@ async def _left(server: Server) -> dict[str, float]:
 
 
 def _row(
-    capacity: float, offered: int, seconds: float, spent: float, warm: Tally, load: Tally, rss: Sequence[float],
-    left: dict[str, float], code: int | None,
+    capacity: float, offered: int, rate: float, seconds: float, spent: float, warm: Tally, load: Tally,
+    rss: Sequence[float], left: dict[str, float], code: int | None,
 ) -> Row:  # fmt: skip
     outcomes, answered = load.outcomes, load.outcomes["200"]
     # Memory is compared from a quarter of the load on: until then the queue fills, and buffers grow to their sizes.
@@ -247,11 +254,12 @@ def _row(
     failed += [f"after the load it holds {left}"] if any(left.values()) else []
     failed += [f"memory grew by {growth:.1%}"] if growth > GROWTH else []
     failed += [f"p99 of {p99:.0f} s, {bound:.0f} s at most"] if p99 > bound else []
+    failed += [f"only {rate:.1f} a second could be offered"] if rate < LEAST * capacity else []
     failed += ["nothing was answered"] if not answered else []
     return {
         "minutes": round(seconds / 60, 2),
         "capacity_per_s": round(capacity, 2),
-        "offered_per_s": round(offered / seconds, 2),
+        "offered_per_s": round(rate, 2),
         "answered_per_s": round(served, 2),
         "offered": offered,
         "outcomes": dict(outcomes.most_common()),
