@@ -67,13 +67,16 @@ def test_prompts_take_turns(backbone: crowd.Backbone) -> None:
 
     async def main() -> None:
         async with crowd.running(backbone, max_rows=1) as engine:
-            ends: list[str] = []
+            leave, ends = slowly(engine), list[str]()
 
             async def ask(key: str) -> None:
                 await crowd.answer(engine, crowd.request(LONG, max_tokens=3, key=key))
                 ends.append(key)
 
-            await asyncio.gather(*(ask("busy:1") for _ in range(10)), ask("calm:1"))
+            asked = asyncio.gather(*(ask("busy:1") for _ in range(10)), ask("calm:1"))
+            await crowd.until(lambda: engine.stats().running + engine.stats().waiting == 11)
+            leave.release(1_000)
+            await asked
             assert ends.index("calm:1") <= 2
 
     asyncio.run(main())

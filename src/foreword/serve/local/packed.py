@@ -213,8 +213,7 @@ class Packed:
                 left -= count
         there = {id(front) for front, count, _ in found if front.done + count == front.length}
         for row, state in self._states.items():
-            front = state.front
-            ready = front is None or front.ready or id(front) in there
+            ready = state.front is None or state.front.ready or id(state.front) in there
             if state.reading and ready and not row.over and left > 0:
                 count = min(len(state.embedded) - state.done, left)
                 found.append((state, count, row))
