@@ -24,6 +24,7 @@ fix: .venv/dev
 bench: .venv/dev
 	$(BIN)/python benchmarks/train_vs_peft.py
 	$(BIN)/python benchmarks/table.py
+	$(BIN)/python benchmarks/serve.py
 
 clean:
 	rm -rf .venv

@@ -67,13 +67,16 @@ def test_prompts_take_turns(backbone: crowd.Backbone) -> None:
 
     async def main() -> None:
         async with crowd.running(backbone, max_rows=1) as engine:
-            ends: list[str] = []
+            leave, ends = slowly(engine), list[str]()
 
             async def ask(key: str) -> None:
                 await crowd.answer(engine, crowd.request(LONG, max_tokens=3, key=key))
                 ends.append(key)
 
-            await asyncio.gather(*(ask("busy:1") for _ in range(10)), ask("calm:1"))
+            asked = asyncio.gather(*(ask("busy:1") for _ in range(10)), ask("calm:1"))
+            await crowd.until(lambda: engine.stats().waiting == 10 and not engine._entering_now)
+            leave.release(1_000)
+            await asked
             assert ends.index("calm:1") <= 2
 
     asyncio.run(main())
@@ -140,12 +143,34 @@ def test_a_prompt_that_gives_no_numbers_harms_no_other(
     async def main() -> None:
         async with crowd.running(backbone, max_rows=3, kv_bytes=400_000) as engine:
             for _ in range(3):
-                asked = [crowd.request(huge), healthy, crowd.request(late), healthy, crowd.request(late)]
+                # Long enough to leave NaN where the healthy rows, which get its slot next, do not write themselves.
+                spoiling = crowd.request(huge, "a quiet film " * 4, max_tokens=2)
+                asked = [spoiling, healthy, crowd.request(late), healthy, crowd.request(late)]
                 found = await asyncio.gather(*(crowd.answer(engine, request) for request in asked))
                 assert [finished.reason for _, finished in found] == ["error", "length", "error", "length", "error"]
                 assert "huge" in (found[0][1].error or "")
                 assert crowd.ids(found[1][0]) == crowd.ids(found[3][0]) == expected
             assert engine.stats().errors == 9
+
+    asyncio.run(main())
+
+
+def test_a_front_and_the_row_behind_it_are_read_in_one_step(
+    backbone: crowd.Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, lengths = Packed._forward, list[int]()
+
+    def forward(self: Packed, embedded: Tensor, *rest: object) -> Tensor:
+        lengths.append(len(embedded))
+        return plain(self, embedded, *rest)
+
+    async def main() -> None:
+        async with crowd.running(backbone) as engine:
+            monkeypatch.setattr(Packed, "_forward", forward)
+            for prompt in crowd.prompts(backbone):
+                lengths.clear()
+                _, finished = await crowd.answer(engine, crowd.request(prompt, max_tokens=1))
+                assert lengths == [finished.prompt_tokens - backbone.vectors(prompt).prefix]
 
     asyncio.run(main())
 

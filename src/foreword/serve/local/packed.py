@@ -150,6 +150,7 @@ class Packed:
         name = front.prepared.request.prompt.name
         for row in front.rows:
             row.finish("error", f"prompt {name!r} gives NaN or infinity on this backbone: tune it again")
+            row.spoiled = True  # it may have looked at the front already
 
     def release(self, row: Row, *, spoiled: bool) -> None:
         """As `Runner` has it."""
@@ -199,21 +200,24 @@ class Packed:
         return rows, logits if rows else None, place - len(ordered)
 
     def _pieces(self) -> list[tuple[Any, int, Row | None]]:
-        """What is read in this step, first come, first served: fronts, then the rows behind those that are there."""
+        """What is read in this step, first come, first served: fronts, then the rows behind them.
+
+        In every layer a front's keys and values are there before the pieces after it look at them, so that rows need
+        not wait for another step where the last of their front is read in this one.
+        """
         left, found = self._chunk, list[tuple[Any, int, Row | None]]()
-        waiting: list[tuple[Any, int, Row | None]] = [
-            (front, front.length - front.done, None) for front in self._behind.values() if not front.ready
-        ]
-        waiting += [
-            (state, len(state.embedded) - state.done, row)
-            for row, state in self._states.items()
-            if state.reading and not row.over and (state.front is None or state.front.ready)
-        ]
-        for owner, count, row in waiting:
-            if left <= 0:
-                break
-            found.append((owner, min(count, left), row))
-            left -= count
+        for front in self._behind.values():
+            if not front.ready and left > 0:
+                count = min(front.length - front.done, left)
+                found.append((front, count, None))
+                left -= count
+        there = {id(front) for front, count, _ in found if front.done + count == front.length}
+        for row, state in self._states.items():
+            ready = state.front is None or state.front.ready or id(state.front) in there
+            if state.reading and ready and not row.over and left > 0:
+                count = min(len(state.embedded) - state.done, left)
+                found.append((state, count, row))
+                left -= count
         return found
 
     def _words(self, ids: list[int]) -> Tensor:
