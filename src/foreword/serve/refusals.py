@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from foreword.errors import ForewordError
-from foreword.serve.engine import ClosedError, QueueFullError
+from foreword.serve.engine import ClosedError, DeadlineError, ModelError, QueueFullError
 
 
 class Refusal(Exception):  # noqa: N818 - most of them are no errors of ours
@@ -64,6 +64,10 @@ def refusal(error: Exception) -> Refusal:
             return Refusal(429, str(error), "queue_full", retry_after=error.retry_after)
         case ClosedError():
             return Refusal(503, "the server is shutting down", "shutting_down", retry_after=1)
+        case DeadlineError():
+            return Refusal(504, "the answer took longer than this server allows; ask for fewer tokens", "deadline")
+        case ModelError():
+            return Refusal(500, "the model failed on this request; the server's log says more", "engine_error")
         case ForewordError():
             return bad(str(error))
         case HTTPException():

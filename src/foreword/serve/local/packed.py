@@ -12,8 +12,9 @@ from torch import Tensor
 from foreword.backbone.backbone import Backbone
 from foreword.backbone.model import Front
 from foreword.errors import ForewordError
+from foreword.serve.engine import ModelError
 from foreword.serve.local.attend import Reads, Step, Writes
-from foreword.serve.local.fronts import Fronts, Key
+from foreword.serve.local.fronts import Fronts, Key, check
 from foreword.serve.local.kv import Memory, Place, Shape
 from foreword.serve.local.linear import Decoding
 from foreword.serve.local.rows import Prepared, Row
@@ -142,14 +143,15 @@ class Packed:
         """Keep a front that has been read; refuse its rows where it holds what is no number."""
         front.embedded = None
         cache = front.place.read(front.length)
-        if all(tensor.isfinite().all() for layer in cache for tensor in layer):
+        try:
+            check(front.prepared.request.prompt, cache)
+        except ModelError as error:
+            front.spoiled = True
+            del self._behind[front.key]  # the next request tries anew, behind a slot of its own
+            for row in front.rows:
+                row.fail(error)
+        else:
             self.fronts.put(front.key, Front(front.prepared.ids[: front.length], cache))
-            return
-        front.spoiled = True
-        del self._behind[front.key]  # the next request tries anew, behind a slot of its own
-        name = front.prepared.request.prompt.name
-        for row in front.rows:
-            row.finish("error", f"prompt {name!r} gives NaN or infinity on this backbone: tune it again")
 
     def release(self, row: Row, *, spoiled: bool) -> None:
         """As `Runner` has it."""
