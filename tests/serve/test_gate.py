@@ -229,3 +229,30 @@ def test_a_drain_ends_with_the_grace_time(start: Start) -> None:
         assert not house.thread.is_alive()
         assert time.monotonic() - began < 3
     assert len(house.engine.freed) == 1
+
+
+def test_a_body_that_nobody_reads_holds_no_connection(start: Start, tmp_path: Path) -> None:
+    """Refused before it was read, it could go on for ever, and without a key."""
+    files.add(tmp_path / "keys.json", "app", ("use",))
+    house = start(keys=Keys(tmp_path / "keys.json"), limits=replace(Limits(), header_seconds=0.4))
+    for path in (b"/health", b"/v1/models"):
+        with connect(house) as connection:
+            connection.sendall(b"POST " + path + b" HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000\r\n\r\nx")
+            assert connection.recv(1000).split()[1] in (b"401", b"405")
+            for _ in range(12):
+                time.sleep(0.1)
+                with contextlib.suppress(OSError):
+                    connection.sendall(b"x")
+            assert closed_within(connection, 1)
+
+
+def test_a_client_that_reads_nothing_is_cut_off(start: Start) -> None:
+    house = start(limits=replace(Limits(), seconds=0.3, slack_seconds=0.2, read_seconds=0.5))
+    connections = house.server.server_state.connections
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        connection.connect(("127.0.0.1", int(house.url.rpartition(":")[2])))
+        connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 600)
+        house.wait(lambda: connections and house.service.under_way)
+        house.wait(lambda: not connections and not house.service.under_way, 8)
+    assert house.ask("GET", "/health")[0] == 200
