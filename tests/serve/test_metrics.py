@@ -1,5 +1,6 @@
 """What Prometheus and OpenTelemetry are told."""
 
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -65,6 +66,22 @@ def test_labels_are_bounded(start: Start) -> None:
     labels = {key[1] for key in figures(house) if key[0] == "request_success_total"}
     assert len(labels) <= 4
     assert not labels & {"unknown", "x" * 50}
+
+
+def test_versions_that_nothing_stands_for_any_more_leave_their_labels(start: Start) -> None:
+    """Even the one that was being written when its alias moved: else old versions would take all labels in time."""
+    house = start(limits=replace(Limits(), labels=3))
+    house.table.put(Prompt("moving", "{{ text }}"))
+    for i in range(1, 6):
+        writing = threading.Thread(target=say, args=(house, "!slow " + "w " * 12, "moving"))
+        writing.start()
+        house.wait(lambda: house.engine.running)
+        house.table.put(Prompt("moving", f"{i} {{{{ text }}}}"))
+        assert house.ask("POST", "/admin/refresh", {})[0] == 200
+        writing.join()
+    say(house, model="moving")
+    house.wait(lambda: house.service.under_way == 0)
+    assert {key[1] for key in figures(house) if key[0] == "request_success_total"} == {"moving:6"}
 
 
 def test_spans_have_opentelemetrys_names_and_no_contents(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
