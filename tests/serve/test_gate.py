@@ -49,7 +49,7 @@ def closed_within(connection: socket.socket, seconds: float) -> bool:
     return True
 
 
-def test_keys_open_what_their_scopes_say(start: Start, tmp_path: Path) -> None:
+def test_keys_open_what_their_scopes_say(start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "keys.json"
     use, admin = files.add(file, "app", ("use",)), files.add(file, "ops", ("admin",))
     assert file.stat().st_mode & 0o777 == 0o600
@@ -69,8 +69,11 @@ def test_keys_open_what_their_scopes_say(start: Start, tmp_path: Path) -> None:
         assert (status, headers["www-authenticate"]) == (401, "Bearer")
     files.remove(file, "app")
     assert house.ask("GET", "/v1/models", key=use)[0] == 401
+    logging.getLogger(NAME).propagate = True
     file.write_text("nonsense")  # half written by hand, say: what was valid stays so
     assert house.ask("GET", "/admin/prompts", key=admin)[0] == 200
+    assert house.ask("GET", "/admin/prompts", key=admin)[0] == 200
+    assert [record.message for record in caplog.records].count("keys unchanged") == 1
 
 
 def test_a_file_that_is_none_of_keys_is_refused_at_the_start(tmp_path: Path) -> None:

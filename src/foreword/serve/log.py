@@ -6,8 +6,6 @@ import sys
 import traceback
 from datetime import UTC, datetime
 
-from foreword.serve.engine import ModelError
-
 NAME = "foreword.serve"
 log = logging.getLogger(NAME)
 
@@ -18,13 +16,10 @@ def write(event: str, level: int = logging.INFO, **fields: object) -> None:
 
 
 def failure(event: str, error: BaseException, **fields: object) -> None:
-    """What nobody foresaw: the kind of error and where it was raised. Its message may quote a request, and is not told;
-    that of a ModelError names a prompt alone.
-    """
+    """What nobody foresaw: the kind of error and where it was raised. Its message may quote a request, and is not."""
     frames = traceback.extract_tb(error.__traceback__)[-8:]
     where = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
-    problem = str(error) if isinstance(error, ModelError) else None
-    write(event, logging.ERROR, error=type(error).__name__, problem=problem, where=where, **fields)
+    write(event, logging.ERROR, error=type(error).__name__, where=where, **fields)
 
 
 class Lines(logging.Formatter):

@@ -17,6 +17,9 @@ from foreword.serve.log import failure
 from foreword.serve.refusals import Refusal, refusal
 from foreword.serve.service import Service
 
+Piece = tuple[int, Token | Finished]
+"""A row, counted from 0, and what it has come to."""
+
 
 class Running:
     """Rows of one prompt in the engine, from the moment it is entered until it is closed.
@@ -53,8 +56,8 @@ class Running:
             self._error = kind.__name__ if kind is not None else None
         await self.close()
 
-    async def pieces(self) -> AsyncIterator[tuple[int, Token | Finished]]:
-        """(row, piece) as they come, until every row has finished. Raises Refusal where one cannot."""
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """As they come, until every row has finished. Raises Refusal where one cannot."""
         self._tasks = [asyncio.create_task(self._pump(i, row)) for i, row in enumerate(self._rows)]
         left = len(self._rows)
         while left:

@@ -185,4 +185,5 @@ class Loop:
     def _count(self, row: Row) -> None:
         if row.error is not None:
             self.counters.errors += 1
-            failure("model", row.error, id=row.request.id, prompt=row.request.key)
+            problem = str(row.error) if isinstance(row.error, ModelError) else None  # which quotes no request
+            failure("model", row.error, problem=problem, id=row.request.id, prompt=row.request.key)
