@@ -102,7 +102,9 @@ def test_others_are_let_in_only_with_keys() -> None:
 
 def test_a_web_page_gets_nothing(house: House, start: Start) -> None:
     assert house.ask("GET", "/v1/models", Host="evil.example")[0] == 403  # a name of its own that leads to loopback
-    for host in ("localhost", "localhost:8000", "127.0.0.1:1", "[::1]:8000", "[::1]"):
+    for host in ("localhost:80@evil.example", "localhost.evil.example", "localhost:", "localhost:80:80", ""):
+        assert house.ask("GET", "/v1/models", Host=host)[0] == 403
+    for host in ("localhost", "LocalHost", "localhost:8000", "127.0.0.1:1", "[::1]:8000", "[::1]"):
         assert house.ask("GET", "/v1/models", Host=host)[0] == 200
     page = {"Origin": "https://evil.example"}
     asked = house.ask("OPTIONS", "/v1/models", **page, **{"Access-Control-Request-Method": "POST"})

@@ -334,3 +334,21 @@ def test_what_is_unloaded_while_it_is_read_stays_out() -> None:
         prompts.close()
 
     asyncio.run(story())
+
+
+def test_an_older_version_in_memory_is_served_while_the_table_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("foreword.serve.prompts.POLL_SECONDS", 0.1)
+    table = Fake(1)
+
+    async def story() -> None:
+        prompts = Prompts(table, lambda _: None, "print", 1_000)
+        await prompts.look()
+        await prompts.get("p0:1")
+        monkeypatch.setattr(table, "heads", lambda: [Head("p0", 2, "another", 0, None, True, ())])
+        await prompts.look()
+        table.may.clear()
+        assert (await asyncio.wait_for(prompts.get("p0:1"), 1)).key == "p0:1"
+        table.may.set()
+        prompts.close()
+
+    asyncio.run(story())

@@ -126,9 +126,12 @@ class Prompts:
         prompt = self._loaded.get(place)
         if prompt is None:
             prompt = await self._load(place)
-        elif place not in self._heads:  # looks do not tell whether it has been deleted
+        elif place not in self._heads and self.problem is None:  # looks do not tell whether it has been deleted
             try:
-                prompt = await self._load(place)
+                async with asyncio.timeout(POLL_SECONDS):
+                    prompt = await self._load(place)
+            except TimeoutError:  # the table says nothing at all
+                pass
             except Refusal as refusal:
                 if refusal.code != AWAY:
                     raise

@@ -92,7 +92,8 @@ def install(app: FastAPI) -> None:
 
 def _invalid(error: RequestValidationError) -> Refusal:
     first = error.errors()[0]
-    place = ".".join(str(step) for step in first["loc"] if step != "body")
+    steps = [str(step) for step in first["loc"] if step != "body"]
+    place = ".".join(step for step in steps if not step.startswith("function-"))  # the validator's own, no client's
     said = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         said = "there is no such field; see /openapi.json for those that there are"
