@@ -1,6 +1,7 @@
 """What goes wrong inside the engine stays with the request that it belongs to, and is called by its name."""
 
 import asyncio
+import functools
 import logging
 import time
 from typing import Any
@@ -90,6 +91,43 @@ def test_choices_that_are_not_scored_say_why(monkeypatch: pytest.MonkeyPatch) ->
             await engine.close(0)
             with pytest.raises(ClosedError):
                 await late
+
+    asyncio.run(main())
+
+
+def test_a_row_that_cannot_be_admitted_gives_all_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny.backbone()
+    soft = next(prompt for prompt in crowd.prompts(backbone) if prompt.name == "middle-0")
+    embed = backbone.embed_row
+
+    def fails(behind: bool, ids: Any, vectors: Any, *rest: Any) -> Any:
+        if vectors.count and behind == bool(rest):
+            raise MemoryError
+        return embed(ids, vectors, *rest)
+
+    async def main() -> None:
+        async with crowd.running(backbone) as engine:
+            for behind in (False, True):  # the front, or what stands behind it
+                monkeypatch.setattr(backbone, "embed_row", functools.partial(fails, behind))
+                found = await asyncio.gather(
+                    crowd.answer(engine, crowd.request(soft)), crowd.answer(engine, crowd.request(SHORT, max_tokens=4))
+                )
+                assert [finished.reason for _, finished in found] == ["error", "length"]
+                await crowd.until(lambda: not engine.stats().running)
+                assert engine.stats().kv_used == 0
+                assert not engine._runner._behind
+
+    asyncio.run(main())
+
+
+def test_a_pause_does_not_make_the_queue_look_slow() -> None:
+    async def main() -> None:
+        async with crowd.running(tiny.backbone()) as engine:
+            for _ in range(2):
+                await crowd.answer(engine, crowd.request(SHORT, max_tokens=2))
+                await asyncio.sleep(1.5)
+            await asyncio.gather(*(crowd.answer(engine, crowd.request(SHORT, max_tokens=2 + i)) for i in range(4)))
+            assert engine._loop.seconds_per_row() < 0.5
 
     asyncio.run(main())
 

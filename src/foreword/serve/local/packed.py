@@ -40,9 +40,10 @@ class _Behind:
 class _State:
     """Where a row stands."""
 
-    def __init__(self, own: Place, front: _Behind | None, embedded: Tensor) -> None:
-        self.own, self.front = own, front
-        self.embedded = embedded
+    def __init__(self, own: Place) -> None:
+        self.own = own
+        self.front: _Behind | None = None
+        self.embedded = torch.empty(0)
         """[n, D] of the prompt behind its front."""
         self.done = 0
         """Own tokens whose keys and values are there."""
@@ -90,34 +91,36 @@ class Packed:
 
     def admit(self, row: Row) -> bool:
         """As `Runner` has it."""
-        prepared = row.prepared
+        prepared, F = row.prepared, row.prepared.front
         own = self._memory.take("row", _own(row))
         if own is None:
             return False
-        front = None
-        if prepared.front:
-            front = self._stand_behind(row)
-            if front is None:
-                self._memory.give(own)
+        state = self._states[row] = _State(own)
+        try:
+            if F and not self._stand_behind(row, state):
+                self.release(row, spoiled=False)
                 return False
-        F = prepared.front
-        texts = int((prepared.ids[:F] >= 0).sum())
-        self._states[row] = _State(own, front, self._backbone.embed_row(prepared.ids[F:], prepared.vectors, texts))
+            texts = int((prepared.ids[:F] >= 0).sum())
+            state.embedded = self._backbone.embed_row(prepared.ids[F:], prepared.vectors, texts)
+        except Exception:
+            self.release(row, spoiled=True)
+            raise
         return True
 
-    def _stand_behind(self, row: Row) -> _Behind | None:
-        """The row's front in a slot: there already, computed before, or still to be read; None without room."""
+    def _stand_behind(self, row: Row, state: _State) -> bool:
+        """The row's front in a slot: there already, computed before, or still to be read; False without room."""
         prepared = row.prepared
         front = self._behind.get(prepared.key)
         if front is not None:
             self.fronts.hits += 1
             row.cached = front.length
+            state.front = front
             front.rows.append(row)
         else:
             place = self._memory.take("front", prepared.front)
             if place is None:
-                return None
-            front = self._behind[prepared.key] = _Behind(prepared, place)
+                return False
+            state.front = front = self._behind[prepared.key] = _Behind(prepared, place)
             front.rows.append(row)
             kept = self.fronts.get(front.key)
             if kept is not None:
@@ -128,7 +131,7 @@ class Packed:
             else:
                 self.fronts.misses += 1
                 self._open(front)
-        return front
+        return True
 
     def _open(self, front: _Behind) -> None:
         """Begin to read a front: behind its prefix of keys and values, if it has one."""
