@@ -90,7 +90,8 @@ class Metrics:
 
     def refused(self, key: str | None, status: int) -> None:
         """A request got an error; `key` is None where it reached no prompt."""
-        self._errors.labels(self.label(key) if key is not None else "", str(status)).inc()
+        known = key is None or key in self._labels  # it may have left while it ran: it must not come back
+        self._errors.labels((key or "") if known else OTHER, str(status)).inc()
 
     def forget(self, key: str) -> None:
         """Drop what was counted of a version that has left, and give its label free, once nothing runs under it."""
