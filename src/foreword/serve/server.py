@@ -128,8 +128,9 @@ class Draining(uvicorn.Server):
 class Patient(H11Protocol):
     """A connection that is cut off unless its client does its part.
 
-    Whenever nothing is being answered, the next head must be whole `head_seconds` after it has begun, a body before it
-    that nobody reads included. Of what is ready for a client, it must take something every `read_seconds`.
+    While nothing is being answered, a head must be whole `head_seconds` after the connection, or what follows the last
+    answer, has begun: the rest of a body that nobody reads included. Of what is ready for it, a client must take
+    something every `read_seconds`.
     """
 
     head_seconds = 10.0
