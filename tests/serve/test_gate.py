@@ -49,7 +49,7 @@ def closed_within(connection: socket.socket, seconds: float) -> bool:
     return True
 
 
-def test_keys_open_what_their_scopes_say(start: Start, tmp_path: Path) -> None:
+def test_keys_open_what_their_scopes_say(start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "keys.json"
     use, admin = files.add(file, "app", ("use",)), files.add(file, "ops", ("admin",))
     assert file.stat().st_mode & 0o777 == 0o600
@@ -69,8 +69,11 @@ def test_keys_open_what_their_scopes_say(start: Start, tmp_path: Path) -> None:
         assert (status, headers["www-authenticate"]) == (401, "Bearer")
     files.remove(file, "app")
     assert house.ask("GET", "/v1/models", key=use)[0] == 401
+    logging.getLogger(NAME).propagate = True
     file.write_text("nonsense")  # half written by hand, say: what was valid stays so
     assert house.ask("GET", "/admin/prompts", key=admin)[0] == 200
+    assert house.ask("GET", "/admin/prompts", key=admin)[0] == 200
+    assert [record.message for record in caplog.records].count("keys unchanged") == 1
 
 
 def test_a_file_that_is_none_of_keys_is_refused_at_the_start(tmp_path: Path) -> None:
@@ -99,7 +102,9 @@ def test_others_are_let_in_only_with_keys() -> None:
 
 def test_a_web_page_gets_nothing(house: House, start: Start) -> None:
     assert house.ask("GET", "/v1/models", Host="evil.example")[0] == 403  # a name of its own that leads to loopback
-    for host in ("localhost", "localhost:8000", "127.0.0.1:1", "[::1]:8000", "[::1]"):
+    for host in ("localhost:80@evil.example", "localhost.evil.example", "localhost:", "localhost:80:80", ""):
+        assert house.ask("GET", "/v1/models", Host=host)[0] == 403
+    for host in ("localhost", "LocalHost", "localhost:8000", "127.0.0.1:1", "[::1]:8000", "[::1]"):
         assert house.ask("GET", "/v1/models", Host=host)[0] == 200
     page = {"Origin": "https://evil.example"}
     asked = house.ask("OPTIONS", "/v1/models", **page, **{"Access-Control-Request-Method": "POST"})
@@ -229,3 +234,30 @@ def test_a_drain_ends_with_the_grace_time(start: Start) -> None:
         assert not house.thread.is_alive()
         assert time.monotonic() - began < 3
     assert len(house.engine.freed) == 1
+
+
+def test_a_body_that_nobody_reads_holds_no_connection(start: Start, tmp_path: Path) -> None:
+    """Refused before it was read, it could go on for ever, and without a key."""
+    files.add(tmp_path / "keys.json", "app", ("use",))
+    house = start(keys=Keys(tmp_path / "keys.json"), limits=replace(Limits(), header_seconds=0.4))
+    for path in (b"/health", b"/v1/models"):
+        with connect(house) as connection:
+            connection.sendall(b"POST " + path + b" HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000\r\n\r\nx")
+            assert connection.recv(1000).split()[1] in (b"401", b"405")
+            for _ in range(12):
+                time.sleep(0.1)
+                with contextlib.suppress(OSError):
+                    connection.sendall(b"x")
+            assert closed_within(connection, 1)
+
+
+def test_a_client_that_reads_nothing_is_cut_off(start: Start) -> None:
+    house = start(limits=replace(Limits(), seconds=0.3, slack_seconds=0.2, read_seconds=0.5))
+    connections = house.server.server_state.connections
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        connection.connect(("127.0.0.1", int(house.url.rpartition(":")[2])))
+        connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 600)
+        house.wait(lambda: connections and house.service.under_way)
+        house.wait(lambda: not connections and not house.service.under_way, 8)
+    assert house.ask("GET", "/health")[0] == 200

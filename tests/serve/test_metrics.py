@@ -1,5 +1,6 @@
 """What Prometheus and OpenTelemetry are told."""
 
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from foreword.errors import ForewordError
 from foreword.prompts import Prompt
 from foreword.serve import spans
+from foreword.serve.engine import Stats
 from foreword.serve.limits import Limits
+from foreword.serve.metrics import Metrics
 from serving import House, Start
 
 
@@ -65,6 +68,32 @@ def test_labels_are_bounded(start: Start) -> None:
     labels = {key[1] for key in figures(house) if key[0] == "request_success_total"}
     assert len(labels) <= 4
     assert not labels & {"unknown", "x" * 50}
+
+
+def test_versions_that_nothing_stands_for_any_more_leave_their_labels(start: Start) -> None:
+    """Even the one that was being written when its alias moved: else old versions would take all labels in time."""
+    house = start(limits=replace(Limits(), labels=3))
+    house.table.put(Prompt("moving", "{{ text }}"))
+    for i in range(1, 6):
+        writing = threading.Thread(target=say, args=(house, "!slow " + "w " * 12, "moving"))
+        writing.start()
+        house.wait(lambda: house.engine.running)
+        house.table.put(Prompt("moving", f"{i} {{{{ text }}}}"))
+        assert house.ask("POST", "/admin/refresh", {})[0] == 200
+        writing.join()
+    say(house, model="moving")
+    house.wait(lambda: house.service.under_way == 0)
+    assert {key[1] for key in figures(house) if key[0] == "request_success_total"} == {"moving:6"}
+
+
+def test_a_version_that_has_left_does_not_come_back_by_an_error() -> None:
+    metrics = Metrics(lambda: Stats(*[0] * 15), 5)
+    label = metrics.began("gone:1")
+    metrics.forget("gone:1")
+    metrics.ended(label, 1.0)
+    metrics.refused("gone:1", 504)
+    assert b"gone:1" not in metrics.text()
+    assert b'request_errors_total{prompt="other",status="504"} 1.0' in metrics.text()
 
 
 def test_spans_have_opentelemetrys_names_and_no_contents(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,6 +203,7 @@ def test_errors_have_openais_form(house: House, options: Any, kind: Any, param: 
         b"{", b"[]", b"", b"nothing", b"[" * 100_000, b'{"model": NaN}', b'"\xff"',
         {"model": "echo", "messages": [{"role": "user", "content": "\ud800"}]},
         {"model": "echo", "messages": [], "inputs": {"text": "\ud800"}},
+        {"model": "echo", "messages": [], "stop": ["", "\ud800"]},
         {"model": "echo", "messages": [], "inputs": {"text": {"deep": "value"}}},
         {"model": "echo:99999999999", "messages": []},
         {"model": "../../etc/passwd", "messages": []},
@@ -214,6 +215,7 @@ def test_bodies_that_no_client_sends_are_refused(house: House, body: Any) -> Non
     status, _, told = house.ask("POST", "/v1/chat/completions", body)
     assert status in (400, 404)
     assert set(told["error"]) == {"message", "type", "param", "code"}
+    assert "function-" not in f"{told['error']['param']} {told['error']['message']}", "that is pydantic's own"
 
 
 def test_raw_embeddings_are_refused(house: House) -> None:

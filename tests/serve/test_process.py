@@ -132,7 +132,10 @@ def test_kill_restart_and_drain_on_the_real_backbone(serve: Serve) -> None:
             threads = [threading.Thread(target=work, args=(client,)) for _ in range(3)]
             for thread in threads:
                 thread.start()
-            time.sleep(1.0)
+            while 'requests_in_flight{prompt="echo:1"} 3.0' not in client.with_options(base_url=server.url).get(
+                "/metrics", cast_to=str
+            ):
+                time.sleep(0.05)
             then()
             for thread in threads:
                 thread.join()

@@ -20,7 +20,7 @@ from foreword.serve import fit
 from foreword.serve.limits import Limits
 from foreword.serve.prompts import Prompts
 from foreword.serve.refusals import Refusal
-from foreword.table import PromptTable
+from foreword.table import Head, PromptTable
 from serving import House, Start, refused
 
 
@@ -205,3 +205,150 @@ def test_inputs_can_become_neither_roles_nor_another_prompts_words(start: Start)
             encoded = tiny.backbone().encode(request.prompt, request.inputs).ids.tolist()
             assert encoded.count(tokenizer.eos_token_id) == len(roles)  # one ends each turn, none is the client's
             assert min(encoded) >= 0
+
+
+def test_a_version_that_is_deleted_is_served_no_more(house: House) -> None:
+    house.table.put(Prompt("leak", "old {{ text }}"))
+    house.table.put(Prompt("leak", "new {{ text }}"))
+    assert said(house, "leak:1") == "old x (leak:1)"
+    assert house.ask("POST", "/admin/pin", {"prompt": "leak:1"})[0] == 200
+    house.table.delete("leak:1")  # no name stands for it, so nothing that names stand for has changed
+    with refused(openai.NotFoundError):
+        said(house, "leak:1")
+    assert said(house, "leak") == "new x (leak:2)"
+    house.table.delete("leak")
+    house.ask("POST", "/admin/refresh", {})
+    for model in ("leak", "leak:2", "leak:1"):
+        with refused(openai.NotFoundError, "model_not_found"):
+            said(house, model)
+
+
+class Fake:
+    """A table by hand: every read takes a while, or raises."""
+
+    def __init__(self, count: int) -> None:
+        self.prompts = {f"p{i}": Prompt(f"p{i}", f"{{{{ text }}}} {'x' * 80}") for i in range(count)}
+        self.reads: list[str] = []
+        self.error: Exception | None = None
+        self.may = threading.Event()
+        self.may.set()
+
+    def heads(self) -> list[Head]:
+        found = [Head(name, 1, p.digest, 0, None, True, ()) for name, p in self.prompts.items()]
+        self.may.wait(5)
+        if self.error is not None:
+            raise self.error
+        return found
+
+    def get(self, ref: str) -> Prompt:
+        self.reads.append(ref)
+        self.may.wait(5)
+        if self.error is not None:
+            raise self.error
+        return self.prompts[ref.partition(":")[0]]
+
+
+def test_loading_ahead_of_requests_ends_when_the_memory_is_full() -> None:
+    table = Fake(20)
+
+    async def story() -> None:
+        prompts = Prompts(table, lambda _: None, "print", 1_000)  # ten of 92 bytes, and a part of the next
+        await prompts.look()
+        await prompts.warm()
+        assert len(table.reads) <= 11
+        for _ in range(3):
+            await prompts.warm()
+        assert len(table.reads) <= 11
+        await prompts.unload("p10")
+        await prompts.warm()
+        assert sum(1 for state in prompts.state() if state["loaded"]) == 10
+        prompts.close()
+
+    asyncio.run(story())
+
+
+def test_whatever_the_table_raises_one_prompt_or_one_look_is_lost(house: House) -> None:
+    table = Fake(2)
+
+    async def story() -> None:
+        prompts = Prompts(table, lambda _: None, "print", 1_000)
+        await prompts.look()
+        await prompts.get("p0")
+        table.error = KeyError("a column")
+        await prompts.warm()
+        with pytest.raises(Refusal) as caught:
+            await prompts.get("p1")
+        assert caught.value.code == "prompt_refused"
+        with pytest.raises(ForewordError, match="KeyError"):
+            await prompts.look()
+        assert (await prompts.get("p0")).key == "p0:1"
+        prompts.close()
+
+    asyncio.run(story())
+    heads = house.table.heads
+    house.table.heads = lambda: {}["a column"]  # type: ignore[method-assign, assignment]
+    house.wait(lambda: "KeyError" in str(house.service.prompts.problem))
+    house.table.heads = heads  # type: ignore[method-assign]
+    house.table.alias("echo", "prod", 2)
+    house.wait(lambda: said(house, "echo@prod") == "You said now: x (echo:2)")
+
+
+def test_names_asked_for_while_the_table_is_read_wait_for_what_it_says() -> None:
+    table = Fake(1)
+
+    async def story() -> None:
+        prompts = Prompts(table, lambda _: None, "print", 1_000)
+        await prompts.look()
+        table.may.clear()
+        before = asyncio.create_task(prompts.look())
+        await asyncio.sleep(0.01)
+        table.prompts["fresh"] = Prompt("fresh", "{{ text }}")
+        asking = asyncio.create_task(prompts.get("fresh"))
+        await asyncio.sleep(0.01)
+        after = asyncio.create_task(prompts.look())  # knows the name, and has not ended
+        await asyncio.sleep(0.01)
+        table.may.set()
+        assert (await asking).key == "fresh:1"
+        await asyncio.gather(before, after)
+        table.error = ForewordError("away")
+        found = await asyncio.gather(*(prompts.get(f"none{i}") for i in range(20)), return_exceptions=True)
+        assert {getattr(error, "status", None) for error in found} == {503}
+        prompts.close()
+
+    asyncio.run(story())
+
+
+def test_what_is_unloaded_while_it_is_read_stays_out() -> None:
+    table = Fake(1)
+
+    async def story() -> None:
+        prompts = Prompts(table, lambda _: None, "print", 1_000)
+        await prompts.look()
+        table.may.clear()
+        asking = asyncio.create_task(prompts.get("p0"))
+        await asyncio.sleep(0.01)
+        await prompts.unload("p0")
+        table.may.set()
+        assert (await asking).key == "p0:1"  # it came before
+        assert [state["loaded"] for state in prompts.state()] == [False]
+        prompts.close()
+
+    asyncio.run(story())
+
+
+def test_an_older_version_in_memory_is_served_while_the_table_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("foreword.serve.prompts.POLL_SECONDS", 0.1)
+    table = Fake(1)
+
+    async def story() -> None:
+        prompts = Prompts(table, lambda _: None, "print", 1_000)
+        await prompts.look()
+        await prompts.get("p0:1")
+        monkeypatch.setattr(table, "heads", lambda: [Head("p0", 2, "another", 0, None, True, ())])
+        await prompts.look()
+        table.may.clear()
+        assert (await asyncio.wait_for(prompts.get("p0:1"), 1)).key == "p0:1"
+        table.may.set()
+        prompts.close()
+
+    asyncio.run(story())

@@ -107,13 +107,13 @@ class Backbone(FrozenModel):
         row, cuts = fit(prompt, prompt.fill(inputs), self._spans)
         pieces = prompt.place(row, self._length)  # what was cut need not be as declared any more
         data = prompt.data(row)
-        encoded = replace(encode(pieces, self.tokenizer, data, apart=self.architecture.answers_apart), cuts=cuts)
+        encoded = encode(pieces, self.tokenizer, data, prompt.written, apart=self.architecture.answers_apart)
         if self.architecture.span(len(encoded.ids), 1) > self.context:
             raise ForewordError(
                 f"the row {dict(inputs)!r:.100} has {len(encoded.ids):,} tokens; {self.name!r} reads "
                 f"{self.context:,} at most: shorten it"
             )
-        return encoded
+        return replace(encoded, cuts=cuts)
 
     def _spans(self, text: str) -> list[tuple[int, int]]:
         return spans(text, self.tokenizer)
@@ -162,7 +162,7 @@ class Backbone(FrozenModel):
         probe = {"string": "\u2043", "integer": 7, "number": 7.0, "boolean": True, "array": [], "object": {}}
         row = {n: probe[prompt.specs[n].type if n in prompt.specs else "string"] for n in prompt.variables}
         try:
-            return [encode(prompt.place(row, self._length), self.tokenizer, prompt.data(row)).ids]
+            return [encode(prompt.place(row, self._length), self.tokenizer, prompt.data(row), prompt.written).ids]
         except ForewordError:
             return []
 

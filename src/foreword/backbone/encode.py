@@ -34,12 +34,18 @@ class Encoded:
 
 
 def encode(
-    pieces: Sequence[Piece], tokenizer: Any, inputs: Mapping[str, object] | None = None, *, apart: bool = False
+    pieces: Sequence[Piece],
+    tokenizer: Any,
+    inputs: Mapping[str, object] | None = None,
+    written: str = "",
+    *,
+    apart: bool = False,
 ) -> Encoded:
     """Token ids of a rendered prompt; closed by what ends a text where the answer stands `apart` from it.
 
-    Where one of `inputs` spells out a special token, such as the end of a chat turn, that text becomes ordinary tokens:
-    a row cannot open a turn of its own.
+    Where `inputs` spell out a special token, such as the end of a chat turn, that text becomes ordinary tokens: a row
+    cannot open a turn of its own. They may do so one by one, or put together by a template that has no such token in
+    what its author has `written`.
 
     Text between virtual tokens is tokenised in one run, as the tokenizer would see it in a plain prompt. With turns,
     the backbone's chat template writes the roles and opens the assistant's turn. Virtual tokens that open the template
@@ -49,7 +55,7 @@ def encode(
     ids = [i for piece in pieces[:lead] for i in _virtual(piece)]
     pieces = pieces[lead:]
     chat = any(isinstance(piece, Turn) for piece in pieces)
-    hostile = any(token in str(value) for value in (inputs or {}).values() for token in tokenizer.all_special_tokens)
+    hostile = inputs is not None and _spelled(pieces, inputs, written, tokenizer.all_special_tokens)
     runs = _chat_runs(pieces, tokenizer, split=hostile) if chat else [p for p in pieces if not isinstance(p, Turn)]
     if runs and isinstance(runs[-1], Text):
         runs[-1] = Text(
@@ -69,6 +75,14 @@ def encode(
         return Encoded(np.array([*ids, *end], dtype=np.int64), None)
     tail = runs[-1].text[-CONTEXT:] if runs and isinstance(runs[-1], Text) else ""
     return Encoded(np.array(ids, dtype=np.int64), tail)
+
+
+def _spelled(pieces: Sequence[Piece], inputs: Mapping[str, object], written: str, special: Sequence[str]) -> bool:
+    values = [str(value) for value in inputs.values()]
+    whole = "".join(piece.text if isinstance(piece, Text) else "\0" for piece in pieces)
+    alone = (any(token in value for value in values) for token in special)
+    together = (token in whole and token not in written for token in special)
+    return any(alone) or any(together)
 
 
 def spans(text: str, tokenizer: Any) -> list[tuple[int, int]]:

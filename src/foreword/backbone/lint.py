@@ -44,7 +44,8 @@ def _encode(prompt: Prompt, backbone: Backbone, row: Mapping[str, object]) -> En
         warnings.simplefilter("ignore")  # a sample that is cut says nothing about the prompt
         values, cuts = fit(prompt, row, lambda text: spans(text, backbone.tokenizer))
     pieces = prompt.place(values, lambda text: len(spans(text, backbone.tokenizer)))
-    found = encode(pieces, backbone.tokenizer, prompt.data(values), apart=backbone.architecture.answers_apart)
+    apart = backbone.architecture.answers_apart
+    found = encode(pieces, backbone.tokenizer, prompt.data(values), prompt.written, apart=apart)
     return Encoded(found.ids, found.tail, cuts)
 
 

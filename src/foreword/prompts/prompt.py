@@ -140,6 +140,11 @@ class Prompt:
             values = {**values, EXAMPLES: self.examples.chosen(values, length or _estimate)}
         return self.template.render(values)
 
+    @cached_property
+    def written(self) -> str:
+        """All that its author wrote: the body, and those that it includes."""
+        return "\0".join([self.body, *(partial.prompt.written for partial in self.includes.values())])
+
     def data(self, inputs: Mapping[str, object]) -> Mapping[str, object]:
         """What somebody else than the template's author may have written: `inputs`, and the examples."""
         return {**inputs, EXAMPLES: self.examples.text} if self.examples is not None else inputs

@@ -1,6 +1,6 @@
 """POST /v1/chat/completions: answers as OpenAI's chat API gives them, whole or streamed."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,9 +11,9 @@ from foreword.serve.answers import head, usage
 from foreword.serve.calls import Call
 from foreword.serve.engine import Finished, Token
 from foreword.serve.openai_types import ChatBody
-from foreword.serve.running import Running
+from foreword.serve.running import Piece, Running
 from foreword.serve.service import Service
-from foreword.serve.stream import Events, begun, unless_gone
+from foreword.serve.stream import Events, respond
 
 
 def routes(service: Service) -> APIRouter:
@@ -27,16 +27,12 @@ def routes(service: Service) -> APIRouter:
         call = await calls.chat(service, body, notes["id"])
         running = Running(service, "chat", body.model, call.rows, notes)
         start = head("chatcmpl", call, body.model)
-        try:
-            if call.served.prompt.output.choices is not None:
-                return await unless_gone(request, _chosen(running, body, start))
-            if not body.stream:
-                return await unless_gone(request, _whole(running, call, body, start))
-            pieces = await unless_gone(request, begun(running.pieces()))
-            return Events(running, _chunks(running, pieces, call, body, start))
-        except BaseException:
-            await running.close()
-            raise
+        whole: Awaitable[Response] | None = None
+        if call.served.prompt.output.choices is not None:
+            whole = _chosen(running, body, start)
+        elif not body.stream:
+            whole = _whole(running, call, body, start)
+        return await respond(request, running, whole, lambda pieces: _chunks(running, pieces, call, body, start))
 
     return router
 
@@ -78,7 +74,7 @@ async def _chosen_chunks(
 
 
 async def _chunks(
-    running: Running, pieces: AsyncIterator[tuple[int, Token | Finished]], call: Call, body: ChatBody,
+    running: Running, pieces: AsyncIterator[Piece], call: Call, body: ChatBody,
     start: dict[str, Any],
 ) -> AsyncIterator[dict[str, Any]]:  # fmt: skip
     answers = [_Answer(body.top_logprobs or 0) for _ in call.rows]

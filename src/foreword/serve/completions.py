@@ -12,9 +12,9 @@ from foreword.serve.calls import Call
 from foreword.serve.engine import Finished, Token
 from foreword.serve.openai_types import CompletionBody
 from foreword.serve.refusals import bad
-from foreword.serve.running import Running
+from foreword.serve.running import Piece, Running
 from foreword.serve.service import Service
-from foreword.serve.stream import Events, begun, unless_gone
+from foreword.serve.stream import respond
 
 
 def routes(service: Service) -> APIRouter:
@@ -30,14 +30,8 @@ def routes(service: Service) -> APIRouter:
             raise bad(f"prompt {call.served.key!r} answers one of its choices; use /v1/classify or chat", "model")
         running = Running(service, "text_completion", body.model, call.rows, notes)
         start = {**head("cmpl", call, body.model), "object": "text_completion"}
-        try:
-            if not body.stream:
-                return await unless_gone(request, _whole(running, call, body, start))
-            pieces = await unless_gone(request, begun(running.pieces()))
-            return Events(running, _chunks(running, pieces, call, body, start))
-        except BaseException:
-            await running.close()
-            raise
+        whole = None if body.stream else _whole(running, call, body, start)
+        return await respond(request, running, whole, lambda pieces: _chunks(running, pieces, call, body, start))
 
     return router
 
@@ -55,7 +49,7 @@ async def _whole(running: Running, call: Call, body: CompletionBody, start: dict
 
 
 async def _chunks(
-    running: Running, pieces: AsyncIterator[tuple[int, Token | Finished]], call: Call, body: CompletionBody,
+    running: Running, pieces: AsyncIterator[Piece], call: Call, body: CompletionBody,
     start: dict[str, Any],
 ) -> AsyncIterator[dict[str, Any]]:  # fmt: skip
     lengths = [0] * len(call.rows)

@@ -24,6 +24,14 @@ class ClosedError(ForewordError):
     """The engine is shutting down and takes no more requests."""
 
 
+class DeadlineError(ForewordError):
+    """A request's deadline has passed before its answer was there."""
+
+
+class ModelError(ForewordError):
+    """The model failed on a request that was right."""
+
+
 class TokenMask(Protocol):
     """What holds one answer to a grammar. Called by the engine's own thread only.
 
@@ -132,7 +140,10 @@ class Engine(Protocol):
         ...
 
     async def classify(self, request: Request) -> Answer:
-        """The likeliest of the prompt's choices. Raises as `generate` does."""
+        """The likeliest of the prompt's choices.
+
+        Raises as `generate` does; DeadlineError or ModelError where what was begun does not come to its end.
+        """
         ...
 
     def stats(self) -> Stats:

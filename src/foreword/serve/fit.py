@@ -15,4 +15,8 @@ def check(backbone: Backbone, prompt: Prompt) -> None:
     backbone.check(prompt)
     for name, array in prompt.soft.tensors.items() if prompt.soft is not None else ():
         if not torch.from_numpy(array).to(backbone.dtype).isfinite().all():
-            raise ForewordError(f"{name!r} of prompt {prompt.name!r} is not finite in {backbone.dtype}; tune it again")
+            dtype = str(backbone.dtype).removeprefix("torch.")
+            raise ForewordError(
+                f"{name!r} of prompt {prompt.name!r} is not finite in {dtype}: tune it again, or load the backbone in "
+                "float32"
+            )

@@ -5,6 +5,7 @@ slowly holds nothing but its own connection.
 """
 
 import asyncio
+import re
 import secrets
 import time
 from typing import Any
@@ -17,7 +18,7 @@ from foreword.serve.service import Service
 
 OPEN = ("/health", "/ready")
 """For whoever asks, while the server drains too."""
-LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+LOOPBACK = re.compile(rb"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?", re.IGNORECASE)
 
 
 class Gate:
@@ -87,9 +88,7 @@ class Gate:
             raise Refusal(503, "the server is shutting down", "shutting_down", retry_after=1)
         if service.keys is None:
             # Without keys only this machine may ask: not a page in its browser under a name that leads here.
-            host = headers.get(b"host", b"").decode("latin-1").lower()
-            name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-            if name not in LOOPBACK:
+            if not LOOPBACK.fullmatch(headers.get(b"host", b"")):
                 raise Refusal(403, "without keys this server answers as localhost only", "wrong_host")
             return
         kind, _, shown = headers.get(b"authorization", b"").decode("latin-1").partition(" ")

@@ -6,6 +6,7 @@ Keys are drawn at random with 256 bits, so that one round of SHA-256 keeps them 
 import hashlib
 import hmac
 import json
+import logging
 import os
 import secrets
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from foreword.errors import ForewordError, UsageError
 from foreword.files import write_atomic
 from foreword.forms import misfit
+from foreword.serve.log import write
 
 Scope = Literal["use", "admin"]
 PREFIX = "fw-"
@@ -66,8 +68,8 @@ class Keys:
         self._stamp = stamp
         try:
             self._keys = read(self._path)
-        except ForewordError:
-            return
+        except ForewordError as error:  # told once for every change: a key may not be gone that was to go
+            write("keys unchanged", logging.WARNING, problem=str(error))
 
     def _look(self) -> tuple[int, int, int] | None:
         try:

@@ -21,6 +21,8 @@ class Limits:
     """For a client to send the head of a request."""
     body_seconds: float = 20.0
     """For a client to send the rest of it."""
+    read_seconds: float = 20.0
+    """For a client to read something of what waits for it."""
     slack_seconds: float = 5.0
     """Beyond `seconds`, for the last bytes to reach a slow client."""
     connections: int = 512

@@ -26,6 +26,8 @@ class Metrics:
         self._stats, self._most = stats, labels
         self._labels: set[str] = set()
         self._running: dict[str, int] = {}
+        self._leaving: set[str] = set()
+        """Labels that are forgotten as soon as nothing runs under them."""
         self.registry = registry = CollectorRegistry()
         prompt = ("prompt",)
 
@@ -49,6 +51,7 @@ class Metrics:
 
     def label(self, key: str) -> str:
         """`key`, or `other` where there are too many."""
+        self._leaving.discard(key)
         if key not in self._labels:
             if len(self._labels) >= self._most:
                 return OTHER
@@ -82,15 +85,22 @@ class Metrics:
         """The whole request has ended."""
         self._running[label] -= 1
         self._whole.labels(label).observe(seconds)
+        if label in self._leaving:
+            self.forget(label)
 
     def refused(self, key: str | None, status: int) -> None:
         """A request got an error; `key` is None where it reached no prompt."""
-        self._errors.labels(self.label(key) if key is not None else "", str(status)).inc()
+        known = key is None or key in self._labels  # it may have left while it ran: it must not come back
+        self._errors.labels((key or "") if known else OTHER, str(status)).inc()
 
     def forget(self, key: str) -> None:
-        """Drop what was counted of a version that has left, and give its label free; not while it runs."""
-        if key not in self._labels or self._running.get(key):
+        """Drop what was counted of a version that has left, and give its label free, once nothing runs under it."""
+        if key not in self._labels:
             return
+        if self._running.get(key):
+            self._leaving.add(key)
+            return
+        self._leaving.discard(key)
         self._labels.discard(key)
         self._running.pop(key, None)
         for metric in vars(self).values():

@@ -25,6 +25,7 @@ LOOK_SECONDS = 0.2
 """Between two looks that unknown names cause."""
 RETRY_SECONDS = 10.0
 """After which a prompt that was refused is read once more: its file may have been repaired."""
+AWAY = "table_away"
 
 
 class Table(Protocol):
@@ -74,20 +75,25 @@ class Prompts:
         self._refused: dict[tuple[str, int], tuple[float, str]] = {}
         self._pinned: set[tuple[str, int]] = set()
         self._out: set[tuple[str, int]] = set()
+        self._full = False
+        """Whether something has had to leave: what is not asked for is not loaded any more."""
         self._looked = -LOOK_SECONDS
+        """When the last look that has ended began."""
         self._asking = asyncio.Lock()
         self.problem: str | None = None
         """What is wrong with the table; None: nothing."""
 
     async def look(self) -> bool:
         """Read what names stand for; whether anything has changed. Raises ForewordError when the table is away."""
-        self._looked = time.monotonic()
+        began = time.monotonic()
         try:
             found = await asyncio.get_running_loop().run_in_executor(self._threads, self._table.heads)
-        except ForewordError as error:
-            self.problem = str(error)
-            raise
-        self.problem = None
+            self.problem = None
+        except Exception as error:  # a damaged database can raise anything; what is in memory is served on
+            self.problem = str(error) if isinstance(error, ForewordError) else f"it gives {type(error).__name__}"
+            raise ForewordError(self.problem) from error
+        finally:
+            self._looked = max(self._looked, began)
         heads = {(head.name, head.version): head for head in found}
         if heads == self._heads:
             return False
@@ -95,6 +101,8 @@ class Prompts:
             if heads[place].digest != self._heads[place].digest:  # another table has taken this one's place
                 self._forget(place)
                 self._refused.pop(place, None)
+        for place in self._heads.keys() - heads.keys():
+            self._dropped(_key(place))
         stands = {(head.name, alias): head.version for head in found for alias in head.aliases}
         self._heads, self._stands = heads, stands | {(h.name, LATEST): h.version for h in found if h.newest}
         return True
@@ -102,7 +110,7 @@ class Prompts:
     async def warm(self) -> None:
         """Bring into memory what names and aliases stand for, as far as there is room."""
         for place in list(self._heads):
-            if self._bytes >= self._max_bytes:
+            if self._full or self._bytes >= self._max_bytes:
                 return
             if place not in self._loaded and self.reason(place) is None:
                 try:
@@ -118,6 +126,15 @@ class Prompts:
         prompt = self._loaded.get(place)
         if prompt is None:
             prompt = await self._load(place)
+        elif place not in self._heads and self.problem is None:  # looks do not tell whether it has been deleted
+            try:
+                async with asyncio.timeout(POLL_SECONDS):
+                    prompt = await self._load(place)
+            except TimeoutError:  # the table says nothing at all
+                pass
+            except Refusal as refusal:
+                if refusal.code != AWAY:
+                    raise
         if place in self._loaded:
             self._loaded.move_to_end(place)
         return Served(_key(place), prompt)
@@ -196,8 +213,10 @@ class Prompts:
             ref = parse(model)
         except UsageError as error:
             raise unknown(f"there is no model {model!r:.200}: {error!s:.300}") from None
-        if ref.version is not None and ((ref.name, ref.version) in self._heads.keys() | self._loaded.keys()):
-            return ref.name, ref.version
+        if ref.version is not None:
+            place = ref.name, ref.version
+            if place in self._heads or place in self._loaded:
+                return place
         version = self._version(ref)
         if version is None:  # it may be new
             await self._look_once()
@@ -211,6 +230,8 @@ class Prompts:
         asked = time.monotonic()
         async with self._asking:
             if self._looked >= asked:
+                if self.problem is not None:
+                    raise _away()
                 return
             await asyncio.sleep(max(0.0, self._looked + LOOK_SECONDS - asked))
             try:
@@ -237,43 +258,55 @@ class Prompts:
             task.exception()  # whoever waited has it; nobody may have waited to the end
 
     async def _read(self, place: tuple[str, int]) -> Prompt:
+        held = self._loaded.get(place)
+
         def read() -> Prompt:
             prompt = self._table.get(_key(place))
-            self._check(prompt)
+            if prompt is not held:
+                self._check(prompt)
             return prompt
 
         try:
             prompt = await asyncio.get_running_loop().run_in_executor(self._threads, read)
         except UsageError as error:
+            self._forget(place)
             raise unknown(str(error)) from None
-        except ForewordError as error:
+        except Exception as error:
             if _is_away(error):
                 raise _away() from None
-            self._refused[place] = (time.monotonic(), str(error))
-            write("prompt refused", logging.WARNING, prompt=_key(place), problem=str(error))
+            said = str(error) if isinstance(error, ForewordError) else f"reading it gives {type(error).__name__}"
+            self._forget(place)
+            self._refused[place] = (time.monotonic(), said)
+            write("prompt refused", logging.WARNING, prompt=_key(place), problem=said)
             raise _refusal(place) from None
         self._refused.pop(place, None)
-        self._forget(place)
-        self._loaded[place] = prompt
-        self._bytes += _size(prompt)
-        self._make_room(place)
+        if place not in self._out:  # it may have been unloaded meanwhile
+            self._keep(place, prompt)
         return prompt
+
+    def _keep(self, place: tuple[str, int], prompt: Prompt) -> None:
+        old = self._loaded.get(place)
+        self._bytes += _size(prompt) - (_size(old) if old is not None else 0)
+        self._loaded[place] = prompt
+        self._make_room(place)
 
     def _make_room(self, newest: tuple[str, int] | None = None) -> None:
         if self._bytes <= self._max_bytes:
             return
         for place in [place for place in self._loaded if place not in self._pinned and place != newest]:
             self._forget(place)
+            self._full = True
             if self._bytes <= self._max_bytes:
                 return
 
     def _forget(self, place: tuple[str, int]) -> None:
         if (prompt := self._loaded.pop(place, None)) is not None:
             self._bytes -= _size(prompt)
+            self._full = False
             self._dropped(_key(place))
 
 
-def _is_away(error: ForewordError) -> bool:
+def _is_away(error: Exception) -> bool:
     """Whether the table failed, and not the prompt."""
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -282,7 +315,7 @@ def _is_away(error: ForewordError) -> bool:
 
 def _away() -> Refusal:
     said = "this prompt is not in memory, and the prompt table cannot be reached"
-    return Refusal(503, said, "table_away", retry_after=RETRY_SECONDS)
+    return Refusal(503, said, AWAY, retry_after=RETRY_SECONDS)
 
 
 def _refusal(place: tuple[str, int]) -> Refusal:

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from foreword.errors import ForewordError
-from foreword.serve.engine import ClosedError, QueueFullError
+from foreword.serve.engine import ClosedError, DeadlineError, ModelError, QueueFullError
 
 
 class Refusal(Exception):  # noqa: N818 - most of them are no errors of ours
@@ -64,6 +64,10 @@ def refusal(error: Exception) -> Refusal:
             return Refusal(429, str(error), "queue_full", retry_after=error.retry_after)
         case ClosedError():
             return Refusal(503, "the server is shutting down", "shutting_down", retry_after=1)
+        case DeadlineError():
+            return Refusal(504, "the answer took longer than this server allows; ask for fewer tokens", "deadline")
+        case ModelError():
+            return Refusal(500, "the model failed on this request; the server's log says more", "engine_error")
         case ForewordError():
             return bad(str(error))
         case HTTPException():
@@ -88,7 +92,8 @@ def install(app: FastAPI) -> None:
 
 def _invalid(error: RequestValidationError) -> Refusal:
     first = error.errors()[0]
-    place = ".".join(str(step) for step in first["loc"] if step != "body")
+    steps = [str(step) for step in first["loc"] if step != "body"]
+    place = ".".join(step for step in steps if not step.startswith("function-"))  # the validator's own, no client's
     said = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         said = "there is no such field; see /openapi.json for those that there are"

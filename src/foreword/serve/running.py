@@ -12,10 +12,13 @@ from typing import Any, Self
 
 from foreword.backbone.answer import Answer
 from foreword.serve import spans
-from foreword.serve.engine import Finished, Request, Token
+from foreword.serve.engine import ClosedError, DeadlineError, Finished, ModelError, Request, Token
 from foreword.serve.log import failure
 from foreword.serve.refusals import Refusal, refusal
 from foreword.serve.service import Service
+
+Piece = tuple[int, Token | Finished]
+"""A row, counted from 0, and what it has come to."""
 
 
 class Running:
@@ -53,8 +56,8 @@ class Running:
             self._error = kind.__name__ if kind is not None else None
         await self.close()
 
-    async def pieces(self) -> AsyncIterator[tuple[int, Token | Finished]]:
-        """(row, piece) as they come, until every row has finished. Raises Refusal where one cannot."""
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """As they come, until every row has finished. Raises Refusal where one cannot."""
         self._tasks = [asyncio.create_task(self._pump(i, row)) for i, row in enumerate(self._rows)]
         left = len(self._rows)
         while left:
@@ -77,7 +80,7 @@ class Running:
             async with asyncio.timeout_at(_loop_time(row.deadline)):
                 answer = await self._service.engine.classify(row)
         except TimeoutError:
-            raise _unfinished(Finished("deadline", 0, 0, 0)) from None
+            raise refusal(DeadlineError()) from None
         except Exception as error:
             raise self._refusal(error) from None
         self._tell(0, Finished("stop", answer.prompt_tokens, 0, answer.answer_tokens))
@@ -145,11 +148,8 @@ class Running:
 
 
 def _unfinished(finished: Finished) -> Refusal:
-    if finished.reason == "deadline":
-        return Refusal(504, "the answer took longer than this server allows; ask for fewer tokens", "deadline")
-    if finished.reason == "cancelled":
-        return Refusal(503, "the server is shutting down", "shutting_down", retry_after=1)
-    return Refusal(500, "the model failed on this request; the server's log says more", "engine_error")
+    kinds = {"deadline": DeadlineError, "cancelled": ClosedError}
+    return refusal(kinds.get(finished.reason, ModelError)())
 
 
 def _loop_time(deadline: float | None) -> float | None:

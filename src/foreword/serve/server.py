@@ -11,7 +11,6 @@ import time
 from types import FrameType
 from typing import Any
 
-import h11
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -60,7 +59,7 @@ def build(app: FastAPI, service: Service, grace: float) -> "Draining":
     limits = service.limits
 
     class Protocol(Patient):
-        head_seconds = limits.header_seconds
+        head_seconds, read_seconds = limits.header_seconds, limits.read_seconds
 
     config = uvicorn.Config(
         app,
@@ -96,6 +95,13 @@ class Draining(uvicorn.Server):
         if self.started:
             write("ready", backbone=self._service.backbone, address=[address(one) for one in sockets or ()])
 
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second, as uvicorn does; looks at clients that do not read."""
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, Patient):
+                connection.look()
+        return await super().on_tick(counter)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - any signal is the same
         """The first signal drains, the next one ends."""
         if self._service.draining or self._loop is None or not self.started:
@@ -120,10 +126,26 @@ class Draining(uvicorn.Server):
 
 
 class Patient(H11Protocol):
-    """A connection that must have sent the head of a request within `head_seconds`, or is closed."""
+    """A connection that is cut off unless its client does its part.
+
+    While nothing is being answered, a head must be whole `head_seconds` after the connection, or what follows the last
+    answer, has begun: the rest of a body that nobody reads included. Of what is ready for it, a client must take
+    something every `read_seconds`.
+    """
 
     head_seconds = 10.0
+    read_seconds = 20.0
     _timer: asyncio.TimerHandle | None = None
+    _unread = (0, 0.0)
+    """Bytes that wait for the client, and since when they have been so many."""
+
+    def look(self) -> None:
+        """Cut the client off if it has taken nothing for too long, a closed connection's last bytes included."""
+        size, now = self.transport.get_write_buffer_size(), self.loop.time()
+        if not size or size != self._unread[0]:
+            self._unread = (size, now)
+        elif now - self._unread[1] > self.read_seconds:
+            self.transport.abort()
 
     def connection_made(self, transport: Any) -> None:
         """Start the clock."""
@@ -141,8 +163,8 @@ class Patient(H11Protocol):
         self._stop()
 
     def _mind(self) -> None:
-        waiting = self.conn.their_state is h11.IDLE and (self.cycle is None or self.cycle.response_complete)
-        if not waiting or self.transport.is_closing():
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if answering or self.transport.is_closing():
             self._stop()
         elif self._timer is None:
             self._timer = self.loop.call_later(self.head_seconds, self._close)

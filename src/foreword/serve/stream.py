@@ -2,15 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from fastapi import Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from foreword.serve.refusals import Refusal, refusal
-from foreword.serve.running import Running
+from foreword.serve.running import Piece, Running
 
 T = TypeVar("T")
 GONE = 499
@@ -35,6 +35,22 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
 async def _gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+async def respond(
+    request: Request,
+    running: Running,
+    whole: Awaitable[Response] | None,
+    chunks: Callable[[AsyncIterator[Piece]], AsyncIterator[Mapping[str, Any]]],
+) -> Response:
+    """The `whole` answer; without one, `chunks` of its pieces as they come. An error frees the rows."""
+    try:
+        if whole is not None:
+            return await unless_gone(request, whole)
+        return Events(running, chunks(await unless_gone(request, _begun(running.pieces()))))
+    except BaseException:
+        await running.close()
+        raise
 
 
 class Events(StreamingResponse):
@@ -65,7 +81,7 @@ def _event(document: Mapping[str, Any]) -> bytes:
     return f"data: {json.dumps(document, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
 
 
-async def begun(pieces: AsyncIterator[T]) -> AsyncIterator[T]:
+async def _begun(pieces: AsyncIterator[T]) -> AsyncIterator[T]:
     """`pieces` again, after the first has come: so an error before it still gets a status of its own."""
     first = await anext(pieces)
 

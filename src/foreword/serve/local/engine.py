@@ -11,7 +11,7 @@ from typing import Any
 from foreword.backbone.answer import Answer
 from foreword.backbone.backbone import Backbone
 from foreword.backbone.generate import ends_of
-from foreword.errors import ForewordError, UsageError
+from foreword.errors import UsageError
 from foreword.serve.engine import ClosedError, Finished, QueueFullError, Request, Stats, Token
 from foreword.serve.local.loop import Loop
 from foreword.serve.local.prepare import Preparer, warm
@@ -80,15 +80,15 @@ class LocalEngine:
             loop = asyncio.get_running_loop()
             future: asyncio.Future[Answer] = loop.create_future()
 
-            def settle(found: Answer | ForewordError) -> None:
+            def settle(found: Answer | Exception) -> None:
                 if future.done():
                     return
-                if isinstance(found, ForewordError):
+                if isinstance(found, Exception):
                     future.set_exception(found)
                 else:
                     future.set_result(found)
 
-            def done(found: Answer | ForewordError) -> None:
+            def done(found: Answer | Exception) -> None:
                 self._leave()
                 self._post.add(loop, lambda: settle(found))
 
@@ -133,7 +133,7 @@ class LocalEngine:
     def _entering(self) -> Any:
         """Count a request as waiting, and no more where it fails before it has `entered`."""
         with self._lock:
-            if self._closed:
+            if self._closed or not self._thread.is_alive():
                 raise ClosedError("the engine is shutting down; send the request to another one")
             if self._waiting >= self._max_waiting:
                 seconds = self._waiting * self._loop.seconds_per_row()

@@ -3,9 +3,18 @@
 from collections import OrderedDict
 
 from foreword.backbone.model import Front
+from foreword.backbone.vectors import LayerCache
+from foreword.prompts import Prompt
+from foreword.serve.engine import ModelError
 
 Key = tuple[str, bytes]
 """The prompt's digest, and the ids of the front."""
+
+
+def check(prompt: Prompt, cache: LayerCache) -> None:
+    """Raises ModelError for a front that no row may stand behind, nor other prompts' fronts beside."""
+    if not all(tensor.isfinite().all() for layer in cache for tensor in layer):
+        raise ModelError(f"prompt {prompt.name!r} gives NaN or infinity on this backbone: tune it again")
 
 
 class Fronts:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from foreword.errors import ForewordError
+from foreword.serve.engine import ClosedError, DeadlineError, ModelError
 from foreword.serve.local.fair import FairQueue
 from foreword.serve.local.rows import Row
 from foreword.serve.local.runner import Runner
 from foreword.serve.local.scoring import Classifier, Job
+from foreword.serve.log import failure
 
 RECENT = 32
 """Rows whose ends tell how fast the queue moves."""
@@ -87,7 +88,7 @@ class Loop:
             for row in [*self.running, *self._rows]:
                 row.finish("cancelled")
             for job in self._jobs:
-                job.fail(ForewordError("the engine is shutting down"))
+                job.fail(ClosedError("the engine is shutting down"))
             self._sweep()
             self._flush()
 
@@ -97,6 +98,7 @@ class Loop:
     def _listen(self) -> None:
         """Take what has come in; wait for it where there is nothing else to do."""
         if self._idle() and self._until is None:
+            self._ends.clear()  # a pause tells nothing of how fast rows end
             self._inbox.get()()
         self._hear()
 
@@ -117,7 +119,7 @@ class Loop:
         for row in [*self._rows.remove(lost), *filter(lost, self.running)]:
             row.finish("cancelled" if row.cancelled else "deadline")
         for job in self._jobs.remove(lost):
-            job.fail(ForewordError("the deadline has passed before the request's turn came"))
+            job.fail(DeadlineError("the deadline has passed before the request's turn came"))
         self._sweep()
 
     def _admit(self) -> None:
@@ -129,8 +131,8 @@ class Loop:
                     return
             except Exception as error:
                 self._rows.pop()
-                self.counters.errors += 1
-                row.finish("error", str(error) or type(error).__name__)
+                row.fail(error)
+                self._count(row)
                 continue
             self._rows.pop()
             self.running.append(row)
@@ -140,7 +142,8 @@ class Loop:
         try:
             rows, logits, read = self._runner.step()
         except Exception as error:  # memory, or a model's own: what ran in this step is lost, what waits is not
-            self._fail(self.running, error)
+            for row in self.running:
+                row.fail(error)
             self._sweep(spoiled=True)
             return
         counters = self.counters
@@ -159,19 +162,15 @@ class Loop:
             if row.over:
                 continue
             if not finite:
-                self._fail([row], ForewordError(f"prompt {row.request.key!r}: the model's answer is no number"))
+                row.fail(ModelError(f"prompt {row.request.key!r}: the model's answer is no number"))
                 row.spoiled = True
                 continue
             before = len(row.written)
             try:
                 row.take(logits[i], token)
             except Exception as error:  # a mask or a tokenizer of somebody else's
-                self._fail([row], error)
+                row.fail(error)
             self.counters.completion_tokens += len(row.written) - before
-
-    def _fail(self, rows: Sequence[Row], error: Exception) -> None:
-        for row in rows:
-            row.finish("error", str(error) or type(error).__name__)
 
     def _sweep(self, *, spoiled: bool = False) -> None:
         """Free the places of rows that are over."""
@@ -181,5 +180,11 @@ class Loop:
         self.running = [row for row in self.running if not row.over]
         for row in over:
             self._ends.append(time.monotonic())
-            self.counters.errors += row.failed
+            self._count(row)
             self._runner.release(row, spoiled=spoiled or row.spoiled)
+
+    def _count(self, row: Row) -> None:
+        if row.error is not None:
+            self.counters.errors += 1
+            problem = str(row.error) if isinstance(row.error, ModelError) else None  # which quotes no request
+            failure("model", row.error, problem=problem, id=row.request.id, prompt=row.request.key)

@@ -12,8 +12,9 @@ from torch import Tensor
 from foreword.backbone.backbone import Backbone
 from foreword.backbone.model import Front
 from foreword.errors import ForewordError
+from foreword.serve.engine import ModelError
 from foreword.serve.local.attend import Reads, Step, Writes
-from foreword.serve.local.fronts import Fronts, Key
+from foreword.serve.local.fronts import Fronts, Key, check
 from foreword.serve.local.kv import Memory, Place, Shape
 from foreword.serve.local.linear import Decoding
 from foreword.serve.local.rows import Prepared, Row
@@ -39,9 +40,10 @@ class _Behind:
 class _State:
     """Where a row stands."""
 
-    def __init__(self, own: Place, front: _Behind | None, embedded: Tensor) -> None:
-        self.own, self.front = own, front
-        self.embedded = embedded
+    def __init__(self, own: Place) -> None:
+        self.own = own
+        self.front: _Behind | None = None
+        self.embedded = torch.empty(0)
         """[n, D] of the prompt behind its front."""
         self.done = 0
         """Own tokens whose keys and values are there."""
@@ -89,34 +91,36 @@ class Packed:
 
     def admit(self, row: Row) -> bool:
         """As `Runner` has it."""
-        prepared = row.prepared
+        prepared, F = row.prepared, row.prepared.front
         own = self._memory.take("row", _own(row))
         if own is None:
             return False
-        front = None
-        if prepared.front:
-            front = self._stand_behind(row)
-            if front is None:
-                self._memory.give(own)
+        state = self._states[row] = _State(own)
+        try:
+            if F and not self._stand_behind(row, state):
+                self.release(row, spoiled=False)
                 return False
-        F = prepared.front
-        texts = int((prepared.ids[:F] >= 0).sum())
-        self._states[row] = _State(own, front, self._backbone.embed_row(prepared.ids[F:], prepared.vectors, texts))
+            texts = int((prepared.ids[:F] >= 0).sum())
+            state.embedded = self._backbone.embed_row(prepared.ids[F:], prepared.vectors, texts)
+        except Exception:
+            self.release(row, spoiled=True)
+            raise
         return True
 
-    def _stand_behind(self, row: Row) -> _Behind | None:
-        """The row's front in a slot: there already, computed before, or still to be read; None without room."""
+    def _stand_behind(self, row: Row, state: _State) -> bool:
+        """The row's front in a slot: there already, computed before, or still to be read; False without room."""
         prepared = row.prepared
         front = self._behind.get(prepared.key)
         if front is not None:
             self.fronts.hits += 1
             row.cached = front.length
+            state.front = front
             front.rows.append(row)
         else:
             place = self._memory.take("front", prepared.front)
             if place is None:
-                return None
-            front = self._behind[prepared.key] = _Behind(prepared, place)
+                return False
+            state.front = front = self._behind[prepared.key] = _Behind(prepared, place)
             front.rows.append(row)
             kept = self.fronts.get(front.key)
             if kept is not None:
@@ -127,7 +131,7 @@ class Packed:
             else:
                 self.fronts.misses += 1
                 self._open(front)
-        return front
+        return True
 
     def _open(self, front: _Behind) -> None:
         """Begin to read a front: behind its prefix of keys and values, if it has one."""
@@ -142,15 +146,16 @@ class Packed:
         """Keep a front that has been read; refuse its rows where it holds what is no number."""
         front.embedded = None
         cache = front.place.read(front.length)
-        if all(tensor.isfinite().all() for layer in cache for tensor in layer):
+        try:
+            check(front.prepared.request.prompt, cache)
+        except ModelError as error:
+            front.spoiled = True
+            del self._behind[front.key]  # the next request tries anew, behind a slot of its own
+            for row in front.rows:
+                row.fail(error)
+                row.spoiled = True  # it may have looked at the front already
+        else:
             self.fronts.put(front.key, Front(front.prepared.ids[: front.length], cache))
-            return
-        front.spoiled = True
-        del self._behind[front.key]  # the next request tries anew, behind a slot of its own
-        name = front.prepared.request.prompt.name
-        for row in front.rows:
-            row.finish("error", f"prompt {name!r} gives NaN or infinity on this backbone: tune it again")
-            row.spoiled = True  # it may have looked at the front already
 
     def release(self, row: Row, *, spoiled: bool) -> None:
         """As `Runner` has it."""

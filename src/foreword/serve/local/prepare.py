@@ -7,6 +7,8 @@ import torch
 from foreword.backbone.backbone import Backbone
 from foreword.backbone.encode import Ids, shared_front
 from foreword.errors import ForewordError, UsageError
+from foreword.prompts import Prompt
+from foreword.serve import fit
 from foreword.serve.engine import Request
 from foreword.serve.local.rows import Prepared
 
@@ -23,21 +25,21 @@ class Preparer:
 
     def row(self, request: Request) -> Prepared:
         """For text to be written. Raises ForewordError that names the prompt or input at fault."""
-        return self._prepare(request, request.sampling.limit(request.prompt))
+        ids = self._backbone.encode(request.prompt, request.inputs).ids
+        return self._prepare(request, ids, request.sampling.limit(request.prompt))
 
     def job(self, request: Request) -> tuple[Prepared, tuple[tuple[int, ...], ...]]:
         """For one of the prompt's choices to be chosen, with the tokens of each."""
         prompt = request.prompt
         if prompt.output.choices is None:
             raise UsageError(f"prompt {prompt.name!r} has no choices to score; add 'output: {{choices: […]}}'")
-        answers = self._backbone.example(prompt, request.inputs, prompt.output.choices).answers
-        return self._prepare(request, max(map(len, answers))), answers
+        example = self._backbone.example(prompt, request.inputs, prompt.output.choices)
+        return self._prepare(request, example.question, max(map(len, example.answers))), example.answers
 
-    def _prepare(self, request: Request, write: int) -> Prepared:
+    def _prepare(self, request: Request, ids: Ids, write: int) -> Prepared:
         backbone, prompt = self._backbone, request.prompt
-        others = self._checked(request)
-        encoded, vectors = backbone.encode(prompt, request.inputs), backbone.vectors(prompt)
-        ids, prefix = encoded.ids, vectors.prefix
+        others, vectors = self._checked(prompt, ids), backbone.vectors(prompt)
+        prefix = vectors.prefix
         if backbone.architecture.span(len(ids), write, prefix) > backbone.context:
             raise UsageError(
                 f"a prompt of {len(ids):,} tokens and {write:,} to write are more than the {backbone.context:,} that "
@@ -48,19 +50,11 @@ class Preparer:
         front = max(shared_front([ids, *others]) if others else 0, prefix)
         return Prepared(request, ids, front, vectors)
 
-    def _checked(self, request: Request) -> list[Ids]:
+    def _checked(self, prompt: Prompt, ids: Ids) -> list[Ids]:
         """A row unlike any other of this prompt, which is checked when it is met for the first time."""
-        prompt = request.prompt
         if (others := self._others.get(prompt.digest)) is None:
-            self._backbone.check(prompt)
-            vectors, like = self._backbone.vectors(prompt), self._backbone.dtype
-            for tensor in (vectors.embeddings, vectors.keys, vectors.values, vectors.offsets):
-                if tensor is not None and not tensor.to(like).isfinite().all():
-                    raise ForewordError(
-                        f"prompt {prompt.name!r}: its vectors are not finite in {str(like).removeprefix('torch.')}: "
-                        "tune it again, or load the backbone in float32"
-                    )
-            self._backbone.learned(self._backbone.encode(prompt, request.inputs).ids, vectors)
+            fit.check(self._backbone, prompt)
+            self._backbone.learned(ids, self._backbone.vectors(prompt))
             others = self._others[prompt.digest] = self._backbone.other_row(prompt)
             if len(self._others) > PROMPTS:
                 self._others.popitem(last=False)

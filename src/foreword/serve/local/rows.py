@@ -53,7 +53,8 @@ class Row:
         """Tokens of the prompt that had been computed before."""
         self.cancelled = False
         self.over = False
-        self.failed = False
+        self.error: Exception | None = None
+        """What went wrong, where something did."""
         self.spoiled = False
         """Whether its numbers went wrong: what is left of it is not for others to see."""
         self._ends = frozenset(ends)
@@ -90,15 +91,25 @@ class Row:
         elif len(self.written) >= self.limit:
             self.finish("length")
 
-    def finish(
-        self, reason: Literal["stop", "length", "cancelled", "deadline", "error"], error: str | None = None
-    ) -> None:
+    def finish(self, reason: Literal["stop", "length", "cancelled", "deadline"]) -> None:
         """Let go what was held back, and say how it ended."""
         if self.over:
             return
-        self.over, self.failed = True, reason == "error"
         if rest := self._writer.end():
             self.sink.give(Token(rest, (), None, ()))
+        self._end(reason)
+
+    def fail(self, error: Exception) -> None:
+        """End it by what went wrong: there is no more text, for the tokenizer may be what failed."""
+        if self.over:
+            return
+        self.error = error
+        self._end("error", str(error) or type(error).__name__)
+
+    def _end(
+        self, reason: Literal["stop", "length", "cancelled", "deadline", "error"], error: str | None = None
+    ) -> None:
+        self.over = True
         self.sink.give(Finished(reason, len(self.prepared.ids), self.cached, len(self.written), error))
 
     def _told(self, logits: Tensor, token: int) -> tuple[float | None, tuple[tuple[str, float], ...]]:

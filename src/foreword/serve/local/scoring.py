@@ -10,11 +10,10 @@ from foreword.backbone.answer import Answer
 from foreword.backbone.backbone import Backbone, Scores
 from foreword.backbone.batch import Example
 from foreword.backbone.model import Front
-from foreword.errors import ForewordError
 from foreword.prompts import Prompt
-from foreword.serve.engine import Request
+from foreword.serve.engine import ModelError, Request
 from foreword.serve.local.fair import FairQueue
-from foreword.serve.local.fronts import Fronts
+from foreword.serve.local.fronts import Fronts, check
 from foreword.serve.local.rows import Prepared
 
 
@@ -25,7 +24,7 @@ class Job:
     prepared: Prepared
     answers: tuple[tuple[int, ...], ...]
     """Token ids of every choice."""
-    done: Callable[[Answer | ForewordError], None]
+    done: Callable[[Answer | Exception], None]
     cancelled: bool = False
     request: Request = field(init=False)
 
@@ -37,7 +36,7 @@ class Job:
         """That go through the model, the front not counted."""
         return len(self.prepared.ids) - self.prepared.front + sum(len(answer) - 1 for answer in self.answers)
 
-    def fail(self, error: ForewordError) -> None:
+    def fail(self, error: Exception) -> None:
         self.done(error)
 
 
@@ -49,36 +48,40 @@ class Classifier:
 
     def run(self, jobs: FairQueue[Job]) -> None:
         """One batch of those whose turn it is."""
-        batch: list[Job] = []
+        batch: list[tuple[Job, Front]] = []
         tokens = 0
         while len(jobs) and (not batch or tokens + jobs.first().tokens <= self._chunk):
-            batch.append(jobs.pop())
-            tokens += batch[-1].tokens
+            job = jobs.pop()
+            try:
+                batch.append((job, self._front(job.prepared)))
+                tokens += job.tokens
+            except Exception as error:  # one front's fault, and no other job's
+                job.fail(error)
         if not batch:
             return
         try:
             found = self._log_likelihoods(batch)
         except Exception as error:
-            for job in batch:
-                job.fail(ForewordError(str(error) or type(error).__name__))
+            for job, _ in batch:
+                job.fail(error)
             return
-        for job, values in zip(batch, found, strict=True):
+        for (job, _), values in zip(batch, found, strict=True):
             if all(map(math.isfinite, values)):
                 job.done(_answer(job, values))
             else:
-                job.fail(ForewordError(f"prompt {job.request.key!r}: the model's answer is no number"))
+                job.fail(ModelError(f"prompt {job.request.key!r}: the model's answer is no number"))
 
-    def _log_likelihoods(self, batch: Sequence[Job]) -> list[list[float]]:
+    def _log_likelihoods(self, batch: Sequence[tuple[Job, Front]]) -> list[list[float]]:
         """Nats per choice, of every job."""
         parts = []
-        for job in batch:
+        for job, front in batch:
             prepared = job.prepared
             example = Example(prepared.ids[prepared.front :], job.answers)
-            parts.append(self._backbone.part([example], self._front(prepared), prepared.vectors))
+            parts.append(self._backbone.part([example], front, prepared.vectors))
         flat = self._backbone.log_probs_mixed(parts).double().cpu().numpy()
-        starts = np.cumsum([0, *(len(answer) for job in batch for answer in job.answers)])[:-1]
+        starts = np.cumsum([0, *(len(answer) for job, _ in batch for answer in job.answers)])[:-1]
         sums, found = np.add.reduceat(flat, starts).tolist(), []
-        for job in batch:
+        for job, _ in batch:
             found.append(sums[: len(job.answers)])
             sums = sums[len(job.answers) :]
         return found
@@ -88,6 +91,7 @@ class Classifier:
         if front is None:
             self._fronts.misses += 1
             front = self._backbone.prefill(prepared.ids[: prepared.front], prepared.vectors)
+            check(prepared.request.prompt, front.cache)
             self._fronts.put(prepared.key, front)
         else:
             self._fronts.hits += 1
