@@ -116,8 +116,6 @@ class ResponseFormat(_Body):
 
     @model_validator(mode="after")
     def _fits(self) -> "ResponseFormat":
-        if self.type == "json_object":
-            raise ValueError("'json_object' names no schema to hold the answer to; give 'json_schema'")
         if (self.type == "json_schema") != (self.json_schema is not None):
             raise ValueError("type 'json_schema' and a 'json_schema' go together")
         return self
