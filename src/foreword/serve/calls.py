@@ -78,7 +78,8 @@ async def completion(service: Service, body: CompletionBody, request_id: str) ->
         served = await service.prompts.get(body.model)
         inputs = [_inputs(served.prompt, body.inputs, None if text is None else [_user(text)]) for text in texts]
     top = max(1, body.logprobs) if body.logprobs is not None else 0
-    return Call(served, await _rows(service, served, inputs, body, body.max_tokens, top, None, request_id))
+    limit = 1 if body.echo else body.max_tokens
+    return Call(served, await _rows(service, served, inputs, body, limit, top, None, request_id))
 
 
 async def classify(service: Service, body: ClassifyBody, request_id: str) -> Call:
