@@ -37,7 +37,7 @@ class Reading:
 
 
 class TextReader:
-    """Reads what waits, one text after another, at most `chunk` tokens at a time."""
+    """Reads what waits, at most `chunk` tokens at a time; one text after another, so that only one takes memory."""
 
     def __init__(self, backbone: Backbone, chunk: int) -> None:
         self._backbone, self._chunk = backbone, chunk
@@ -82,11 +82,11 @@ class TextReader:
         )  # fmt: skip
         logits = output.logits[0]
         found = torch.log_softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
-        if not found.isfinite().all():
+        if not found.amax(1).isfinite().all():
             raise ForewordError(f"prompt {reading.request.key!r}: the model's answer is no number")
         if start == 0:
             reading.tokens.append(Token(self._decoder.push(int(ids[0])), (int(ids[0]),), None, ()))
-        following = [*ids[start + 1 : end + 1].tolist()]
+        following = ids[start + 1 : end + 1].tolist()
         if end == len(ids):
             following.append(int(found[-1].argmax()))
         reading.tokens += self._told(found, following, reading.request.logprobs)
