@@ -7,6 +7,7 @@ from typing import Any
 import openai
 import pytest
 
+from foreword.prompts import Input, Partial, Prompt
 from foreword.serve.service import Masks
 from serving import BACKBONE, House, Start, refused
 
@@ -120,8 +121,14 @@ def test_inputs_come_by_name_or_from_the_last_user_message(house: House) -> None
     assert text("history", [{"role": "developer", "content": "be"}, *USER]) == "[system] be [user] one two three"
     with refused(openai.BadRequestError, param="inputs"):
         text("two", USER)
-    with refused(openai.BadRequestError):
+    with refused(openai.BadRequestError, param="inputs") as caught:
         text("echo", USER, other="x")
+    assert "no input 'other'; it takes ['text']" in str(caught.value)
+    greeting = Prompt("greeting", "{{ tone }}: ", {"tone": Input(default="Kindly")})
+    house.table.put(greeting, alias="prod")
+    partial = {"greeting@prod": Partial(house.table.get("greeting"))}
+    house.table.put(Prompt("included", "{% include 'greeting@prod' %}{{ text }} now", includes=partial))
+    assert text("included", USER) == "Kindly: one two three now"
 
 
 def test_the_bare_backbone_reads_a_chat_or_a_text(house: House) -> None:
@@ -174,7 +181,7 @@ def test_choices_with_probabilities(house: House) -> None:
         ({"n": 17}, openai.BadRequestError, "n"),
         ({"frequency_penalty": 0.5}, openai.BadRequestError, "frequency_penalty"),
         ({"extra_body": {"inptus": {}}}, openai.BadRequestError, "inptus"),
-        ({"response_format": {"type": "json_object"}}, openai.BadRequestError, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, openai.BadRequestError, "response_format"),
         ({"messages": [{"role": "user", "content": "!full"}]}, openai.RateLimitError, None),
         ({"messages": [{"role": "user", "content": "!bug"}]}, openai.InternalServerError, None),
         ({"messages": [{"role": "user", "content": "!error"}]}, openai.InternalServerError, None),
@@ -216,6 +223,23 @@ def test_bodies_that_no_client_sends_are_refused(house: House, body: Any) -> Non
     assert status in (400, 404)
     assert set(told["error"]) == {"message", "type", "param", "code"}
     assert "function-" not in f"{told['error']['param']} {told['error']['message']}", "that is pydantic's own"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "headers", "says"),
+    [
+        ("POST", "/v1/chat/completions", b'{"model"}', {}, "no JSON: Expecting ':' delimiter"),
+        ("POST", "/v1/chat/completions", b"[]", {}, "Content-Type: application/json"),
+        ("POST", "/v1/classify", b"{}", {"Content-Type": "application/x-www-form-urlencoded"}, "Content-Type: "),
+        ("GET", "/v1/chat/completions", None, {}, "this route takes POST"),
+        ("GET", "/v1", None, {}, "/openapi.json"),
+    ],
+)
+def test_a_refusal_tells_the_next_step(
+    house: House, method: str, path: str, body: bytes | None, headers: dict[str, str], says: str
+) -> None:
+    _, _, told = house.ask(method, path, body, **headers)
+    assert says in told["error"]["message"]
 
 
 def test_raw_embeddings_are_refused(house: House) -> None:
@@ -260,12 +284,14 @@ def test_schemas_and_tools_hold_the_answer(start: Start) -> None:
     assert row.sampling.stop == ()
     with refused(openai.BadRequestError, param="response_format"):
         chat(house, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "odd"}}})
+    chat(house, response_format={"type": "json_object"})
+    row = house.engine.seen[-1]
+    assert isinstance(row.mask, Spelled)
+    assert row.mask.schema == {"type": "object"}
 
     tools = [{"type": "function", "function": {"name": "look", "description": "Looks.", "parameters": schema}}]
     said = [{"role": "user", "content": '{"tool": "look", "arguments": {"a": "b"}}'}]
     bare: dict[str, Any] = {"model": "raw", "tools": tools, "messages": said}
-    from foreword.prompts import Prompt
-
     house.table.put(Prompt("raw", "{{ text }}"))
     answer = chat(house, **bare, tool_choice="required").choices[0]
     assert answer.finish_reason == "tool_calls"

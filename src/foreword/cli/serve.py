@@ -26,6 +26,9 @@ def serve(
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens that a request may ask for.")] = 1024,
     max_body: Annotated[int, typer.Option(min=1024, help="Bytes of a request.")] = 1024 * 1024,
     cors: Annotated[list[str], typer.Option(help="Origin of web pages that may call; may be repeated.")] = [],  # noqa: B006
+    embeddings: Annotated[
+        str | None, typer.Option(help="Folder of a sentence-transformers model, for /v1/embeddings.")
+    ] = None,
     backbone: BackboneName = DEFAULT_BACKBONE,
     dtype: Dtype = "auto",
     table: TableUrl = None,
@@ -46,6 +49,10 @@ def serve(
 
         limits = Limits(body_bytes=max_body, max_tokens=max_tokens, seconds=timeout)
         app, service = make(model, prompts, found, limits, cors)
+        if embeddings is not None:
+            from foreword.serve.embedder import Embedder
+
+            service.embedder = Embedder.load(embeddings)
         where = address(bound)
         display.say(f"Serving at {where}/v1. " + ("" if found else "No keys: this machine alone may ask."))
         run(app, service, bound, grace)

@@ -19,6 +19,8 @@ MAX_LENGTH = 10_000
 MAX_NUMBER = 10**15
 """The largest bound of a number: beyond it floats are no longer exact."""
 
+ANY_OBJECT: Schema = {"type": "object"}
+"""What a client may ask for without saying more; a prompt must name the properties of what it answers."""
 NOTES = {"title", "description"}
 LIMITS = {
     "object": {"properties", "required", "additionalProperties"},

@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from foreword import __version__
 from foreword.errors import ForewordError
-from foreword.serve import admin, chat, classify, completions, probes, refusals
+from foreword.serve import admin, chat, classify, completions, embeddings, probes, refusals
 from foreword.serve.gate import Gate
 from foreword.serve.log import write
 from foreword.serve.prompts import POLL_SECONDS, RETRY_SECONDS
@@ -50,7 +50,7 @@ def make_app(service: Service, origins: Sequence[str] = ()) -> FastAPI:
         dependencies=[Depends(HTTPBearer(auto_error=False, description="An API key, where the server has keys."))],
     )
     refusals.install(app)
-    for room in (chat, completions, classify, probes, admin):
+    for room in (chat, completions, classify, embeddings, probes, admin):
         app.include_router(room.routes(service))
     return app
 

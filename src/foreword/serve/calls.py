@@ -13,6 +13,7 @@ from typing import Any
 from foreword.backbone.answer import Sampling
 from foreword.errors import ForewordError
 from foreword.prompts import Input, Prompt
+from foreword.prompts.schema import ANY_OBJECT
 from foreword.serve.engine import Request, TokenMask
 from foreword.serve.openai_types import ChatBody, ClassifyBody, CompletionBody, Message
 from foreword.serve.prompts import Served
@@ -45,16 +46,19 @@ class Call:
 async def chat(service: Service, body: ChatBody, request_id: str) -> Call:
     """Raises Refusal where it cannot be asked."""
     tools = Toolbox.of(body)
-    if tools is not None and body.response_format is not None and body.response_format.type == "json_schema":
-        raise bad("'tools' and a 'json_schema' cannot be asked for together", "response_format")
+    form = body.response_format.type if body.response_format is not None else "text"
+    if tools is not None and form != "text":
+        raise bad(f"'tools' and a response format {form!r} cannot be asked for together", "response_format")
     if body.model == service.backbone:
         served, inputs = _bare_chat(service, body, tools)
     else:
         served = await service.prompts.get(body.model)
         inputs = _inputs(served.prompt, body.inputs, body.messages)
-    schema = tools.schema if tools is not None else None
+    schema: Mapping[str, Any] | None = tools.schema if tools is not None else None
     if body.response_format is not None and body.response_format.json_schema is not None:
         schema = body.response_format.json_schema.schema_
+    elif form == "json_object":
+        schema = getattr(served.prompt.output, "json_schema", None) or ANY_OBJECT
     top = max(1, body.top_logprobs or 0) if body.logprobs else 0
     if body.top_logprobs and not body.logprobs:
         raise bad("'top_logprobs' needs 'logprobs': true", "top_logprobs")
@@ -74,7 +78,8 @@ async def completion(service: Service, body: CompletionBody, request_id: str) ->
         served = await service.prompts.get(body.model)
         inputs = [_inputs(served.prompt, body.inputs, None if text is None else [_user(text)]) for text in texts]
     top = max(1, body.logprobs) if body.logprobs is not None else 0
-    return Call(served, await _rows(service, served, inputs, body, body.max_tokens, top, None, request_id))
+    limit = 1 if body.echo else body.max_tokens
+    return Call(served, await _rows(service, served, inputs, body, limit, top, None, request_id))
 
 
 async def classify(service: Service, body: ClassifyBody, request_id: str) -> Call:
@@ -107,7 +112,9 @@ def _inputs(
     prompt: Prompt, given: Mapping[str, object] | None, messages: Sequence[Message] | None
 ) -> dict[str, object]:
     """`given`, and what the last user message fills: the only variable that is left. Raises Refusal."""
-    inputs, specs = dict(given or {}), prompt.inputs or {}
+    inputs, specs = dict(given or {}), prompt.specs
+    if others := sorted(inputs.keys() - set(prompt.variables)):
+        raise bad(f"prompt {prompt.name!r} has no input {others[0]!r}; it takes {list(prompt.variables)}", "inputs")
     needed = [v for v in prompt.variables if getattr(specs.get(v), "default", None) is None]
     missing = [v for v in needed if v not in inputs]
     if messages is not None and missing == [MESSAGES] and MESSAGES in specs and specs[MESSAGES].type == "array":

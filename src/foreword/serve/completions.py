@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from foreword.serve import calls
+from foreword.serve import calls, echo
 from foreword.serve.answers import head, usage
 from foreword.serve.calls import Call
 from foreword.serve.engine import Finished, Token
@@ -25,12 +25,18 @@ def routes(service: Service) -> APIRouter:
     async def completions(body: CompletionBody, request: Request) -> Response:
         """What the prompt, or the bare backbone, that `model` names writes behind `prompt`."""
         notes = request.scope["notes"]
+        if body.echo:
+            echo.check(service, body)
         call = await calls.completion(service, body, notes["id"])
         if call.served.prompt.output.choices is not None:
             raise bad(f"prompt {call.served.key!r} answers one of its choices; use /v1/classify or chat", "model")
         running = Running(service, "text_completion", body.model, call.rows, notes)
         start = {**head("cmpl", call, body.model), "object": "text_completion"}
-        whole = None if body.stream else _whole(running, call, body, start)
+        whole = None
+        if body.echo:
+            whole = echo.answer(running, body, start)
+        elif not body.stream:
+            whole = _whole(running, call, body, start)
         return await respond(request, running, whole, lambda pieces: _chunks(running, pieces, call, body, start))
 
     return router

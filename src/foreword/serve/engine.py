@@ -1,8 +1,8 @@
 """The seam that every engine stands behind: requests go in, tokens come out. Knows no HTTP and no weights."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -152,4 +152,16 @@ class Engine(Protocol):
 
     async def close(self, grace: float) -> None:
         """Take no more, finish what was accepted within `grace` seconds, cancel the rest, and end."""
+        ...
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """What some engines can do besides: tell how likely a text is."""
+
+    async def read(self, request: Request) -> Sequence[Token]:
+        """The prompt's own tokens, the first without a log-probability; and the likeliest behind them.
+
+        For prompts without virtual tokens. Raises as `generate` does.
+        """
         ...

@@ -116,8 +116,6 @@ class ResponseFormat(_Body):
 
     @model_validator(mode="after")
     def _fits(self) -> "ResponseFormat":
-        if self.type == "json_object":
-            raise ValueError("'json_object' names no schema to hold the answer to; give 'json_schema'")
         if (self.type == "json_schema") != (self.json_schema is not None):
             raise ValueError("type 'json_schema' and a 'json_schema' go together")
         return self
@@ -211,10 +209,18 @@ class CompletionBody(_Sampled):
     """POST /v1/completions"""
 
     prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=128)] | None = None
+    max_tokens: int | None = Field(None, ge=0)
+    """0 with `echo` alone."""
     logprobs: int | None = Field(None, ge=0, le=MAX_TOP)
-    echo: Literal[False] | None = None
+    echo: bool | None = None
     best_of: Literal[1] | None = None
     suffix: Literal[""] | None = None
+
+    @model_validator(mode="after")
+    def _writes(self) -> "CompletionBody":
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("'max_tokens' 0 needs 'echo': true; nothing would be answered")
+        return self
 
     @field_validator("prompt", mode="before")
     @classmethod

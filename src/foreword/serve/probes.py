@@ -5,12 +5,12 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
-from foreword.serve.refusals import Refusal, unknown
+from foreword.serve.refusals import Refusal
 from foreword.serve.service import Service
 
 
 def routes(service: Service) -> APIRouter:
-    """/health, /ready, /metrics, /v1/models; and /v1/embeddings, which says that there are none."""
+    """/health, /ready, /metrics and /v1/models."""
     router = APIRouter()
 
     @router.get("/health", tags=["Operations"])
@@ -43,11 +43,6 @@ def routes(service: Service) -> APIRouter:
         served = await service.prompts.get(model)  # an older version, which is served and not listed
         return _model(service, model, served.key)
 
-    @router.post("/v1/embeddings", tags=["OpenAI"])
-    async def embeddings() -> Response:
-        """There is no embedding model here."""
-        raise unknown("no embedding model is configured on this server", "embeddings_not_configured")
-
     @router.post("/v1/responses", include_in_schema=False)
     async def responses() -> Response:
         raise Refusal(404, "this server speaks /v1/chat/completions, not /v1/responses", "not_found")
@@ -57,6 +52,8 @@ def routes(service: Service) -> APIRouter:
 
 def _models(service: Service) -> list[dict[str, Any]]:
     found = [_model(service, service.backbone, None)]
+    if service.embedder is not None:
+        found.append(_model(service, service.embedder.name, None))
     return found + [_model(service, name, head.ref) for name, head in service.prompts.names()]
 
 

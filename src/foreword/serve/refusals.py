@@ -71,7 +71,7 @@ def refusal(error: Exception) -> Refusal:
         case ForewordError():
             return bad(str(error))
         case HTTPException():
-            return Refusal(error.status_code, str(error.detail), "not_found" if error.status_code == 404 else None)
+            return _missing(error)
         case RequestValidationError():
             return _invalid(error)
     return Refusal(500, "the server failed; its log says more under this request's id", "internal_error")
@@ -90,8 +90,23 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, answer)
 
 
+def _missing(error: HTTPException) -> Refusal:
+    match error.status_code:
+        case 404:
+            return Refusal(404, "there is no such route; /openapi.json tells which there are", "not_found")
+        case 405:
+            takes = (error.headers or {}).get("Allow", "another method")
+            return Refusal(405, f"this route takes {takes}", "method_not_allowed")
+    return Refusal(error.status_code, str(error.detail))
+
+
 def _invalid(error: RequestValidationError) -> Refusal:
     first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        said = f"{first.get('ctx', {}).get('error', 'it cannot be read')}, at character {first['loc'][-1]}"
+        return bad(f"the body is no JSON: {said}")
+    if first["loc"] == ("body",) and first["type"] in ("model_attributes_type", "missing"):
+        return bad("the body must be one JSON object, sent with 'Content-Type: application/json'")
     steps = [str(step) for step in first["loc"] if step != "body"]
     place = ".".join(step for step in steps if not step.startswith("function-"))  # the validator's own, no client's
     said = str(first["msg"]).removeprefix("Value error, ")

@@ -12,9 +12,9 @@ from typing import Any, Self
 
 from foreword.backbone.answer import Answer
 from foreword.serve import spans
-from foreword.serve.engine import ClosedError, DeadlineError, Finished, ModelError, Request, Token
+from foreword.serve.engine import ClosedError, DeadlineError, Finished, ModelError, Reader, Request, Token
 from foreword.serve.log import failure
-from foreword.serve.refusals import Refusal, refusal
+from foreword.serve.refusals import Refusal, bad, refusal
 from foreword.serve.service import Service
 
 Piece = tuple[int, Token | Finished]
@@ -85,6 +85,23 @@ class Running:
             raise self._refusal(error) from None
         self._tell(0, Finished("stop", answer.prompt_tokens, 0, answer.answer_tokens))
         return answer
+
+    async def read(self, write: int) -> list[list[Token]]:
+        """The tokens of every row's own text, and `write` (0 or 1) behind them. Raises Refusal."""
+        engine, found = self._service.engine, list[list[Token]]()
+        if not isinstance(engine, Reader):
+            raise bad("the engine of this server does not tell how likely a text is", "echo")
+        for i, row in enumerate(self._rows):
+            try:
+                async with asyncio.timeout_at(_loop_time(row.deadline)):
+                    *tokens, following = await engine.read(row)
+            except TimeoutError:
+                raise refusal(DeadlineError()) from None
+            except Exception as error:
+                raise self._refusal(error) from None
+            self._tell(i, Finished("length", len(tokens), 0, write))
+            found.append([*tokens, following] if write else tokens)
+        return found
 
     async def close(self) -> None:
         """Free every row that has not ended; may be called again."""

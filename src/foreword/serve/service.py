@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from foreword.serve.embedder import Embedder
 from foreword.serve.engine import Engine, TokenMask
 from foreword.serve.keys import Keys
 from foreword.serve.limits import Limits
@@ -37,6 +38,7 @@ class Service:
     tracer: "Tracer | None" = None
     chats: bool = True
     """Whether the backbone's tokenizer has a chat template."""
+    embedder: Embedder | None = None
     began: int = field(default_factory=lambda: int(time.time()))
     """Seconds since 1970."""
     ready: bool = False

@@ -18,7 +18,7 @@ def masks(backbone: Backbone) -> Masks | None:
     try:
         from foreword.backbone.generate import ends_of  # type: ignore[attr-defined, unused-ignore]
         from foreword.backbone.structured import Grammars  # type: ignore[import-not-found, import-untyped, unused-ignore]
-        from foreword.prompts.schema import checked  # type: ignore[import-not-found, import-untyped, unused-ignore]
+        from foreword.prompts.schema import ANY_OBJECT, checked  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
         grammars = Grammars(backbone.tokenizer, ends_of(backbone), backbone.name)
     except (ImportError, ForewordError):
@@ -26,7 +26,7 @@ def masks(backbone: Backbone) -> Masks | None:
     width = backbone.model.config.get_text_config().vocab_size
 
     def mask(schema: Mapping[str, Any]) -> Mask:
-        return Mask(grammars.hold(checked(schema), 1), width)
+        return Mask(grammars.hold(schema if schema == ANY_OBJECT else checked(schema), 1), width)
 
     return mask
 

@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from foreword.backbone.answer import Answer
 from foreword.backbone.backbone import Backbone
@@ -15,10 +15,12 @@ from foreword.errors import UsageError
 from foreword.serve.engine import ClosedError, Finished, QueueFullError, Request, Stats, Token
 from foreword.serve.local.loop import Loop
 from foreword.serve.local.prepare import Preparer, warm
+from foreword.serve.local.reading import Reading, TextReader
 from foreword.serve.local.rows import Row
 from foreword.serve.local.scoring import Classifier, Job
 from foreword.serve.local.select import choose_runner
 
+T = TypeVar("T")
 GB = 1024**3
 RETRY = (1.0, 60.0)
 """Seconds, at least and at most, after which a caller is told to come again."""
@@ -48,7 +50,8 @@ class LocalEngine:
         self._runner = choose_runner(backbone, kv_bytes, front_bytes, chunk)
         self._post = _Post()
         classifier = Classifier(backbone, self._runner.fronts, chunk)
-        self._loop = Loop(self._runner, classifier, max_rows, self._post.flush)
+        reader = TextReader(backbone, chunk)
+        self._loop = Loop(self._runner, classifier, reader, max_rows, self._post.flush)
         self._preparer, self._ends = Preparer(backbone), ends_of(backbone)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="foreword-prepare")
         self._lock = threading.Lock()
@@ -77,28 +80,31 @@ class LocalEngine:
         """As `Engine` has it."""
         with self._entering() as entered:
             prepared, answers = await self._prepare(lambda: self._preparer.job(request))
-            loop = asyncio.get_running_loop()
-            future: asyncio.Future[Answer] = loop.create_future()
-
-            def settle(found: Answer | Exception) -> None:
-                if future.done():
-                    return
-                if isinstance(found, Exception):
-                    future.set_exception(found)
-                else:
-                    future.set_result(found)
-
-            def done(found: Answer | Exception) -> None:
-                self._leave()
-                self._post.add(loop, lambda: settle(found))
-
-            job = Job(prepared, answers, done)
+            promise = _Promise[Answer](self._post, self._leave)
+            job = Job(prepared, answers, promise.keep)
             entered()
             self._loop.submit_job(job)
         try:
-            return await future
+            return await promise.future
         finally:
             job.cancelled = True
+
+    async def read(self, request: Request) -> Sequence[Token]:
+        """As `Reader` has it."""
+        if self.backbone.architecture.answers_apart:
+            raise UsageError(
+                f"{self.backbone.name!r} reads a text with an encoder, which does not tell how likely it is"
+            )
+        with self._entering() as entered:
+            prepared = await self._prepare(lambda: self._preparer.row(request))
+            promise = _Promise[Sequence[Token]](self._post, self._leave)
+            reading = Reading(prepared, promise.keep)
+            entered()
+            self._loop.submit_reading(reading)
+        try:
+            return await promise.future
+        finally:
+            reading.cancelled = True
 
     def stats(self) -> Stats:
         """As `Engine` has it."""
@@ -180,6 +186,27 @@ class _Post:
 def _all(calls: list[Callable[[], None]]) -> None:
     for call in calls:
         call()
+
+
+class _Promise(Generic[T]):
+    """What a caller waits for; the model's thread keeps it once, with what it has or with what went wrong."""
+
+    def __init__(self, post: _Post, leave: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[T] = self._loop.create_future()
+        self._post, self._leave = post, leave
+
+    def keep(self, found: T | Exception) -> None:
+        self._leave()
+        self._post.add(self._loop, lambda: self._settle(found))
+
+    def _settle(self, found: T | Exception) -> None:
+        if self.future.done():
+            return
+        if isinstance(found, Exception):
+            self.future.set_exception(found)
+        else:
+            self.future.set_result(found)
 
 
 class _Sink:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from foreword.serve.engine import ClosedError, DeadlineError, ModelError
 from foreword.serve.local.fair import FairQueue
+from foreword.serve.local.reading import Reading, TextReader
 from foreword.serve.local.rows import Row
 from foreword.serve.local.runner import Runner
 from foreword.serve.local.scoring import Classifier, Job
@@ -35,13 +36,17 @@ class Counters:
 class Loop:
     """Continuous batching: rows come and go between steps, and no step waits for any of them."""
 
-    def __init__(self, runner: Runner, classifier: Classifier, max_rows: int, flush: Callable[[], None]) -> None:
+    def __init__(
+        self, runner: Runner, classifier: Classifier, reader: TextReader, max_rows: int, flush: Callable[[], None]
+    ) -> None:
         self.counters = Counters()
         self.running: list[Row] = []
         self._runner, self._classifier, self._max_rows, self._flush = runner, classifier, max_rows, flush
+        self._reader = reader
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._rows: FairQueue[Row] = FairQueue()
         self._jobs: FairQueue[Job] = FairQueue()
+        self._readings: FairQueue[Reading] = FairQueue()
         self._ends: deque[float] = deque(maxlen=RECENT)
         self._until: float | None = None
 
@@ -52,6 +57,9 @@ class Loop:
 
     def submit_job(self, job: Job) -> None:
         self._inbox.put(lambda: self._jobs.push(job.request.key, job))
+
+    def submit_reading(self, reading: Reading) -> None:
+        self._inbox.put(lambda: self._readings.push(reading.request.key, reading))
 
     def wake(self) -> None:
         """Look at rows that have been cancelled."""
@@ -81,19 +89,22 @@ class Loop:
                 self._drop()
                 self._admit()
                 self._classifier.run(self._jobs)
+                self._reader.run(self._readings)
                 self._step()
                 self._flush()
         finally:
             self._hear()
             for row in [*self.running, *self._rows]:
                 row.finish("cancelled")
-            for job in self._jobs:
+            for job in [*self._jobs, *self._readings]:
                 job.fail(ClosedError("the engine is shutting down"))
+            self._reader.stop(ClosedError("the engine is shutting down"))
             self._sweep()
             self._flush()
 
     def _idle(self) -> bool:
-        return not self.running and not len(self._rows) and not len(self._jobs)
+        waiting = len(self._rows) + len(self._jobs) + len(self._readings)
+        return not self.running and not waiting and self._reader.idle
 
     def _listen(self) -> None:
         """Take what has come in; wait for it where there is nothing else to do."""
@@ -113,12 +124,13 @@ class Loop:
         """Rows that nobody waits for any more, or whose time is over."""
         now = time.monotonic()
 
-        def lost(item: Row | Job) -> bool:
+        def lost(item: Row | Job | Reading) -> bool:
             return item.cancelled or (item.request.deadline is not None and item.request.deadline <= now)
 
         for row in [*self._rows.remove(lost), *filter(lost, self.running)]:
             row.finish("cancelled" if row.cancelled else "deadline")
-        for job in self._jobs.remove(lost):
+        jobs: list[Job | Reading] = [*self._jobs.remove(lost), *self._readings.remove(lost)]
+        for job in jobs:
             job.fail(DeadlineError("the deadline has passed before the request's turn came"))
         self._sweep()
 
