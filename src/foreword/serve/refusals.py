@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from foreword.errors import ForewordError
-from foreword.serve.engine import ClosedError, QueueFullError
+from foreword.serve.engine import ClosedError, QueueFullError, SchemaError
 
 
 class Refusal(Exception):  # noqa: N818 - most of them are no errors of ours
@@ -64,6 +64,8 @@ def refusal(error: Exception) -> Refusal:
             return Refusal(429, str(error), "queue_full", retry_after=error.retry_after)
         case ClosedError():
             return Refusal(503, "the server is shutting down", "shutting_down", retry_after=1)
+        case SchemaError():
+            return bad(str(error), "response_format")
         case ForewordError():
             return bad(str(error))
         case HTTPException():

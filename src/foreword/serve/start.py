@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fastapi import FastAPI
 
 from foreword.backbone import Backbone
-from foreword.serve import fit, spans, structured
+from foreword.serve import fit, spans
 from foreword.serve.app import make_app
 from foreword.serve.keys import Keys
 from foreword.serve.limits import Limits
@@ -27,7 +27,7 @@ def make(
         table, lambda prompt: fit.check(backbone, prompt), backbone.fingerprint, limits.prompt_bytes, metrics.forget
     )
     service = Service(
-        engine, prompts, metrics, backbone.name, limits, keys, structured.masks(backbone), spans.tracer(),
+        engine, prompts, metrics, backbone.name, limits, keys, spans.tracer(),
         chats=bool(backbone.tokenizer.chat_template),
     )  # fmt: skip
     return make_app(service, origins), service

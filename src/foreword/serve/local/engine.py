@@ -14,6 +14,8 @@ from foreword.backbone.generate import ends_of
 from foreword.errors import ForewordError, UsageError
 from foreword.serve.engine import ClosedError, Finished, QueueFullError, Request, Stats, Token
 from foreword.serve.local.loop import Loop
+from foreword.serve.local.masks import Masks
+from foreword.serve.local.masks import masks as masks_of
 from foreword.serve.local.prepare import Preparer, warm
 from foreword.serve.local.rows import Row
 from foreword.serve.local.scoring import Classifier, Job
@@ -29,7 +31,7 @@ class LocalEngine:
 
     `max_rows` are written at once, `max_waiting` more are accepted. `kv_bytes` bound the keys and values of what is
     running, `front_bytes` those of fronts that are kept. At most `chunk` prompt tokens are read between two tokens
-    of a row that is being written.
+    of a row that is being written. `masks` hold answers to schemas; llguidance's, unless others are given.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class LocalEngine:
         kv_bytes: int = 2 * GB,
         front_bytes: int = GB // 2,
         chunk: int = 256,
+        masks: Masks | None = None,
     ) -> None:
         warm(backbone)
         self.backbone = backbone
@@ -49,7 +52,7 @@ class LocalEngine:
         self._post = _Post()
         classifier = Classifier(backbone, self._runner.fronts, chunk)
         self._loop = Loop(self._runner, classifier, max_rows, self._post.flush)
-        self._preparer, self._ends = Preparer(backbone), ends_of(backbone)
+        self._preparer, self._ends = Preparer(backbone, masks or masks_of(backbone)), ends_of(backbone)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="foreword-prepare")
         self._lock = threading.Lock()
         self._waiting = 0

@@ -1,6 +1,7 @@
 """A request checked and turned into tokens, before anything of it reaches the model. Knows prompts and the backbone."""
 
 from collections import OrderedDict
+from dataclasses import replace
 
 import torch
 
@@ -8,6 +9,7 @@ from foreword.backbone.backbone import Backbone
 from foreword.backbone.encode import Ids, shared_front
 from foreword.errors import ForewordError, UsageError
 from foreword.serve.engine import Request
+from foreword.serve.local.masks import Masks
 from foreword.serve.local.rows import Prepared
 
 PROMPTS = 4_096
@@ -17,13 +19,14 @@ PROMPTS = 4_096
 class Preparer:
     """Refuses what would not fit, or is no number; one bad prompt must not reach what other prompts share."""
 
-    def __init__(self, backbone: Backbone) -> None:
-        self._backbone = backbone
+    def __init__(self, backbone: Backbone, masks: Masks) -> None:
+        self._backbone, self._masks = backbone, masks
         self._others: OrderedDict[str, list[Ids]] = OrderedDict()
 
     def row(self, request: Request) -> Prepared:
-        """For text to be written. Raises ForewordError that names the prompt or input at fault."""
-        return self._prepare(request, request.sampling.limit(request.prompt))
+        """For text to be written. Raises ForewordError that names the prompt, input or schema at fault."""
+        prepared = self._prepare(request, request.sampling.limit(request.prompt))
+        return prepared if request.schema is None else replace(prepared, mask=self._masks(request.schema))
 
     def job(self, request: Request) -> tuple[Prepared, tuple[tuple[int, ...], ...]]:
         """For one of the prompt's choices to be chosen, with the tokens of each."""

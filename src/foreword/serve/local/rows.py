@@ -12,7 +12,8 @@ from foreword.backbone.vectors import Vectors
 from foreword.serve.engine import Finished, Request, Token
 from foreword.serve.local.choose import Chooser, held
 from foreword.serve.local.fronts import Key
-from foreword.serve.local.text import Writer
+from foreword.serve.local.masks import TokenMask
+from foreword.serve.text import Writer
 
 
 class Sink(Protocol):
@@ -35,6 +36,8 @@ class Prepared:
     front: int
     """F: how many of them all rows of the prompt begin with."""
     vectors: Vectors
+    mask: TokenMask | None = None
+    """What the answer is held to, which is the row's own."""
 
     @property
     def key(self) -> Key:
@@ -46,7 +49,7 @@ class Row:
 
     def __init__(self, prepared: Prepared, sink: Sink, tokenizer: Any, ends: Sequence[int]) -> None:
         self.prepared, self.request = prepared, prepared.request
-        self.sink = sink
+        self.sink, self.mask = sink, prepared.mask
         self.limit = self.request.sampling.limit(self.request.prompt)
         self.written: list[int] = []
         self.cached = 0
@@ -59,7 +62,7 @@ class Row:
         self._ends = frozenset(ends)
         self._tokenizer = tokenizer
         self._chooser = Chooser(self.request.sampling)
-        self._writer = Writer(tokenizer, self.request.sampling.stop if self.request.mask is None else ())
+        self._writer = Writer(tokenizer, self.request.sampling.stop if self.mask is None else ())
 
     @property
     def last(self) -> int:
@@ -69,11 +72,11 @@ class Row:
     @property
     def plain(self) -> bool:
         """Whether the likeliest token is always taken, whatever else is asked."""
-        return self._chooser.greedy and self.request.mask is None and not self.request.logprobs
+        return self._chooser.greedy and self.mask is None and not self.request.logprobs
 
     def take(self, logits: Tensor, best: int) -> None:
         """Go on by one token, after logits [V] of which `best` is the largest; ends the row where it is complete."""
-        mask = self.request.mask
+        mask = self.mask
         token = best if self.plain else self._chooser.choose(held(logits, mask.allowed() if mask else None))
         if mask is not None:
             mask.accept(token)
