@@ -84,6 +84,8 @@ class FrozenModel:
         name: str,
         architecture: "Callable[[FrozenModel], Architecture] | None" = None,
     ) -> None:
+        if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
+            model.set_attn_implementation("eager")  # transformers before 5.24 takes sdpa, which leaves the cap out
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name

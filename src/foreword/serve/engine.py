@@ -110,8 +110,8 @@ class Engine(Protocol):
     async def generate(self, request: Request) -> AsyncIterator[Token | Finished]:
         """The answer as it is written; the last item is a `Finished`. Closing the iterator frees the row.
 
-        Raises QueueFullError, or ClosedError, at once; SchemaError for a schema that it cannot hold, ForewordError where
-        the prompt, its vectors or its inputs cannot be run here.
+        Raises QueueFullError, or ClosedError, at once; SchemaError for a schema that it cannot hold; ForewordError
+        where the prompt, its vectors or its inputs cannot be run here.
         """
         ...
 

@@ -16,10 +16,10 @@ from foreword.serve.engine import ClosedError, Finished, QueueFullError, Request
 from foreword.serve.local.loop import Loop
 from foreword.serve.local.masks import Masks
 from foreword.serve.local.masks import masks as masks_of
-from foreword.serve.local.prepare import Preparer, warm
 from foreword.serve.local.rows import Row
 from foreword.serve.local.scoring import Classifier, Job
 from foreword.serve.local.select import choose_runner
+from foreword.serve.prepare import Preparer
 
 GB = 1024**3
 RETRY = (1.0, 60.0)
@@ -45,14 +45,15 @@ class LocalEngine:
         chunk: int = 256,
         masks: Masks | None = None,
     ) -> None:
-        warm(backbone)
+        _ = backbone.fingerprint  # which the first request would otherwise wait for
         self.backbone = backbone
         self._max_waiting = max_waiting
         self._runner = choose_runner(backbone, kv_bytes, front_bytes, chunk)
         self._post = _Post()
         classifier = Classifier(backbone, self._runner.fronts, chunk)
         self._loop = Loop(self._runner, classifier, max_rows, self._post.flush)
-        self._preparer, self._ends = Preparer(backbone, masks or masks_of(backbone)), ends_of(backbone)
+        self._preparer, self._ends = Preparer(backbone), ends_of(backbone)
+        self._masks = masks or masks_of(backbone)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="foreword-prepare")
         self._lock = threading.Lock()
         self._waiting = 0
@@ -64,9 +65,11 @@ class LocalEngine:
     async def generate(self, request: Request) -> AsyncIterator[Token | Finished]:
         """As `Engine` has it."""
         with self._entering() as entered:
+            schema = request.schema
             prepared = await self._prepare(lambda: self._preparer.row(request))
+            mask = await self._prepare(lambda: self._masks(schema)) if schema is not None else None
             sink = _Sink(self._post, asyncio.get_running_loop(), self._leave)
-            row = Row(prepared, sink, self.backbone.tokenizer, self._ends)
+            row = Row(prepared, sink, self.backbone.tokenizer, self._ends, mask)
             if not self._runner.fits(row):
                 raise UsageError(
                     f"a prompt of {len(prepared.ids):,} tokens and {row.limit:,} to write take more memory than the "

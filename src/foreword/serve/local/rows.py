@@ -1,18 +1,15 @@
 """One request on its way: tokens to read, tokens written, what is told to who asked. Knows no model and no batch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from foreword.backbone.encode import Ids
-from foreword.backbone.vectors import Vectors
-from foreword.serve.engine import Finished, Request, Token
+from foreword.serve.engine import Finished, Token
 from foreword.serve.local.choose import Chooser, held
-from foreword.serve.local.fronts import Key
 from foreword.serve.local.masks import TokenMask
+from foreword.serve.prepare import Prepared
 from foreword.serve.text import Writer
 
 
@@ -26,30 +23,14 @@ class Sink(Protocol):
     def give(self, item: Token | Finished) -> None: ...
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A request as tokens, checked: what the model's thread takes."""
-
-    request: Request
-    ids: Ids
-    """[T] the prompt, virtual tokens below zero."""
-    front: int
-    """F: how many of them all rows of the prompt begin with."""
-    vectors: Vectors
-    mask: TokenMask | None = None
-    """What the answer is held to, which is the row's own."""
-
-    @property
-    def key(self) -> Key:
-        return self.request.prompt.digest, self.ids[: self.front].tobytes()
-
-
 class Row:
     """A request that is queued or written."""
 
-    def __init__(self, prepared: Prepared, sink: Sink, tokenizer: Any, ends: Sequence[int]) -> None:
+    def __init__(
+        self, prepared: Prepared, sink: Sink, tokenizer: Any, ends: Sequence[int], mask: TokenMask | None = None
+    ) -> None:
         self.prepared, self.request = prepared, prepared.request
-        self.sink, self.mask = sink, prepared.mask
+        self.sink, self.mask = sink, mask
         self.limit = self.request.sampling.limit(self.request.prompt)
         self.written: list[int] = []
         self.cached = 0

@@ -1,32 +1,51 @@
-"""A request checked and turned into tokens, before anything of it reaches the model. Knows prompts and the backbone."""
+"""A request checked and turned into tokens, before anything of it reaches a model. Knows prompts and the backbone."""
 
+import math
 from collections import OrderedDict
-from dataclasses import replace
-
-import torch
+from dataclasses import dataclass
 
 from foreword.backbone.backbone import Backbone
 from foreword.backbone.encode import Ids, shared_front
+from foreword.backbone.vectors import Vectors
 from foreword.errors import ForewordError, UsageError
+from foreword.serve import fit
 from foreword.serve.engine import Request
-from foreword.serve.local.masks import Masks
-from foreword.serve.local.rows import Prepared
 
 PROMPTS = 4_096
 """Whose checks are remembered."""
 
 
-class Preparer:
-    """Refuses what would not fit, or is no number; one bad prompt must not reach what other prompts share."""
+@dataclass(frozen=True)
+class Prepared:
+    """A request as tokens, checked: what an engine takes."""
 
-    def __init__(self, backbone: Backbone, masks: Masks) -> None:
-        self._backbone, self._masks = backbone, masks
+    request: Request
+    ids: Ids
+    """[T] the prompt, virtual tokens below zero."""
+    front: int
+    """F: how many of them all rows of the prompt begin with."""
+    vectors: Vectors
+
+    @property
+    def key(self) -> tuple[str, bytes]:
+        """What the front is told by: the prompt's digest, and its ids."""
+        return self.request.prompt.digest, self.ids[: self.front].tobytes()
+
+
+class Preparer:
+    """Refuses what would not fit, or is no number; one bad prompt must not reach what other prompts share.
+
+    Rows have at most `context` tokens, vectors no number beyond ±`largest`.
+    """
+
+    def __init__(self, backbone: Backbone, context: int | None = None, largest: float = math.inf) -> None:
+        self._backbone = backbone
+        self._context, self._largest = context or backbone.context, largest
         self._others: OrderedDict[str, list[Ids]] = OrderedDict()
 
     def row(self, request: Request) -> Prepared:
-        """For text to be written. Raises ForewordError that names the prompt, input or schema at fault."""
-        prepared = self._prepare(request, request.sampling.limit(request.prompt))
-        return prepared if request.schema is None else replace(prepared, mask=self._masks(request.schema))
+        """For text to be written. Raises ForewordError that names the prompt or input at fault."""
+        return self._prepare(request, request.sampling.limit(request.prompt))
 
     def job(self, request: Request) -> tuple[Prepared, tuple[tuple[int, ...], ...]]:
         """For one of the prompt's choices to be chosen, with the tokens of each."""
@@ -41,9 +60,9 @@ class Preparer:
         others = self._checked(request)
         encoded, vectors = backbone.encode(prompt, request.inputs), backbone.vectors(prompt)
         ids, prefix = encoded.ids, vectors.prefix
-        if backbone.architecture.span(len(ids), write, prefix) > backbone.context:
+        if backbone.architecture.span(len(ids), write, prefix) > self._context:
             raise UsageError(
-                f"a prompt of {len(ids):,} tokens and {write:,} to write are more than the {backbone.context:,} that "
+                f"a prompt of {len(ids):,} tokens and {write:,} to write are more than the {self._context:,} that "
                 f"{backbone.name!r} can hold: ask for fewer tokens or shorten the input"
             )
         if len(ids) <= prefix:
@@ -55,22 +74,9 @@ class Preparer:
         """A row unlike any other of this prompt, which is checked when it is met for the first time."""
         prompt = request.prompt
         if (others := self._others.get(prompt.digest)) is None:
-            self._backbone.check(prompt)
-            vectors, like = self._backbone.vectors(prompt), self._backbone.dtype
-            for tensor in (vectors.embeddings, vectors.keys, vectors.values, vectors.offsets):
-                if tensor is not None and not tensor.to(like).isfinite().all():
-                    raise ForewordError(
-                        f"prompt {prompt.name!r}: its vectors are not finite in {str(like).removeprefix('torch.')}: "
-                        "tune it again, or load the backbone in float32"
-                    )
-            self._backbone.learned(self._backbone.encode(prompt, request.inputs).ids, vectors)
+            fit.check(self._backbone, prompt, self._largest)
+            self._backbone.learned(self._backbone.encode(prompt, request.inputs).ids, self._backbone.vectors(prompt))
             others = self._others[prompt.digest] = self._backbone.other_row(prompt)
             if len(self._others) > PROMPTS:
                 self._others.popitem(last=False)
         return others
-
-
-@torch.inference_mode()
-def warm(backbone: Backbone) -> None:
-    """Compute what the first request would otherwise wait for."""
-    _ = backbone.fingerprint
