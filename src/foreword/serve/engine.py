@@ -102,10 +102,21 @@ class Stats:
     """Tokens read by the model, fronts included."""
     completion_tokens: int
     errors: int
+    broken: bool = False
+    """Whether nothing can be answered any more, until the server is started again."""
 
 
 class Engine(Protocol):
     """Answers many requests at once, each with a prompt of its own."""
+
+    @property
+    def context(self) -> int:
+        """Tokens of the longest row, what is written counted."""
+        ...
+
+    def check(self, prompt: Prompt) -> None:
+        """Raises ForewordError for a prompt that cannot run here, before it is served."""
+        ...
 
     async def generate(self, request: Request) -> AsyncIterator[Token | Finished]:
         """The answer as it is written; the last item is a `Finished`. Closing the iterator frees the row.

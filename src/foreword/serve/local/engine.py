@@ -12,6 +12,8 @@ from foreword.backbone.answer import Answer
 from foreword.backbone.backbone import Backbone
 from foreword.backbone.generate import ends_of
 from foreword.errors import ForewordError, UsageError
+from foreword.prompts import Prompt
+from foreword.serve import fit
 from foreword.serve.engine import ClosedError, Finished, QueueFullError, Request, Stats, Token
 from foreword.serve.local.loop import Loop
 from foreword.serve.local.masks import Masks
@@ -61,6 +63,15 @@ class LocalEngine:
         self._closed = self._ending = False
         self._thread = threading.Thread(target=self._loop.run, name="foreword-engine", daemon=True)
         self._thread.start()
+
+    @property
+    def context(self) -> int:
+        """As `Engine` has it."""
+        return self.backbone.context
+
+    def check(self, prompt: Prompt) -> None:
+        """As `Engine` has it."""
+        fit.check(self.backbone, prompt)
 
     async def generate(self, request: Request) -> AsyncIterator[Token | Finished]:
         """As `Engine` has it."""
