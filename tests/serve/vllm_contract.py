@@ -245,6 +245,22 @@ def test_who_leaves_or_is_late_frees_the_place(both: Both, monkeypatch: pytest.M
         both.ask(both.vllm, crowd.request(both.prompts[0], max_tokens=600))
 
 
+def test_prompts_take_turns(both: Both) -> None:
+    ended: list[str] = []
+
+    async def ask(prompt: Prompt) -> None:
+        await crowd.answer(both.vllm, crowd.request(prompt, max_tokens=6))
+        ended.append(prompt.name)
+
+    async def main() -> None:
+        many = [asyncio.create_task(ask(both.prompts[4])) for _ in range(64)]
+        await crowd.until(lambda: both.vllm.stats().waiting > 40)
+        await asyncio.gather(*many, ask(both.prompts[5]))
+
+    both.run(main())
+    assert ended.index("hard-1") < 48
+
+
 def test_what_is_cut_off_at_the_end_is_told_so(both: Both) -> None:
     """The last test of this engine: it closes it."""
 

@@ -33,6 +33,7 @@ from foreword.serve.vllm.inputs import inputs
 from foreword.serve.vllm.launch import launch
 from foreword.serve.vllm.prefixes import Prefixes
 from foreword.serve.vllm.scoring import Step, steps, sums
+from foreword.serve.vllm.turns import Turns
 
 T = TypeVar("T")
 Reason = Literal["stop", "length", "cancelled", "deadline", "error"]
@@ -43,7 +44,7 @@ RETRY = (1.0, 60.0)
 """Seconds, at least and at most, after which a caller is told to come again."""
 MAX_WAITING = 256
 """Requests that are accepted beyond those that vLLM runs at once."""
-SECONDS_TO_CANCEL, SECONDS_TO_END = 1.0, 10.0
+SECONDS_TO_CANCEL, SECONDS_TO_END = 1.0, 3.0
 """For requests that are cut off to be told so, and for vLLM's processes to end."""
 ENDS: Mapping[str | None, Reason] = {
     "stop": "stop", "length": "length", "abort": "cancelled"
@@ -83,6 +84,7 @@ class VllmEngine:
         self._grammars = Grammars(backbone.tokenizer, ends_of(backbone), backbone.name)
         self._ends = tuple(ends_of(backbone))
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="foreword-prepare")
+        self._turns = Turns()
         self._names: dict[str, None] = {}
         """Of vLLM's requests that are under way."""
         self._number = self._entering_now = 0
@@ -112,9 +114,9 @@ class VllmEngine:
         """As `Engine` has it. What choices begin with alike is asked once; the prompt's own blocks are shared."""
         with self._entering():
             prepared, answers = await self._prepare(lambda: self._preparer.job(request))
-            asked = steps(answers)
+            asked, place = steps(answers), self._turns.place(request.key)
             try:
-                values = await asyncio.gather(*(self._log_probability(prepared, step) for step in asked))
+                values = await asyncio.gather(*(self._log_probability(prepared, place, step) for step in asked))
             except TimeoutError:
                 raise ForewordError("the deadline has passed before the choices were scored") from None
         found = dict(zip(asked, values, strict=True))
@@ -168,7 +170,7 @@ class VllmEngine:
         written = cached = 0
         reason: Reason | None = None
         error = None
-        outputs = self._outputs(prepared, self._sampling(request, limit))
+        outputs = self._outputs(prepared, self._sampling(request, limit), self._turns.place(request.key))
         try:
             async for output in outputs:
                 cached = output.num_cached_tokens or 0
@@ -201,7 +203,7 @@ class VllmEngine:
             reason, error = "error", error or f"prompt {request.key!r}: vLLM gave the request up"
         yield Finished(reason, len(prepared.ids), cached, written, error)
 
-    async def _log_probability(self, prepared: Prepared, step: Step) -> float:
+    async def _log_probability(self, prepared: Prepared, place: int, step: Step) -> float:
         """Nats of one token behind the row and some of an answer. Nothing else may be chosen; vLLM tells what it costs.
 
         Its `logprob_token_ids` would ask for several at once, but takes the likeliest ones from other rows of a step.
@@ -211,7 +213,7 @@ class VllmEngine:
             temperature=0.0, max_tokens=1, logprobs=0, allowed_token_ids=[token], ignore_eos=True, detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )  # fmt: skip
-        outputs = self._outputs(prepared, params, before)
+        outputs = self._outputs(prepared, params, place, before)
         try:
             async for output in outputs:
                 part = output.outputs[0]
@@ -223,7 +225,9 @@ class VllmEngine:
             await outputs.aclose()
         raise ClosedError("the engine is shutting down; send the request to another one")
 
-    async def _outputs(self, prepared: Prepared, params: Any, after: tuple[int, ...] = ()) -> AsyncGenerator[Any, None]:
+    async def _outputs(
+        self, prepared: Prepared, params: Any, place: int, after: tuple[int, ...] = ()
+    ) -> AsyncGenerator[Any, None]:
         """vLLM's outputs to one request, which is aborted where nobody waits for its end. Raises TimeoutError."""
         request, lent = prepared.request, None
         self._number += 1
@@ -234,13 +238,14 @@ class VllmEngine:
                 lent = await self._prepare(lambda: self._prefixes.lend(request.prompt))
                 params.extra_args = {"kv_transfer_params": dict(lent)}
             row = await self._prepare(lambda: inputs(self.backbone, prepared, after))
-            stream = self._llm.generate(row, params, name)
+            stream = self._llm.generate(row, params, name, priority=place)
             try:
                 while True:
                     async with asyncio.timeout_at(_loop_time(request.deadline)):
                         output = await anext(stream, None)
                     if output is None:
                         return
+                    self._turns.begun(place)
                     yield output
             finally:
                 await stream.aclose()

@@ -1,6 +1,7 @@
 """vLLM started beside this process: its settings, and those that Foreword must have as they are. Knows no requests."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ ON_CPU = {
     "kv_cache_memory_bytes": 2 * 1024**3,
     "enforce_eager": True,  # a compiler is little help there, and takes minutes
     "block_size": 32,  # small ones are found again more often
-    "distributed_executor_backend": "uni",  # one process is enough
 }
 """What differs from vLLM's own defaults where there is no GPU."""
 DRAIN_SECONDS = 3600
@@ -44,6 +44,7 @@ def launch(backbone: Backbone, source: str, prefixes: Path, options: Mapping[str
             kv_role="kv_consumer",
             kv_connector_extra_config={"folder": str(prefixes)},
         ),
+        "scheduling_policy": "priority",  # by `Turns`
         "enable_log_requests": False,
         "use_tqdm_on_load": False,
         "disable_log_stats": True,  # those that it prints; `figures` has its own
@@ -54,6 +55,9 @@ def launch(backbone: Backbone, source: str, prefixes: Path, options: Mapping[str
         if name not in known or name in ours:
             why = "is set by Foreword" if name in ours else "is none of vLLM's engine arguments"
             raise UsageError(f"engine option {name!r} {why}; see docs.vllm.ai, 'Engine Arguments'")
+    if not torch.cuda.is_available():
+        # A first request for log-probabilities would wait for a C++ compiler, and fail where there is none.
+        os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
     given = {"enable_prefix_caching": True} | ({} if torch.cuda.is_available() else ON_CPU) | dict(options)
     try:
         args = AsyncEngineArgs(**ours, **given)
