@@ -71,6 +71,7 @@ class Both:
         self.run(self.local.close(5))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._loop.close()
 
 
 @pytest.fixture(scope="module")
@@ -317,8 +318,10 @@ def test_the_command_serves_it_to_openais_client(tmp_path: Path) -> None:
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-    group = subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, text=True).stdout
-    assert not group, "processes are left behind"
+    end = time.monotonic() + 20
+    while subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True).stdout:
+        assert time.monotonic() < end, "processes are left behind"
+        time.sleep(0.2)
 
 
 def _address(process: "subprocess.Popen[bytes]", log: Path) -> str:

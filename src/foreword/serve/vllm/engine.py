@@ -8,7 +8,7 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeVar
 
@@ -42,6 +42,7 @@ LARGEST = 1e6
 would leave it in blocks that others use after it."""
 RETRY = (1.0, 60.0)
 """Seconds, at least and at most, after which a caller is told to come again."""
+SHUT = "the engine is shutting down; send the request to another one"
 MAX_WAITING = 256
 """Requests that are accepted beyond those that vLLM runs at once."""
 SECONDS_TO_CANCEL, SECONDS_TO_END = 1.0, 3.0
@@ -87,9 +88,9 @@ class VllmEngine:
         self._turns = Turns()
         self._names: dict[str, None] = {}
         """Of vLLM's requests that are under way."""
-        self._number = self._entering_now = 0
+        self._number = self._rows = self._entering_now = 0
         self._last = deque[float](maxlen=32)
-        self._closed = self._dead = False
+        self._closed = False
         self._read = self._wrote = self._hits = self._misses = self._errors = 0
 
     def check(self, prompt: Prompt) -> None:
@@ -145,19 +146,25 @@ class VllmEngine:
             prompt_tokens=self._read,
             completion_tokens=self._wrote,
             errors=self._errors,
-            broken=self._dead,
+            broken=self._broken,
         )
 
     async def close(self, grace: float) -> None:
         """As `Engine` has it."""
         self._closed, until = True, time.monotonic() + grace
         await self._idle(until)
-        if self._names and not self._dead:
+        if self._names and not self._broken:
             await self._llm.abort(list(self._names))
         await self._idle(time.monotonic() + SECONDS_TO_CANCEL)
-        await asyncio.to_thread(self._llm.shutdown, SECONDS_TO_END)
+        llm, self._llm = self._llm, None  # it would end itself once more when it is thrown away
+        await asyncio.to_thread(llm.shutdown, SECONDS_TO_END)
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._prefixes.close()
+
+    @property
+    def _broken(self) -> bool:
+        """Whether vLLM's processes are gone."""
+        return self._llm is not None and bool(self._llm.errored)
 
     async def _idle(self, until: float) -> None:
         while (self._names or self._entering_now) and time.monotonic() < until:
@@ -167,13 +174,14 @@ class VllmEngine:
         request, tokenizer = prepared.request, self.backbone.tokenizer
         limit = request.sampling.limit(request.prompt)
         writer = Writer(tokenizer, request.sampling.stop if hold is None else ())
+        self._rows += 1
         written = cached = 0
         reason: Reason | None = None
         error = None
-        outputs = self._outputs(prepared, self._sampling(request, limit), self._turns.place(request.key))
+        outputs = self._outputs(prepared, _sampling(request, limit, hold, self._ends), self._turns.place(request.key))
         try:
             async for output in outputs:
-                cached = output.num_cached_tokens or 0
+                cached = max(cached, output.num_cached_tokens or 0)
                 part = output.outputs[0]
                 for i, token in enumerate(part.token_ids):
                     done = hold is not None and hold.take([token])[0]
@@ -195,8 +203,8 @@ class VllmEngine:
         except (EngineDeadError, EngineGenerateError) as problem:
             reason, error = "error", f"vLLM: {problem!s:.200}"
         finally:
-            await outputs.aclose()
             self._counted(prepared, written, cached, failed=reason == "error")
+            await outputs.aclose()
         if rest := writer.end():
             yield Token(rest, (), None, ())
         if reason in (None, "error"):
@@ -219,11 +227,9 @@ class VllmEngine:
                 part = output.outputs[0]
                 if part.logprobs:
                     return float(part.logprobs[0][token].logprob)
-        except (EngineDeadError, EngineGenerateError) as problem:
-            raise ForewordError(f"vLLM: {problem!s:.200}") from problem
         finally:
             await outputs.aclose()
-        raise ClosedError("the engine is shutting down; send the request to another one")
+        raise ClosedError(SHUT)
 
     async def _outputs(
         self, prepared: Prepared, params: Any, place: int, after: tuple[int, ...] = ()
@@ -238,6 +244,8 @@ class VllmEngine:
                 lent = await self._prepare(lambda: self._prefixes.lend(request.prompt))
                 params.extra_args = {"kv_transfer_params": dict(lent)}
             row = await self._prepare(lambda: inputs(self.backbone, prepared, after))
+            if self._llm is None:
+                raise ClosedError(SHUT)
             stream = self._llm.generate(row, params, name, priority=place)
             try:
                 while True:
@@ -251,30 +259,13 @@ class VllmEngine:
                 await stream.aclose()
         except VLLMValidationError as problem:
             raise UsageError(f"vLLM refuses the request: {problem!s:.300}") from problem
-        except EngineDeadError:
-            self._dead = True
-            raise
         finally:
             del self._names[name]
             if lent is not None:
                 self._prefixes.give_back(lent)
 
-    def _sampling(self, request: Request, limit: int) -> Any:
-        wanted, schema = request.sampling, request.schema
-        return SamplingParams(
-            temperature=wanted.temperature,
-            top_p=wanted.top_p,
-            seed=wanted.seed if wanted.temperature > 0 else None,
-            max_tokens=limit,
-            logprobs=request.logprobs or None,
-            ignore_eos=True,  # for what ends a text is said here
-            stop_token_ids=list(self._ends),
-            structured_outputs=None if schema is None else StructuredOutputsParams(grammar=grammar(schema)),
-            detokenize=False,
-            output_kind=RequestOutputKind.DELTA,
-        )
-
     def _counted(self, prepared: Prepared, written: int, cached: int, *, failed: bool) -> None:
+        self._rows -= 1
         self._last.append(time.monotonic())
         self._read += len(prepared.ids) - cached
         self._wrote += written
@@ -287,9 +278,9 @@ class VllmEngine:
 
     @contextlib.contextmanager
     def _entering(self) -> Iterator[None]:
-        if self._closed or self._dead:
-            raise ClosedError("the engine is shutting down; send the request to another one")
-        if len(self._names) + self._entering_now >= self._most:
+        if self._closed or self._broken:
+            raise ClosedError(SHUT)
+        if self._rows + self._entering_now >= self._most:
             last = list(self._last)
             each = (last[-1] - last[0]) / (len(last) - 1) if len(last) > 1 else 1.0
             waiting = min(self._figures.waiting, len(self._names)) + self._entering_now
@@ -299,6 +290,23 @@ class VllmEngine:
             yield
         finally:
             self._entering_now -= 1
+
+
+def _sampling(request: Request, limit: int, hold: Hold | None, ends: Sequence[int]) -> Any:
+    """vLLM's settings for a row; what ends a text is said here, and not by the model's own."""
+    wanted, schema = request.sampling, request.schema
+    return SamplingParams(
+        temperature=wanted.temperature,
+        top_p=wanted.top_p,
+        seed=wanted.seed if wanted.temperature > 0 else None,
+        max_tokens=limit,
+        logprobs=request.logprobs or None,
+        ignore_eos=True,
+        stop_token_ids=list(ends if hold is None else hold.ends),
+        structured_outputs=None if schema is None else StructuredOutputsParams(grammar=grammar(schema)),
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+    )
 
 
 def _told(found: Any, token: int, most: int, tokenizer: Any) -> tuple[float, tuple[tuple[str, float], ...]]:
