@@ -1,5 +1,6 @@
 """`foreword serve`: every prompt of the table from one model, over HTTP."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -69,9 +70,7 @@ def serve(
 
 
 def _options(engine: str, given: list[str]) -> dict[str, object]:
-    """vLLM's engine arguments, their values as YAML reads them."""
-    import yaml
-
+    """vLLM's engine arguments: a value is JSON where it can be read as that, and else text."""
     if engine not in ("local", "vllm"):
         raise UsageError(f"engine {engine!r}: choose local or vllm")
     if given and engine != "vllm":
@@ -82,9 +81,9 @@ def _options(engine: str, given: list[str]) -> dict[str, object]:
         if not equals:
             raise UsageError(f"--engine-option {one!r}: write NAME=VALUE, such as max_model_len=8192")
         try:
-            options[name.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UsageError(f"--engine-option {one!r}: the value is no number, text, true, false or list") from None
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
     return options
 
 

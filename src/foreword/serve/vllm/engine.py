@@ -8,19 +8,17 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeVar
 
-from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
-from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from foreword.backbone import Backbone
 from foreword.backbone.answer import Answer
 from foreword.backbone.generate import ends_of
-from foreword.backbone.structured import Grammars, Hold, grammar
+from foreword.backbone.structured import Grammars, Hold
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Prompt
 from foreword.serve import fit
@@ -33,6 +31,7 @@ from foreword.serve.vllm.inputs import inputs
 from foreword.serve.vllm.launch import launch
 from foreword.serve.vllm.prefixes import Prefixes
 from foreword.serve.vllm.scoring import Step, steps, sums
+from foreword.serve.vllm.settings import likely, scoring, writing
 from foreword.serve.vllm.turns import Turns
 
 T = TypeVar("T")
@@ -174,11 +173,12 @@ class VllmEngine:
         request, tokenizer = prepared.request, self.backbone.tokenizer
         limit = request.sampling.limit(request.prompt)
         writer = Writer(tokenizer, request.sampling.stop if hold is None else ())
+        ends = self._ends if hold is None else hold.ends
         self._rows += 1
         written = cached = 0
         reason: Reason | None = None
         error = None
-        outputs = self._outputs(prepared, _sampling(request, limit, hold, self._ends), self._turns.place(request.key))
+        outputs = self._outputs(prepared, writing(request, limit, ends), self._turns.place(request.key))
         try:
             async for output in outputs:
                 cached = max(cached, output.num_cached_tokens or 0)
@@ -189,7 +189,7 @@ class VllmEngine:
                         reason = "stop"
                         break
                     written += 1
-                    told = _told(part.logprobs[i], token, request.logprobs, tokenizer) if part.logprobs else (None, ())
+                    told = likely(part.logprobs[i], token, request.logprobs, tokenizer) if part.logprobs else (None, ())
                     yield Token(writer.push(token), (token,), *told)
                     if writer.stopped or done or written == limit:
                         reason = "stop" if writer.stopped or done else "length"
@@ -212,16 +212,9 @@ class VllmEngine:
         yield Finished(reason, len(prepared.ids), cached, written, error)
 
     async def _log_probability(self, prepared: Prepared, place: int, step: Step) -> float:
-        """Nats of one token behind the row and some of an answer. Nothing else may be chosen; vLLM tells what it costs.
-
-        Its `logprob_token_ids` would ask for several at once, but takes the likeliest ones from other rows of a step.
-        """
+        """Nats of one token behind the row and some of an answer."""
         before, token = step
-        params = SamplingParams(
-            temperature=0.0, max_tokens=1, logprobs=0, allowed_token_ids=[token], ignore_eos=True, detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )  # fmt: skip
-        outputs = self._outputs(prepared, params, place, before)
+        outputs = self._outputs(prepared, scoring(token), place, before)
         try:
             async for output in outputs:
                 part = output.outputs[0]
@@ -290,30 +283,6 @@ class VllmEngine:
             yield
         finally:
             self._entering_now -= 1
-
-
-def _sampling(request: Request, limit: int, hold: Hold | None, ends: Sequence[int]) -> Any:
-    """vLLM's settings for a row; what ends a text is said here, and not by the model's own."""
-    wanted, schema = request.sampling, request.schema
-    return SamplingParams(
-        temperature=wanted.temperature,
-        top_p=wanted.top_p,
-        seed=wanted.seed if wanted.temperature > 0 else None,
-        max_tokens=limit,
-        logprobs=request.logprobs or None,
-        ignore_eos=True,
-        stop_token_ids=list(ends if hold is None else hold.ends),
-        structured_outputs=None if schema is None else StructuredOutputsParams(grammar=grammar(schema)),
-        detokenize=False,
-        output_kind=RequestOutputKind.DELTA,
-    )
-
-
-def _told(found: Any, token: int, most: int, tokenizer: Any) -> tuple[float, tuple[tuple[str, float], ...]]:
-    """The log-probability of a token, and those of the `most` likely ones, likeliest first."""
-    likely = sorted(found.items(), key=lambda item: item[1].rank)[:most]
-    top = tuple((tokenizer.decode([i]), one.logprob) for i, one in likely)
-    return found[token].logprob, top
 
 
 def _loop_time(deadline: float | None) -> float | None:
