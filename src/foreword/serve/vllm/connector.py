@@ -47,6 +47,7 @@ class PrefixConnector(KVConnectorBase_V1):  # type: ignore[misc]
         super().__init__(vllm_config=vllm_config, role=role, kv_cache_config=kv_cache_config)
         folder = Path(self._kv_transfer_config.get_from_extra_config("folder", ""))
         self._block_size = vllm_config.cache_config.block_size
+        self._dtype = vllm_config.model_config.dtype  # the cache may be of another, which the layer sees to
         self._pending: dict[str, tuple[str, int, int]] = {}
         self._layers: list[str] = []
         self._failed: set[int] = set()
@@ -105,10 +106,11 @@ class PrefixConnector(KVConnectorBase_V1):  # type: ignore[misc]
             layer, number = layers[name], extract_layer_index(name)
             cache, H = layer.kv_cache, layer.num_kv_heads
             keys, values = (
-                _heads(tensors[kind][number], H)[:, load.start : load.end].transpose(0, 1).to(cache).contiguous()
+                _heads(tensors[kind][number], H)[:, load.start : load.end].transpose(0, 1).to(cache.device, self._dtype)
                 for kind in ("keys", "values")
             )
-            layer.impl.do_kv_cache_update(layer, keys, values, cache, torch.tensor(slots, device=cache.device))
+            where = torch.tensor(slots, device=cache.device)
+            layer.impl.do_kv_cache_update(layer, keys.contiguous(), values.contiguous(), cache, where)
 
     def get_block_ids_with_load_errors(self) -> set[int]:
         """Blocks that hold nothing of use."""
