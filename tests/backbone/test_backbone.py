@@ -1,6 +1,7 @@
 """Prompts on a local backbone: exact tokens, scores, generation, refusals."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,11 @@ import torch
 import transformers as hf
 
 from foreword.backbone import Backbone, Sampling
+from foreword.backbone.batch import Example
 from foreword.backbone.encode import encode, encode_answer, shared_front
+from foreword.backbone.generate import ends_of
+from foreword.backbone.load import load
+from foreword.backbone.vectors import Vectors
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Input, Output, Prompt, SoftTokens
 from foreword.tuning.drift import real_norm
@@ -137,6 +142,25 @@ def test_a_prompt_of_another_backbone_is_refused_with_both_names() -> None:
 
 def test_the_fingerprint_is_that_of_the_weights_not_of_their_dtype() -> None:
     assert backbone().fingerprint == backbone(dtype=torch.bfloat16).fingerprint != backbone(seed=1).fingerprint
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_its_layers_a_backbone_is_told_and_read_the_same(family: str, tmp_path: Path) -> None:
+    made = backbone(family)
+    made.model.save_pretrained(tmp_path)
+    made.tokenizer.save_pretrained(tmp_path)
+    whole, part = load(str(tmp_path), "float32"), load(str(tmp_path), "float32", layers=False)
+    assert sum(p.numel() for p in part.model.parameters()) < sum(p.numel() for p in whole.model.parameters()) / 2
+    for name in ("fingerprint", "context", "dimension", "cache_shape", "vocabulary", "dtype"):
+        assert getattr(part, name) == getattr(whole, name), name
+    assert ends_of(part) == ends_of(whole)
+    prompt = Prompt("p", "{{ virtual(2) }}Review: {{ text }}")
+    ids = part.encode(prompt, {"text": "a film"}).ids
+    assert ids.tolist() == whole.encode(prompt, {"text": "a film"}).ids.tolist()
+    vectors = Vectors(embeddings=torch.ones(2, whole.dimension), offsets=torch.ones(4, whole.dimension))
+    assert torch.equal(part.embed_row(ids, vectors), whole.embed_row(ids, vectors))
+    with pytest.raises(NotImplementedError):
+        part.log_probs([Example(ids, ((1,),))], ids[:1], vectors)
 
 
 def test_a_row_longer_than_the_context_is_named() -> None:

@@ -26,3 +26,16 @@ def test_keys_are_made_listed_and_removed(call: Any, project: Path) -> None:
 def test_an_open_door_is_refused_at_once(call: Any) -> None:
     assert call("serve", "--host", "0.0.0.0").exit_code == 2
     assert call("serve", "--keys", "no-such.json").exit_code == 1
+
+
+def test_an_engine_that_is_not_there_says_how_to_get_it(call: Any) -> None:
+    said = call("serve", "--engine", "vllm", "--port", "0")
+    assert said.exit_code == 1
+    assert "pip install 'foreword[vllm]'" in " ".join(said.stderr.split())
+    wrong: tuple[tuple[str, ...], ...] = (
+        ("--engine", "sglang"),
+        ("--engine-option", "max_num_seqs=8"),
+        ("--engine", "vllm", "--engine-option", "max_num_seqs"),
+    )
+    for options in wrong:
+        assert call("serve", *options).exit_code == 2, options

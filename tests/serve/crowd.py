@@ -66,7 +66,7 @@ def prompts(backbone: Backbone) -> list[Prompt]:
 
 def request(prompt: Prompt, text: str = "a quiet film", **options: Any) -> Request:
     """Anything that is not a field of Request is Sampling's."""
-    fields = {name: options.pop(name) for name in ("deadline", "logprobs", "mask", "key") if name in options}
+    fields = {name: options.pop(name) for name in ("deadline", "logprobs", "schema", "key") if name in options}
     key = fields.pop("key", f"{prompt.name}:1")
     return Request("id", prompt, key, dict.fromkeys(prompt.variables, text), Sampling(**options), **fields)
 

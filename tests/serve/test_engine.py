@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import tiny
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Output, Prompt
 from foreword.serve.engine import ClosedError, Finished, QueueFullError, Token
+from foreword.serve.local.masks import TokenMask
 from foreword.serve.local.packed import Packed
 from serve import crowd
 
@@ -283,10 +285,15 @@ def test_a_mask_holds_its_own_row_and_no_other(backbone: crowd.Backbone) -> None
     free = crowd.request(LONG, max_tokens=10)
 
     async def main() -> None:
-        async with crowd.running(backbone) as engine:
-            masks = [Only(words, backbone.vocabulary) for _ in range(2)]
-            asked = [crowd.request(LONG, max_tokens=50, mask=masks[0]), free]
-            asked.append(crowd.request(LONG, max_tokens=50, mask=masks[1], temperature=2.0))
+        made: list[TokenMask] = []
+        async with crowd.running(backbone, masks=lambda schema: made[schema["use"]]) as engine:
+
+            def held_to(mask: TokenMask, **options: Any) -> crowd.Request:
+                made.append(mask)
+                return crowd.request(LONG, schema={"use": len(made) - 1}, **options)
+
+            asked = [held_to(Only(words, backbone.vocabulary), max_tokens=50), free]
+            asked.append(held_to(Only(words, backbone.vocabulary), max_tokens=50, temperature=2.0))
             held, alone, warm = await asyncio.gather(*(crowd.answer(engine, request) for request in asked))
             assert crowd.ids(held[0]) == crowd.ids(warm[0]) == words
             assert held[1].reason == "stop"
@@ -294,14 +301,14 @@ def test_a_mask_holds_its_own_row_and_no_other(backbone: crowd.Backbone) -> None
 
             end = backbone.tokenizer.eos_token_id
             ended = Only([words[0], end], backbone.vocabulary)
-            tokens, finished = await crowd.answer(engine, crowd.request(LONG, mask=ended, stop=("p",)))
+            tokens, finished = await crowd.answer(engine, held_to(ended, stop=("p",)))
             assert (crowd.ids(tokens), ended.taken, finished.reason) == (words[:1], [words[0], end], "stop")
 
             class Broken(Only):
                 def allowed(self) -> Tensor:
                     raise ValueError("the grammar is lost")
 
-            tokens, finished = await crowd.answer(engine, crowd.request(LONG, mask=Broken(words, 5)))
+            tokens, finished = await crowd.answer(engine, held_to(Broken(words, 5)))
             assert (tokens, finished.reason, finished.error) == ([], "error", "the grammar is lost")
 
     asyncio.run(main())

@@ -13,7 +13,7 @@ import tiny
 from foreword.prompts import Output, Prompt
 from foreword.serve.engine import ClosedError, DeadlineError, ModelError
 from foreword.serve.local.scoring import Classifier
-from foreword.serve.local.text import Decoder
+from foreword.serve.text import Decoder
 from foreword.serve.log import NAME
 from serve import crowd
 

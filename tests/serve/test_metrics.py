@@ -128,3 +128,10 @@ def test_spans_have_opentelemetrys_names_and_no_contents(start: Start, monkeypat
     except ImportError:
         with pytest.raises(ForewordError, match="otel"):
             spans.tracer()
+
+
+def test_a_server_whose_engine_is_gone_is_not_ready(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    stats = house.engine.stats()
+    monkeypatch.setattr(house.engine, "stats", lambda: replace(stats, broken=True))
+    assert house.ask("GET", "/ready")[::2] == (503, {"status": "broken"})
+    assert house.ask("GET", "/health")[0] == 200

@@ -8,8 +8,7 @@ import openai
 import pytest
 
 from foreword.prompts import Input, Partial, Prompt
-from foreword.serve.service import Masks
-from serving import BACKBONE, House, Start, refused
+from serving import BACKBONE, House, refused
 
 USER = [{"role": "user", "content": "one two three"}]
 
@@ -68,7 +67,7 @@ def test_what_is_asked_for_reaches_the_engine(house: House) -> None:
         (0.5, 0.9, ("END", "\n"), 9)
     }
     assert {row.key for row in rows} == {"echo:2"}
-    assert all(row.deadline is not None and row.mask is None and row.logprobs == 0 for row in rows)
+    assert all(row.deadline is not None and row.schema is None and row.logprobs == 0 for row in rows)
     chat(house)
     assert house.engine.seen[-1].sampling.temperature == 0
     chat(house, temperature=1)
@@ -255,39 +254,17 @@ def test_raw_embeddings_are_refused(house: House) -> None:
         house.client().embeddings.create(model=BACKBONE, input="x")
 
 
-class Spelled:
-    """A mask that knows its schema."""
-
-    done = False
-
-    def __init__(self, schema: Any) -> None:
-        if schema == {"type": "odd"}:
-            raise ValueError("odd")
-        self.schema = schema
-
-    def allowed(self) -> None:
-        return None
-
-    def accept(self, token_id: int) -> None:
-        pass
-
-
-def test_schemas_and_tools_hold_the_answer(start: Start) -> None:
-    masks: Masks = Spelled
-    house = start(masks=masks)
+def test_schemas_and_tools_hold_the_answer(house: House) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     chat(house, response_format=form, stop="x")
     row = house.engine.seen[-1]
-    assert isinstance(row.mask, Spelled)
-    assert row.mask.schema == schema
+    assert row.schema == schema
     assert row.sampling.stop == ()
     with refused(openai.BadRequestError, param="response_format"):
         chat(house, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "odd"}}})
     chat(house, response_format={"type": "json_object"})
-    row = house.engine.seen[-1]
-    assert isinstance(row.mask, Spelled)
-    assert row.mask.schema == {"type": "object"}
+    assert house.engine.seen[-1].schema == {"type": "object"}
 
     tools = [{"type": "function", "function": {"name": "look", "description": "Looks.", "parameters": schema}}]
     said = [{"role": "user", "content": '{"tool": "look", "arguments": {"a": "b"}}'}]
@@ -298,9 +275,9 @@ def test_schemas_and_tools_hold_the_answer(start: Start) -> None:
     assert answer.message.content is None
     assert answer.message.tool_calls[0].function.name == "look"
     assert json.loads(answer.message.tool_calls[0].function.arguments) == {"a": "b"}
-    held = house.engine.seen[-1].mask
-    assert isinstance(held, Spelled)
-    assert held.schema["properties"]["tool"] == {"const": "look"}
+    held = house.engine.seen[-1].schema
+    assert held is not None
+    assert held["properties"]["tool"] == {"const": "look"}
 
     chunks = list(chat(house, **bare, tool_choice={"type": "function", "function": {"name": "look"}}, stream=True))
     calls = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or ()]
@@ -310,11 +287,11 @@ def test_schemas_and_tools_hold_the_answer(start: Start) -> None:
     bare["messages"] = [{"role": "user", "content": '{"tool": "reply", "arguments": {"text": "in words"}}'}]
     auto = chat(house, **bare).choices[0]
     assert (auto.message.content, auto.message.tool_calls, auto.finish_reason) == ("in words", None, "stop")
-    held = house.engine.seen[-1].mask
-    assert isinstance(held, Spelled)
-    assert len(held.schema["anyOf"]) == 2
+    held = house.engine.seen[-1].schema
+    assert held is not None
+    assert len(held["anyOf"]) == 2
     chat(house, **bare, tool_choice="none")
-    assert house.engine.seen[-1].mask is None
+    assert house.engine.seen[-1].schema is None
     with refused(openai.BadRequestError, param="tool_choice"):
         chat(house, **bare, tool_choice={"type": "function", "function": {"name": "other"}})
 
@@ -328,13 +305,6 @@ def test_schemas_and_tools_hold_the_answer(start: Start) -> None:
     assert [message["role"] for message in inputs] == ["system", "user", "assistant", "user"]
     assert '"tool": "look"' in inputs[0]["content"]
     assert json.loads(inputs[2]["content"]) == {"tool": "look", "arguments": {"a": "b"}}
-
-
-def test_without_masks_schemas_are_refused_clearly(house: House) -> None:
-    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "string"}}}
-    with refused(openai.BadRequestError) as caught:
-        chat(house, response_format=form)
-    assert "structured" in str(caught.value)
 
 
 def test_many_clients_at_once_get_their_own_answers(house: House) -> None:

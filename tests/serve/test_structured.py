@@ -2,6 +2,7 @@
 
 import functools
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +13,11 @@ import pytest
 
 import tiny
 from foreword.prompts import Prompt
-from foreword.serve import structured
 from foreword.serve.limits import Limits
 from foreword.serve.server import address, build, listen
 from foreword.serve.start import make
 from foreword.table import PromptTable
 from serving import refused
-
-pytest.importorskip("foreword.backbone.structured")
 
 MOOD = {
     "type": "object",
@@ -77,4 +75,11 @@ def test_schemas_hold_what_a_random_model_writes(client: openai.OpenAI) -> None:
         choice = ask(model="free", messages=USER, tools=tools, **options).choices[0]
         assert choice.finish_reason == "tool_calls"
         assert _fits(choice.message.tool_calls[0].function.arguments)
-    assert structured.masks(tiny.backbone()) is not None
+
+
+def test_without_llguidance_schemas_are_refused_clearly(client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with refused(openai.BadRequestError, param="response_format") as caught:
+        client.chat.completions.create(model="mood", messages=USER)
+    assert "foreword[structured]" in str(caught.value)
+    assert client.chat.completions.create(model="free", messages=USER, max_tokens=4).choices

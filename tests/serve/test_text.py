@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny
-from foreword.serve.local.text import Writer
+from foreword.serve.text import Writer
 
 TEXTS = st.text("aé漢😀 </s\n", max_size=60)
 

@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -14,7 +14,7 @@ from foreword.backbone.answer import TEXT_TOKENS, Answer, Inputs, OnRows, Sampli
 from foreword.backbone.batch import Example, batches
 from foreword.backbone.encode import Encoded, Ids, encode, encode_answer, shared_front, spans
 from foreword.backbone.generate import ends_of, generate_ids
-from foreword.backbone.model import Front, FrozenModel
+from foreword.backbone.model import Architecture, Front, FrozenModel
 from foreword.backbone.structured import Grammars
 from foreword.backbone.vectors import NONE, Vectors
 from foreword.errors import ForewordError, UsageError
@@ -68,8 +68,14 @@ class Backbone(FrozenModel):
     parallel = 1
     """One batch keeps the machine busy: what comes at the same time is best put into it."""
 
-    def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
-        super().__init__(model, tokenizer, name)
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        name: str,
+        architecture: Callable[[FrozenModel], Architecture] | None = None,
+    ) -> None:
+        super().__init__(model, tokenizer, name, architecture)
         self._fronts: OrderedDict[tuple[str, bytes], Front] = OrderedDict()
         self._lock = threading.Lock()
         self._answer_ids = lru_cache(4_096)(

@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from foreword.backbone.model import FrozenModel
 
 
+def cache_shape(config: Any) -> tuple[int, int, int]:
+    """L, H and head_dim, by a text model's config."""
+    heads = config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return config.num_hidden_layers, getattr(config, "num_key_value_heads", None) or heads, size
+
+
 class DecoderOnly:
     """An `Architecture`: the answer continues the prompt's own sequence."""
 
@@ -37,10 +44,7 @@ class DecoderOnly:
     @property
     def cache_shape(self) -> tuple[int, int, int]:
         """L, H and head_dim, by the model's config."""
-        config = self.model.config.get_text_config()
-        heads = config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // heads
-        return config.num_hidden_layers, getattr(config, "num_key_value_heads", None) or heads, size
+        return cache_shape(self.model.config.get_text_config())
 
     def span(self, read: int, write: int, prefix: int = 0) -> int:  # noqa: ARG002 - the prefix is read like the rest
         """Prompt and answer stand in one sequence."""

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from foreword.backbone.backbone import Backbone
+from foreword.backbone.layerless import Layerless
 from foreword.errors import ForewordError, UsageError
 from foreword.files import cache_dir
 from foreword.packages import PackageFile, fetch
@@ -33,22 +34,32 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 OnBytes = Callable[[str, int, int], None]
 
 
-def load(name: str, dtype: str = "auto", on_bytes: OnBytes | None = None) -> Backbone:
-    """Load and freeze a language model. Raises ForewordError when `name` leads nowhere or to something else."""
+def load(name: str, dtype: str = "auto", on_bytes: OnBytes | None = None, *, layers: bool = True) -> Backbone:
+    """Load and freeze a language model. Raises ForewordError when `name` leads nowhere or to something else.
+
+    Without `layers` it holds the embedding matrix alone, on the CPU: it encodes prompts and checks them, and cannot run
+    them. That is for whoever has the layers in another process.
+    """
     if dtype != "auto" and dtype not in DTYPES:
         raise UsageError(f"dtype {dtype!r}: choose auto, float32 or bfloat16")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen = DTYPES.get(dtype, best_dtype(device))
     path = Path(name).expanduser()
+
+    def read(source: str | Path, name: str) -> Backbone:
+        return _from_folder(source, name, chosen, device) if layers else _embeddings_only(source, name, chosen)
+
     if name in BUILT_IN:
         folder = built_in_folder(name, on_bytes)
         try:
-            return _from_folder(folder, name, chosen, device)
+            return read(folder, name)
         except ForewordError as error:
             raise ForewordError(f"{error}. Delete {str(folder)!r} and run again: it will be fetched anew") from error
     if os.path.isdir(path):  # unlike Path.is_dir, at peace with names that no file can have
-        return _from_folder(path, path.name, chosen, device)
+        return read(path, path.name)
     if path.suffix == ".gguf":
+        if not layers:
+            raise UsageError(f"{name!r}: a .gguf file is not read in parts; give a folder or a hub id")
         if not os.path.isfile(path):
             raise ForewordError(f"no file {str(path)!r}")
         model, tokenizer = _from_gguf(path, chosen)
@@ -57,7 +68,7 @@ def load(name: str, dtype: str = "auto", on_bytes: OnBytes | None = None) -> Bac
         near = difflib.get_close_matches(name, list(BUILT_IN), n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"built in: {', '.join(BUILT_IN)}."
         raise ForewordError(f"no backbone {name!r}; {hint} Or give a folder, a .gguf file or a hub id (owner/name)")
-    return _from_folder(name, name, chosen, device)
+    return read(name, name)
 
 
 @lru_cache
@@ -95,6 +106,36 @@ def _from_folder(source: str | Path, name: str, dtype: torch.dtype, device: torc
         reason = " ".join(str(error).split())
         raise ForewordError(f"cannot load backbone {name!r} from {str(source)!r}: {reason:.300}") from error
     return Backbone(model.to(device), tokenizer, name)
+
+
+def _embeddings_only(source: str | Path, name: str, dtype: torch.dtype) -> Backbone:
+    """The same model with none of its layers: transformers leaves their weights in the file."""
+    import transformers
+    from transformers import AutoConfig, AutoModel, AutoTokenizer, GenerationConfig
+
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # it would tell of every weight that is left there
+    try:
+        config, none = (AutoConfig.from_pretrained(source, trust_remote_code=False) for _ in range(2))
+        if config.is_encoder_decoder:
+            raise ForewordError("it is an encoder-decoder, which is run with all of its layers here")
+        text = none.get_text_config()
+        text.num_hidden_layers = 0
+        if getattr(text, "layer_types", None):
+            text.layer_types = []
+        model = AutoModel.from_pretrained(source, config=none, dtype=dtype, trust_remote_code=False)
+        model.config = config
+        try:
+            model.generation_config = GenerationConfig.from_pretrained(source)
+        except OSError:  # there is none of its own
+            model.generation_config = GenerationConfig.from_model_config(config)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:  # as above
+        reason = " ".join(str(error).split())
+        raise ForewordError(f"cannot load backbone {name!r} from {str(source)!r}: {reason:.300}") from error
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+    return Backbone(model, tokenizer, name, Layerless)
 
 
 def _from_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:

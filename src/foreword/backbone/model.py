@@ -6,7 +6,7 @@
 import hashlib
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -73,17 +73,26 @@ class Front:
 class FrozenModel:
     """A transformers model whose weights never change and never hold a gradient.
 
-    `model` and `tokenizer` are transformers' own objects and may be used directly.
+    `model` and `tokenizer` are transformers' own objects and may be used directly. `architecture` makes what knows how
+    such a model reads; None: by its config.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        name: str,
+        architecture: "Callable[[FrozenModel], Architecture] | None" = None,
+    ) -> None:
+        if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
+            model.set_attn_implementation("eager")  # transformers before 5.24 takes sdpa, which leaves the cap out
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name
         parameters = inspect.signature(model.forward).parameters
         self.takes_cache = "cache" if "cache" in parameters else "past_key_values"  # transformers 5.24 renamed it
         kind = EncoderDecoder if model.config.is_encoder_decoder else DecoderOnly
-        self.architecture: Architecture = kind(self)
+        self.architecture: Architecture = (architecture or kind)(self)
 
     @property
     def _embedding(self) -> Tensor:

@@ -49,18 +49,27 @@ class Grammars:
 
     def hold(self, schema: Schema, rows: int) -> "Hold":
         """What holds a batch of `rows` to `schema`; for one call of generate."""
-        text = json.dumps(rewritten(closed(schema), _decimals) | {"x-guidance": SPELLING})
+        text = grammar(schema)
         with self._lock:
             if text not in self._compiled:
-                # A space may stand before it: behind "Answer:" that is how a model's own words begin.
-                grammar = self._engine.LLMatcher.grammar_from_lark(f'start: " "? answer\nanswer: %json {text}')
-                matcher = self._engine.LLMatcher(self._tokenizer, grammar, log_level=0)
+                matcher = self._engine.LLMatcher(
+                    self._tokenizer, self._engine.LLMatcher.grammar_from_lark(text), log_level=0
+                )
                 if matcher.is_error():
                     reason = matcher.get_error().splitlines()[0]
                     raise ForewordError(f"the schema cannot be held on {self._name!r}: {reason}; simplify it")
                 self._compiled = {text: matcher}  # the newest only: compiling takes milliseconds
             first = self._compiled[text]
         return Hold(schema, [first.deep_copy() for _ in range(rows)], self._tokenizer, self._ends)
+
+
+def grammar(schema: Schema) -> str:
+    """All texts that fit `schema`, as llguidance's dialect of Lark has it.
+
+    A space may stand before them: behind "Answer:" that is how a model's own words begin.
+    """
+    text = json.dumps(rewritten(closed(schema), _decimals) | {"x-guidance": SPELLING})
+    return f'start: " "? answer\nanswer: %json {text}'
 
 
 def _decimals(node: dict[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,22 @@
 """`foreword serve`: every prompt of the table from one model, over HTTP."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from foreword.cli.console import Display, print_json
-from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, find_table, load_backbone
+from foreword.cli.shared import (
+    DEFAULT_BACKBONE,
+    BackboneName,
+    Dtype,
+    Json,
+    TableUrl,
+    find_table,
+    load_backbone,
+    load_on_vllm,
+)
 from foreword.errors import UsageError
 
 app = typer.Typer(help="Serve every prompt of the table over HTTP, as OpenAI's clients speak it.")
@@ -29,6 +39,10 @@ def serve(
     embeddings: Annotated[
         str | None, typer.Option(help="Folder of a sentence-transformers model, for /v1/embeddings.")
     ] = None,
+    engine: Annotated[str, typer.Option(help="local, or vllm in an environment that has it.")] = "local",
+    engine_option: Annotated[
+        list[str], typer.Option(help="NAME=VALUE of vLLM's engine arguments; may be repeated.")
+    ] = [],  # noqa: B006
     backbone: BackboneName = DEFAULT_BACKBONE,
     dtype: Dtype = "auto",
     table: TableUrl = None,
@@ -40,15 +54,19 @@ def serve(
     from foreword.serve.limits import Limits
     from foreword.serve.server import address, listen, run
 
+    options = _options(engine, engine_option)
     found = Keys(keys) if keys is not None else None
     bound = listen(host, port, found)
     with bound, Display() as display:
         prompts = find_table(table)
-        model = load_backbone(backbone, dtype, display)
+        limits = Limits(body_bytes=max_body, max_tokens=max_tokens, seconds=timeout)
+        if engine == "vllm":
+            model, runs = load_on_vllm(backbone, dtype, options, display)
+        else:
+            model, runs = load_backbone(backbone, dtype, display), None
         from foreword.serve.start import make
 
-        limits = Limits(body_bytes=max_body, max_tokens=max_tokens, seconds=timeout)
-        app, service = make(model, prompts, found, limits, cors)
+        app, service = make(model, prompts, found, limits, cors, runs)
         if embeddings is not None:
             from foreword.serve.embedder import Embedder
 
@@ -56,6 +74,24 @@ def serve(
         where = address(bound)
         display.say(f"Serving at {where}/v1. " + ("" if found else "No keys: this machine alone may ask."))
         run(app, service, bound, grace)
+
+
+def _options(engine: str, given: list[str]) -> dict[str, object]:
+    """vLLM's engine arguments: a value is JSON where it can be read as that, and else text."""
+    if engine not in ("local", "vllm"):
+        raise UsageError(f"engine {engine!r}: choose local or vllm")
+    if given and engine != "vllm":
+        raise UsageError(f"--engine-option {given[0]!r} is for --engine vllm")
+    options: dict[str, object] = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not equals:
+            raise UsageError(f"--engine-option {one!r}: write NAME=VALUE, such as max_model_len=8192")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
 
 
 @keys_app.command("add")

@@ -10,8 +10,11 @@ from foreword.cli.console import Display
 from foreword.errors import ForewordError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from foreword.backbone import Backbone, LanguageModel
     from foreword.prompts import Prompt
+    from foreword.serve.engine import Engine
     from foreword.table import PromptTable
 
 BackboneName = Annotated[
@@ -27,9 +30,31 @@ DEFAULT_BACKBONE = "smollm2-135m"
 def load_backbone(name: str, dtype: str, display: Display) -> "Backbone":
     """A local backbone; says what was loaded and how it will compute."""
     import torch
-    import transformers
 
     from foreword.backbone import load
+
+    _begin_loading(name, display)
+    backbone = load(name, dtype, lambda file, done, total: display.stage(f"fetching {file}", done, total))
+    millions = sum(p.numel() for p in backbone.model.parameters()) / 1e6
+    threads = torch.get_num_threads()
+    where = f"{threads} CPU threads" if backbone.device.type == "cpu" else torch.cuda.get_device_name()
+    display.say(f"Backbone {backbone.name}: {millions:.0f} M frozen weights, {short(backbone.dtype)}, {where}.")
+    return backbone
+
+
+def load_on_vllm(name: str, dtype: str, options: "Mapping[str, object]", display: Display) -> "tuple[Backbone, Engine]":
+    """The front part of a backbone, and vLLM with all of it; says what was loaded."""
+    from foreword.serve.start import on_vllm
+
+    _begin_loading(name, display)
+    on_bytes = lambda file, done, total: display.stage(f"fetching {file}", done, total)  # noqa: E731
+    backbone, engine = on_vllm(name, dtype, options, on_bytes)
+    display.say(f"Backbone {backbone.name}: {short(backbone.dtype)}, {engine.context:,} tokens, on vLLM.")
+    return backbone, engine
+
+
+def _begin_loading(name: str, display: Display) -> None:
+    import transformers
 
     if name.startswith("openai:"):
         raise UsageError(
@@ -38,12 +63,6 @@ def load_backbone(name: str, dtype: str, display: Display) -> "Backbone":
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     display.stage(f"loading {name}", 0, 0)
-    backbone = load(name, dtype, lambda file, done, total: display.stage(f"fetching {file}", done, total))
-    millions = sum(p.numel() for p in backbone.model.parameters()) / 1e6
-    threads = torch.get_num_threads()
-    where = f"{threads} CPU threads" if backbone.device.type == "cpu" else torch.cuda.get_device_name()
-    display.say(f"Backbone {backbone.name}: {millions:.0f} M frozen weights, {short(backbone.dtype)}, {where}.")
-    return backbone
 
 
 def load_model(name: str, dtype: str, display: Display) -> "LanguageModel":

@@ -3,7 +3,6 @@
 Knows bodies and prompts; knows no responses.
 """
 
-import asyncio
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -11,10 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from foreword.backbone.answer import Sampling
-from foreword.errors import ForewordError
 from foreword.prompts import Input, Prompt
-from foreword.prompts.schema import ANY_OBJECT
-from foreword.serve.engine import Request, TokenMask
+from foreword.prompts.schema import ANY_OBJECT, checked
+from foreword.serve.engine import Request
 from foreword.serve.openai_types import ChatBody, ClassifyBody, CompletionBody, Message
 from foreword.serve.prompts import Served
 from foreword.serve.refusals import bad
@@ -63,7 +61,7 @@ async def chat(service: Service, body: ChatBody, request_id: str) -> Call:
     if body.top_logprobs and not body.logprobs:
         raise bad("'top_logprobs' needs 'logprobs': true", "top_logprobs")
     limit = body.max_completion_tokens or body.max_tokens
-    return Call(served, await _rows(service, served, [inputs], body, limit, top, schema, request_id), tools)
+    return Call(served, _rows(service, served, [inputs], body, limit, top, schema, request_id), tools)
 
 
 async def completion(service: Service, body: CompletionBody, request_id: str) -> Call:
@@ -79,7 +77,7 @@ async def completion(service: Service, body: CompletionBody, request_id: str) ->
         inputs = [_inputs(served.prompt, body.inputs, None if text is None else [_user(text)]) for text in texts]
     top = max(1, body.logprobs) if body.logprobs is not None else 0
     limit = 1 if body.echo else body.max_tokens
-    return Call(served, await _rows(service, served, inputs, body, limit, top, None, request_id))
+    return Call(served, _rows(service, served, inputs, body, limit, top, None, request_id))
 
 
 async def classify(service: Service, body: ClassifyBody, request_id: str) -> Call:
@@ -136,7 +134,7 @@ def _user(text: str) -> Message:
     return Message(role="user", content=text)
 
 
-async def _rows(
+def _rows(
     service: Service,
     served: Served,
     inputs: Sequence[Mapping[str, object]],
@@ -154,6 +152,7 @@ async def _rows(
     schema = schema if schema is not None else getattr(served.prompt.output, "json_schema", None)
     if schema is not None and served.prompt.output.choices is not None:
         raise bad(f"prompt {served.key!r} answers one of its choices, and cannot be held to a schema", "model")
+    schema = _checked(schema) if schema is not None else None
     seed = body.seed if body.seed is not None else secrets.randbits(31) if body.temperature > 0 else 0
     sampling = Sampling(
         limit or min(limits.default_tokens if schema is None else limits.json_tokens, limits.max_tokens),
@@ -167,16 +166,16 @@ async def _rows(
         for i in range(body.n):
             ours = replace(sampling, seed=(seed + i) % 2**63)
             request = _request(service, served, row, ours, top, f"{request_id}-{len(rows)}")
-            rows.append(replace(request, mask=await _mask(service, schema)) if schema is not None else request)
+            rows.append(replace(request, schema=schema))
     return tuple(rows)
 
 
-async def _mask(service: Service, schema: Mapping[str, Any]) -> TokenMask:
-    if service.masks is None:
-        raise bad("this server cannot hold an answer to a schema: it runs without foreword[structured]")
+def _checked(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    if schema == ANY_OBJECT:  # an answer may be held to it, and nothing is asked of its fields
+        return schema
     try:
-        return await asyncio.to_thread(service.masks, schema)
-    except (ForewordError, ValueError) as error:
+        return checked(schema)
+    except ValueError as error:
         raise bad(f"the schema cannot be held: {error}", "response_format") from None
 
 

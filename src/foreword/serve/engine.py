@@ -2,9 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
-
-from torch import Tensor
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from foreword.backbone.answer import Answer, Sampling
 from foreword.errors import ForewordError
@@ -32,24 +30,8 @@ class ModelError(ForewordError):
     """The model failed on a request that was right."""
 
 
-class TokenMask(Protocol):
-    """What holds one answer to a grammar. Called by the engine's own thread only.
-
-    The grammar says where the answer ends; stop strings are not looked for.
-    """
-
-    @property
-    def done(self) -> bool:
-        """Whether the answer is complete."""
-        ...
-
-    def allowed(self) -> Tensor | None:
-        """[V] bool: the tokens that may come next; None where all may."""
-        ...
-
-    def accept(self, token_id: int) -> None:
-        """Go on by a token that was chosen, one that ends a text included."""
-        ...
+class SchemaError(ForewordError):
+    """This engine cannot hold an answer to the schema that is asked for."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +49,9 @@ class Request:
     """By `time.monotonic()`; None: none."""
     logprobs: int = 0
     """The most likely tokens that are told at every place, besides the one chosen; 0: none, and no log-probability."""
-    mask: TokenMask | None = None
+    schema: Mapping[str, Any] | None = None
+    """What the answer is held to while it is written, as `prompts.schema.checked` leaves it. The schema says where the
+    answer ends; stop strings are not looked for."""
 
 
 @dataclass(frozen=True)
@@ -126,16 +110,27 @@ class Stats:
     """Tokens read by the model, fronts included."""
     completion_tokens: int
     errors: int
+    broken: bool = False
+    """Whether nothing can be answered any more, until the server is started again."""
 
 
 class Engine(Protocol):
     """Answers many requests at once, each with a prompt of its own."""
 
+    @property
+    def context(self) -> int:
+        """Tokens of the longest row, what is written counted."""
+        ...
+
+    def check(self, prompt: Prompt) -> None:
+        """Raises ForewordError for a prompt that cannot run here, before it is served."""
+        ...
+
     async def generate(self, request: Request) -> AsyncIterator[Token | Finished]:
         """The answer as it is written; the last item is a `Finished`. Closing the iterator frees the row.
 
-        Raises QueueFullError, or ClosedError, at once; ForewordError where the prompt, its vectors or its inputs
-        cannot be run here.
+        Raises QueueFullError, or ClosedError, at once; SchemaError for a schema that it cannot hold; ForewordError
+        where the prompt, its vectors or its inputs cannot be run here.
         """
         ...
 

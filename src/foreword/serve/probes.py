@@ -22,6 +22,8 @@ def routes(service: Service) -> APIRouter:
     async def ready() -> Response:
         """Whether it takes requests: not before it has read the table, and no more once it is told to stop."""
         state = "draining" if service.draining else "ready" if service.ready else "starting"
+        if state == "ready" and service.engine.stats().broken:
+            state = "broken"
         return JSONResponse({"status": state}, 200 if state == "ready" else 503)
 
     @router.get("/metrics", tags=["Operations"])

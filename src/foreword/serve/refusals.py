@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from foreword.errors import ForewordError
-from foreword.serve.engine import ClosedError, DeadlineError, ModelError, QueueFullError
+from foreword.serve.engine import ClosedError, DeadlineError, ModelError, QueueFullError, SchemaError
 
 
 class Refusal(Exception):  # noqa: N818 - most of them are no errors of ours
@@ -68,6 +68,8 @@ def refusal(error: Exception) -> Refusal:
             return Refusal(504, "the answer took longer than this server allows; ask for fewer tokens", "deadline")
         case ModelError():
             return Refusal(500, "the model failed on this request; the server's log says more", "engine_error")
+        case SchemaError():
+            return bad(str(error), "response_format")
         case ForewordError():
             return bad(str(error))
         case HTTPException():

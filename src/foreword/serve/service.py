@@ -1,12 +1,11 @@
 """All that the routes of one server share. Knows no HTTP."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from foreword.serve.embedder import Embedder
-from foreword.serve.engine import Engine, TokenMask
+from foreword.serve.engine import Engine
 from foreword.serve.keys import Keys
 from foreword.serve.limits import Limits
 from foreword.serve.metrics import Metrics
@@ -14,12 +13,6 @@ from foreword.serve.prompts import Prompts
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
-
-
-class Masks(Protocol):
-    """Makes what holds one answer to a JSON Schema. Raises ForewordError for a schema that it cannot hold."""
-
-    def __call__(self, schema: Mapping[str, Any]) -> TokenMask: ...
 
 
 @dataclass
@@ -34,7 +27,6 @@ class Service:
     limits: Limits = Limits()  # noqa: RUF009 - frozen
     keys: Keys | None = None
     """None: everyone who reaches the server may do everything."""
-    masks: Masks | None = None
     tracer: "Tracer | None" = None
     chats: bool = True
     """Whether the backbone's tokenizer has a chat template."""

@@ -1,12 +1,16 @@
-"""A server from its parts: backbone, table, keys. The one place that chooses an engine."""
+"""A server from its parts: engine, table, keys. The one place that chooses an engine."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fastapi import FastAPI
 
 from foreword.backbone import Backbone
-from foreword.serve import fit, spans, structured
+from foreword.backbone.load import BUILT_IN, OnBytes, built_in_folder, load
+from foreword.errors import ForewordError
+from foreword.serve import spans
 from foreword.serve.app import make_app
+from foreword.serve.engine import Engine
 from foreword.serve.keys import Keys
 from foreword.serve.limits import Limits
 from foreword.serve.local import LocalEngine
@@ -17,17 +21,37 @@ from foreword.table import PromptTable
 
 
 def make(
-    backbone: Backbone, table: PromptTable, keys: Keys | None, limits: Limits, origins: Sequence[str] = ()
+    backbone: Backbone,
+    table: PromptTable,
+    keys: Keys | None,
+    limits: Limits,
+    origins: Sequence[str] = (),
+    engine: Engine | None = None,
 ) -> tuple[FastAPI, Service]:
-    """The application, and what its routes share."""
-    limits = limits.within(backbone.context)
-    engine = LocalEngine(backbone)
+    """The application, and what its routes share; `engine` runs `backbone`, by default the local one."""
+    engine = engine or LocalEngine(backbone)
+    limits = limits.within(engine.context)
     metrics = Metrics(engine.stats, limits.labels)
-    prompts = Prompts(
-        table, lambda prompt: fit.check(backbone, prompt), backbone.fingerprint, limits.prompt_bytes, metrics.forget
-    )
+    prompts = Prompts(table, engine.check, backbone.fingerprint, limits.prompt_bytes, metrics.forget)
     service = Service(
-        engine, prompts, metrics, backbone.name, limits, keys, structured.masks(backbone), spans.tracer(),
+        engine, prompts, metrics, backbone.name, limits, keys, spans.tracer(),
         chats=bool(backbone.tokenizer.chat_template),
     )  # fmt: skip
     return make_app(service, origins), service
+
+
+def on_vllm(
+    name: str, dtype: str, options: Mapping[str, Any], on_bytes: OnBytes | None = None
+) -> tuple[Backbone, Engine]:
+    """The part of a backbone that this process needs, and vLLM with the rest. Raises ForewordError without vLLM."""
+    try:
+        from foreword.serve.vllm.engine import VllmEngine
+    except ImportError as error:
+        raise ForewordError(
+            f"--engine vllm needs vLLM 0.32 in an environment of its own ({error}): "
+            "python -m venv vllm && vllm/bin/pip install 'foreword[vllm]', and vllm/bin/foreword serve --engine vllm; "
+            "for a machine without a GPU see 'The vLLM engine' in docs/serving.md"
+        ) from error
+    backbone = load(name, dtype, on_bytes, layers=False)
+    source = str(built_in_folder(name)) if name in BUILT_IN else name
+    return backbone, VllmEngine(backbone, source, options=options)

@@ -12,13 +12,17 @@ from foreword.backbone.answer import Answer
 from foreword.backbone.backbone import Backbone
 from foreword.backbone.generate import ends_of
 from foreword.errors import UsageError
+from foreword.prompts import Prompt
+from foreword.serve import fit
 from foreword.serve.engine import ClosedError, Finished, QueueFullError, Request, Stats, Token
 from foreword.serve.local.loop import Loop
-from foreword.serve.local.prepare import Preparer, warm
+from foreword.serve.local.masks import Masks
+from foreword.serve.local.masks import masks as masks_of
 from foreword.serve.local.reading import Reading, TextReader
 from foreword.serve.local.rows import Row
 from foreword.serve.local.scoring import Classifier, Job
 from foreword.serve.local.select import choose_runner
+from foreword.serve.prepare import Preparer
 
 T = TypeVar("T")
 GB = 1024**3
@@ -31,7 +35,7 @@ class LocalEngine:
 
     `max_rows` are written at once, `max_waiting` more are accepted. `kv_bytes` bound the keys and values of what is
     running, `front_bytes` those of fronts that are kept. At most `chunk` prompt tokens are read between two tokens
-    of a row that is being written.
+    of a row that is being written. `masks` hold answers to schemas; llguidance's, unless others are given.
     """
 
     def __init__(
@@ -43,8 +47,9 @@ class LocalEngine:
         kv_bytes: int = 2 * GB,
         front_bytes: int = GB // 2,
         chunk: int = 256,
+        masks: Masks | None = None,
     ) -> None:
-        warm(backbone)
+        _ = backbone.fingerprint  # which the first request would otherwise wait for
         self.backbone = backbone
         self._max_waiting = max_waiting
         self._runner = choose_runner(backbone, kv_bytes, front_bytes, chunk)
@@ -53,6 +58,7 @@ class LocalEngine:
         reader = TextReader(backbone, chunk)
         self._loop = Loop(self._runner, classifier, reader, max_rows, self._post.flush)
         self._preparer, self._ends = Preparer(backbone), ends_of(backbone)
+        self._masks = masks or masks_of(backbone)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="foreword-prepare")
         self._lock = threading.Lock()
         self._waiting = 0
@@ -61,12 +67,23 @@ class LocalEngine:
         self._thread = threading.Thread(target=self._loop.run, name="foreword-engine", daemon=True)
         self._thread.start()
 
+    @property
+    def context(self) -> int:
+        """As `Engine` has it."""
+        return self.backbone.context
+
+    def check(self, prompt: Prompt) -> None:
+        """As `Engine` has it."""
+        fit.check(self.backbone, prompt)
+
     async def generate(self, request: Request) -> AsyncIterator[Token | Finished]:
         """As `Engine` has it."""
         with self._entering() as entered:
+            schema = request.schema
             prepared = await self._prepare(lambda: self._preparer.row(request))
+            mask = await self._prepare(lambda: self._masks(schema)) if schema is not None else None
             sink = _Sink(self._post, asyncio.get_running_loop(), self._leave)
-            row = Row(prepared, sink, self.backbone.tokenizer, self._ends)
+            row = Row(prepared, sink, self.backbone.tokenizer, self._ends, mask)
             if not self._runner.fits(row):
                 raise UsageError(
                     f"a prompt of {len(prepared.ids):,} tokens and {row.limit:,} to write take more memory than the "

@@ -17,7 +17,8 @@ from foreword.serve.local.attend import Reads, Step, Writes
 from foreword.serve.local.fronts import Fronts, Key, check
 from foreword.serve.local.kv import Memory, Place, Shape
 from foreword.serve.local.linear import Decoding
-from foreword.serve.local.rows import Prepared, Row
+from foreword.serve.local.rows import Row
+from foreword.serve.prepare import Prepared
 
 
 class _Behind:

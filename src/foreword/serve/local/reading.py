@@ -11,8 +11,8 @@ from torch import Tensor
 from foreword.backbone.backbone import Backbone
 from foreword.serve.engine import ClosedError, DeadlineError, ModelError, Request, Token
 from foreword.serve.local.fair import FairQueue
-from foreword.serve.local.rows import Prepared
-from foreword.serve.local.text import Decoder
+from foreword.serve.prepare import Prepared
+from foreword.serve.text import Decoder
 
 
 @dataclass

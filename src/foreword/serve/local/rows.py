@@ -1,18 +1,16 @@
 """One request on its way: tokens to read, tokens written, what is told to who asked. Knows no model and no batch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from foreword.backbone.encode import Ids
-from foreword.backbone.vectors import Vectors
-from foreword.serve.engine import Finished, Request, Token
+from foreword.serve.engine import Finished, Token
 from foreword.serve.local.choose import Chooser, held
-from foreword.serve.local.fronts import Key
-from foreword.serve.local.text import Writer
+from foreword.serve.local.masks import TokenMask
+from foreword.serve.prepare import Prepared
+from foreword.serve.text import Writer
 
 
 class Sink(Protocol):
@@ -25,28 +23,14 @@ class Sink(Protocol):
     def give(self, item: Token | Finished) -> None: ...
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A request as tokens, checked: what the model's thread takes."""
-
-    request: Request
-    ids: Ids
-    """[T] the prompt, virtual tokens below zero."""
-    front: int
-    """F: how many of them all rows of the prompt begin with."""
-    vectors: Vectors
-
-    @property
-    def key(self) -> Key:
-        return self.request.prompt.digest, self.ids[: self.front].tobytes()
-
-
 class Row:
     """A request that is queued or written."""
 
-    def __init__(self, prepared: Prepared, sink: Sink, tokenizer: Any, ends: Sequence[int]) -> None:
+    def __init__(
+        self, prepared: Prepared, sink: Sink, tokenizer: Any, ends: Sequence[int], mask: TokenMask | None = None
+    ) -> None:
         self.prepared, self.request = prepared, prepared.request
-        self.sink = sink
+        self.sink, self.mask = sink, mask
         self.limit = self.request.sampling.limit(self.request.prompt)
         self.written: list[int] = []
         self.cached = 0
@@ -60,7 +44,7 @@ class Row:
         self._ends = frozenset(ends)
         self._tokenizer = tokenizer
         self._chooser = Chooser(self.request.sampling)
-        self._writer = Writer(tokenizer, self.request.sampling.stop if self.request.mask is None else ())
+        self._writer = Writer(tokenizer, self.request.sampling.stop if self.mask is None else ())
 
     @property
     def last(self) -> int:
@@ -70,11 +54,11 @@ class Row:
     @property
     def plain(self) -> bool:
         """Whether the likeliest token is always taken, whatever else is asked."""
-        return self._chooser.greedy and self.request.mask is None and not self.request.logprobs
+        return self._chooser.greedy and self.mask is None and not self.request.logprobs
 
     def take(self, logits: Tensor, best: int) -> None:
         """Go on by one token, after logits [V] of which `best` is the largest; ends the row where it is complete."""
-        mask = self.request.mask
+        mask = self.mask
         token = best if self.plain else self._chooser.choose(held(logits, mask.allowed() if mask else None))
         if mask is not None:
             mask.accept(token)

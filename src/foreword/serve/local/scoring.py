@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from foreword.backbone.answer import Answer
-from foreword.backbone.backbone import Backbone, Scores
+from foreword.backbone.backbone import Backbone
 from foreword.backbone.batch import Example
 from foreword.backbone.model import Front
-from foreword.prompts import Prompt
+from foreword.serve.choices import chosen
 from foreword.serve.engine import ModelError, Request
 from foreword.serve.local.fair import FairQueue
 from foreword.serve.local.fronts import Fronts, check
-from foreword.serve.local.rows import Prepared
+from foreword.serve.prepare import Prepared
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Classifier:
             return
         for (job, _), values in zip(batch, found, strict=True):
             if all(map(math.isfinite, values)):
-                job.done(_answer(job, values))
+                job.done(chosen(job.prepared, job.answers, values))
             else:
                 job.fail(ModelError(f"prompt {job.request.key!r}: the model's answer is no number"))
 
@@ -96,14 +96,3 @@ class Classifier:
         else:
             self._fronts.hits += 1
         return front
-
-
-def _answer(job: Job, log_likelihoods: list[float]) -> Answer:
-    prompt: Prompt = job.request.prompt
-    assert prompt.output.choices is not None
-    length = len(job.prepared.ids)
-    lengths = np.array([[len(answer) for answer in job.answers]])
-    scores = Scores(np.array([log_likelihoods]), lengths, np.array([length]))
-    prior = prompt.output.log_prior
-    text, shares = prompt.output.choices[scores.choose(prior)[0]], scores.probabilities(prior)[0].tolist()
-    return Answer(text, text, tuple(log_likelihoods), length, 0, tuple(shares))

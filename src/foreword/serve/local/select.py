@@ -11,8 +11,9 @@ from foreword.prompts import Prompt
 from foreword.serve.engine import Finished, Request, Token
 from foreword.serve.local.packed import Packed
 from foreword.serve.local.plain import Plain
-from foreword.serve.local.rows import Prepared, Row
+from foreword.serve.local.rows import Row
 from foreword.serve.local.runner import Runner
+from foreword.serve.prepare import Prepared
 
 CHUNK = 5
 """Tokens that the probe reads at once: fewer than it has, so that all kinds of steps are seen."""

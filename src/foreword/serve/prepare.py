@@ -1,26 +1,47 @@
-"""A request checked and turned into tokens, before anything of it reaches the model. Knows prompts and the backbone."""
+"""A request checked and turned into tokens, before anything of it reaches a model. Knows prompts and the backbone."""
 
+import math
 from collections import OrderedDict
-
-import torch
+from dataclasses import dataclass
 
 from foreword.backbone.backbone import Backbone
 from foreword.backbone.encode import Ids, shared_front
+from foreword.backbone.vectors import Vectors
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Prompt
 from foreword.serve import fit
 from foreword.serve.engine import Request
-from foreword.serve.local.rows import Prepared
 
 PROMPTS = 4_096
 """Whose checks are remembered."""
 
 
-class Preparer:
-    """Refuses what would not fit, or is no number; one bad prompt must not reach what other prompts share."""
+@dataclass(frozen=True)
+class Prepared:
+    """A request as tokens, checked: what an engine takes."""
 
-    def __init__(self, backbone: Backbone) -> None:
+    request: Request
+    ids: Ids
+    """[T] the prompt, virtual tokens below zero."""
+    front: int
+    """F: how many of them all rows of the prompt begin with."""
+    vectors: Vectors
+
+    @property
+    def key(self) -> tuple[str, bytes]:
+        """What the front is told by: the prompt's digest, and its ids."""
+        return self.request.prompt.digest, self.ids[: self.front].tobytes()
+
+
+class Preparer:
+    """Refuses what would not fit, or is no number; one bad prompt must not reach what other prompts share.
+
+    Rows have at most `context` tokens, vectors no number beyond ±`largest`.
+    """
+
+    def __init__(self, backbone: Backbone, context: int | None = None, largest: float = math.inf) -> None:
         self._backbone = backbone
+        self._context, self._largest = context or backbone.context, largest
         self._others: OrderedDict[str, list[Ids]] = OrderedDict()
 
     def row(self, request: Request) -> Prepared:
@@ -40,9 +61,9 @@ class Preparer:
         backbone, prompt = self._backbone, request.prompt
         others, vectors = self._checked(prompt, ids), backbone.vectors(prompt)
         prefix = vectors.prefix
-        if backbone.architecture.span(len(ids), write, prefix) > backbone.context:
+        if backbone.architecture.span(len(ids), write, prefix) > self._context:
             raise UsageError(
-                f"a prompt of {len(ids):,} tokens and {write:,} to write are more than the {backbone.context:,} that "
+                f"a prompt of {len(ids):,} tokens and {write:,} to write are more than the {self._context:,} that "
                 f"{backbone.name!r} can hold: ask for fewer tokens or shorten the input"
             )
         if len(ids) <= prefix:
@@ -53,15 +74,9 @@ class Preparer:
     def _checked(self, prompt: Prompt, ids: Ids) -> list[Ids]:
         """A row unlike any other of this prompt, which is checked when it is met for the first time."""
         if (others := self._others.get(prompt.digest)) is None:
-            fit.check(self._backbone, prompt)
+            fit.check(self._backbone, prompt, self._largest)
             self._backbone.learned(ids, self._backbone.vectors(prompt))
             others = self._others[prompt.digest] = self._backbone.other_row(prompt)
             if len(self._others) > PROMPTS:
                 self._others.popitem(last=False)
         return others
-
-
-@torch.inference_mode()
-def warm(backbone: Backbone) -> None:
-    """Compute what the first request would otherwise wait for."""
-    _ = backbone.fingerprint
