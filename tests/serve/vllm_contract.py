@@ -312,14 +312,18 @@ def test_the_command_serves_it_to_openais_client(tmp_path: Path) -> None:
             ask(model="middle-0", messages=text, extra_body={"prompt_embeds": "AAAA"})
         with urllib.request.urlopen(f"{url}/metrics") as page:
             assert b'foreword:generation_tokens_total{prompt="prefix-1:1"} ' in page.read()
+        stream = ask(model=NAME, messages=text, max_tokens=100, stream=True)
+        next(stream)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        reasons = [chunk.choices[0].finish_reason for chunk in stream]
+        assert reasons[-1] in ("stop", "length"), "what was accepted is finished"
         client.close()
-        process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
     end = time.monotonic() + 20
-    while subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True).stdout:
+    while subprocess.run(["pgrep", "-s", str(process.pid)], capture_output=True).stdout:
         assert time.monotonic() < end, "processes are left behind"
         time.sleep(0.2)
 

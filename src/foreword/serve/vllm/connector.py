@@ -5,6 +5,8 @@ nothing but their room. To the worker it is a file, whose tensors go into the bl
 """
 
 import logging
+import multiprocessing
+import os
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -45,6 +47,9 @@ class PrefixConnector(KVConnectorBase_V1):  # type: ignore[misc]
 
     def __init__(self, vllm_config: Any, role: Any, kv_cache_config: Any) -> None:
         super().__init__(vllm_config=vllm_config, role=role, kv_cache_config=kv_cache_config)
+        # A terminal's Ctrl-C goes to a whole group. The server alone is to hear it: it finishes what it has accepted.
+        if multiprocessing.parent_process() is not None:
+            os.setpgid(0, 0)
         folder = Path(self._kv_transfer_config.get_from_extra_config("folder", ""))
         self._block_size = vllm_config.cache_config.block_size
         self._dtype = vllm_config.model_config.dtype  # the cache may be of another, which the layer sees to

@@ -17,8 +17,6 @@ ON_CPU = {
     "block_size": 32,  # small ones are found again more often
 }
 """What differs from vLLM's own defaults where there is no GPU."""
-DRAIN_SECONDS = 3600
-"""For which vLLM's process goes on when a signal for the whole group reaches it: this one says when it ends."""
 
 
 def launch(backbone: Backbone, source: str, prefixes: Path, options: Mapping[str, Any], figures: Any) -> Any:
@@ -48,7 +46,6 @@ def launch(backbone: Backbone, source: str, prefixes: Path, options: Mapping[str
         "enable_log_requests": False,
         "use_tqdm_on_load": False,
         "disable_log_stats": True,  # those that it prints; `figures` has its own
-        "shutdown_timeout": DRAIN_SECONDS,
     }
     known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
     for name in options:
