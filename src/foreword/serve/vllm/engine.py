@@ -23,7 +23,17 @@ from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Prompt
 from foreword.serve import fit
 from foreword.serve.choices import chosen
-from foreword.serve.engine import ClosedError, Finished, QueueFullError, Request, SchemaError, Stats, Token
+from foreword.serve.engine import (
+    ClosedError,
+    DeadlineError,
+    Finished,
+    ModelError,
+    QueueFullError,
+    Request,
+    SchemaError,
+    Stats,
+    Token,
+)
 from foreword.serve.prepare import Prepared, Preparer
 from foreword.serve.text import Writer
 from foreword.serve.vllm.figures import Figures
@@ -118,11 +128,11 @@ class VllmEngine:
             try:
                 values = await asyncio.gather(*(self._log_probability(prepared, place, step) for step in asked))
             except TimeoutError:
-                raise ForewordError("the deadline has passed before the choices were scored") from None
+                raise DeadlineError("the deadline has passed before the choices were scored") from None
         found = dict(zip(asked, values, strict=True))
         if not all(map(math.isfinite, values)):
             self._errors += 1
-            raise ForewordError(f"prompt {request.key!r}: the model's answer is no number")
+            raise ModelError(f"prompt {request.key!r}: the model's answer is no number")
         return chosen(prepared, answers, sums(answers, found))
 
     def stats(self) -> Stats:
