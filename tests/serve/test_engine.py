@@ -46,20 +46,23 @@ def without_end(backbone: crowd.Backbone) -> Prompt:
     raise AssertionError
 
 
-def test_a_full_queue_says_when_to_come_again(backbone: crowd.Backbone) -> None:
+def test_a_full_queue_says_when_to_come_again_and_one_prompt_cannot_fill_it(backbone: crowd.Backbone) -> None:
     async def main() -> None:
-        async with crowd.running(backbone, max_rows=1, max_waiting=2) as engine:
+        async with crowd.running(backbone, max_rows=1, max_waiting=4) as engine:
             leave = slowly(engine)
             first = await engine.generate(crowd.request(LONG, max_tokens=150))
             await crowd.until(lambda: engine.stats().running == 1)
-            others = [await engine.generate(crowd.request(LONG, max_tokens=2)) for _ in range(2)]
-            with pytest.raises(QueueFullError, match="2 requests are waiting") as full:
+            others = [await engine.generate(crowd.request(LONG, max_tokens=2, key="hot:1")) for _ in range(2)]
+            with pytest.raises(QueueFullError, match="2 requests for 'hot:1' are waiting"):
+                await engine.generate(crowd.request(LONG, key="hot:1"))
+            others += [await engine.generate(crowd.request(LONG, max_tokens=2, key=key)) for key in ("b:1", "c:1")]
+            with pytest.raises(QueueFullError, match="4 requests are waiting") as full:
                 await engine.generate(crowd.request(LONG))
             assert 1 <= full.value.retry_after <= 60
             await first.aclose()
             leave.release(1_000)
             assert [item async for item in others[1]][-1].reason == "length"
-            await crowd.answer(engine, crowd.request(LONG, max_tokens=1))
+            await crowd.answer(engine, crowd.request(LONG, max_tokens=1, key="hot:1"))
 
     asyncio.run(main())
 
