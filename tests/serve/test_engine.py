@@ -180,6 +180,32 @@ def test_a_front_and_the_row_behind_it_are_read_in_one_step(
     asyncio.run(main())
 
 
+def test_short_prompts_pass_a_long_one_that_is_read_and_do_not_stop_it(backbone: crowd.Backbone) -> None:
+    ends: list[str] = []
+
+    async def ask(engine: crowd.LocalEngine, key: str, text: str) -> None:
+        await crowd.answer(engine, crowd.request(LONG, text, max_tokens=1, key=key))
+        ends.append(key)
+
+    async def main() -> None:
+        async with crowd.running(backbone, chunk=8) as engine:
+            leave = slowly(engine)
+            long = asyncio.create_task(ask(engine, "long:1", "film " * 200))
+            await crowd.until(lambda: engine.stats().running == 1)
+
+            async def hurried() -> None:
+                for _ in range(30):
+                    await ask(engine, "short:1", "a quiet film")
+
+            shorts = [asyncio.create_task(hurried()) for _ in range(4)]
+            await crowd.until(lambda: engine.stats().waiting == 4 and not engine._entering_now)
+            leave.release(10_000)
+            await asyncio.gather(long, *shorts)
+            assert 4 <= ends.index("long:1") <= 60
+
+    asyncio.run(main())
+
+
 def test_what_cannot_be_run_is_refused_before_it_reaches_the_model(backbone: crowd.Backbone) -> None:
     half = tiny.backbone("llama", torch.float16)
     big = Prompt("big", "{{ virtual(1) }}Review: {{ text }}", soft=crowd.soft(
