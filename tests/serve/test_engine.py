@@ -206,6 +206,42 @@ def test_short_prompts_pass_a_long_one_that_is_read_and_do_not_stop_it(backbone:
     asyncio.run(main())
 
 
+def test_many_choices_of_a_long_text_do_not_hold_up_rows_that_write(
+    backbone: crowd.Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No run of the model is longer than a chunk; a smaller job passes, and one that nobody waits for ends early."""
+    choices = Output(choices=tuple(f"{'very ' * (i % 3)}good {'film ' * i}." for i in range(12)))
+    large = crowd.request(LONG.replace(output=choices), "film " * 60, key="large:1")
+    small = crowd.request(LONG.replace(output=Output(choices=("good", "bad"))))
+    expected = backbone.score(large.prompt, [large.inputs]).log_likelihoods[0]
+    embed, lengths, ends = backbone.embed, list[int](), list[str]()
+
+    def counted(ids: Tensor, *rest: Any) -> Tensor:
+        lengths.append(len(ids))
+        return embed(ids, *rest)
+
+    async def ask(engine: crowd.LocalEngine, request: crowd.Request) -> Any:
+        answer = await engine.classify(request)
+        ends.append(request.key)
+        return answer
+
+    async def main() -> None:
+        async with crowd.running(backbone, chunk=16) as engine:
+            monkeypatch.setattr(backbone, "embed", counted)
+            found = asyncio.create_task(ask(engine, large))
+            await crowd.until(lambda: not engine._loop._classifier.idle)
+            await ask(engine, small)
+            assert (await found).log_likelihoods == pytest.approx(expected, abs=2e-4)
+            assert max(lengths) <= 16
+            assert ends == ["long:1", "large:1"]
+            left = asyncio.create_task(engine.classify(large))
+            await crowd.until(lambda: not engine._loop._classifier.idle)
+            left.cancel()
+            await crowd.until(lambda: engine._loop._classifier.idle and not engine.stats().waiting)
+
+    asyncio.run(main())
+
+
 def test_what_cannot_be_run_is_refused_before_it_reaches_the_model(backbone: crowd.Backbone) -> None:
     half = tiny.backbone("llama", torch.float16)
     big = Prompt("big", "{{ virtual(1) }}Review: {{ text }}", soft=crowd.soft(
