@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from foreword.serve.prepare import Preparer
 from serve_parts import Row, ask, ms, request, soft, steadily
 
 from foreword.backbone import Backbone
 from foreword.prompts import Prompt
 from foreword.serve import fit
 from foreword.serve.local import LocalEngine
+from foreword.serve.prepare import Preparer
 from foreword.table import PromptTable
 
 CACHED = 64

@@ -46,20 +46,23 @@ def without_end(backbone: crowd.Backbone) -> Prompt:
     raise AssertionError
 
 
-def test_a_full_queue_says_when_to_come_again(backbone: crowd.Backbone) -> None:
+def test_a_full_queue_says_when_to_come_again_and_one_prompt_cannot_fill_it(backbone: crowd.Backbone) -> None:
     async def main() -> None:
-        async with crowd.running(backbone, max_rows=1, max_waiting=2) as engine:
+        async with crowd.running(backbone, max_rows=1, max_waiting=4) as engine:
             leave = slowly(engine)
             first = await engine.generate(crowd.request(LONG, max_tokens=150))
             await crowd.until(lambda: engine.stats().running == 1)
-            others = [await engine.generate(crowd.request(LONG, max_tokens=2)) for _ in range(2)]
-            with pytest.raises(QueueFullError, match="2 requests are waiting") as full:
+            others = [await engine.generate(crowd.request(LONG, max_tokens=2, key="hot:1")) for _ in range(2)]
+            with pytest.raises(QueueFullError, match="2 requests for 'hot:1' are waiting"):
+                await engine.generate(crowd.request(LONG, key="hot:1"))
+            others += [await engine.generate(crowd.request(LONG, max_tokens=2, key=key)) for key in ("b:1", "c:1")]
+            with pytest.raises(QueueFullError, match="4 requests are waiting") as full:
                 await engine.generate(crowd.request(LONG))
             assert 1 <= full.value.retry_after <= 60
             await first.aclose()
             leave.release(1_000)
             assert [item async for item in others[1]][-1].reason == "length"
-            await crowd.answer(engine, crowd.request(LONG, max_tokens=1))
+            await crowd.answer(engine, crowd.request(LONG, max_tokens=1, key="hot:1"))
 
     asyncio.run(main())
 
@@ -173,6 +176,68 @@ def test_a_front_and_the_row_behind_it_are_read_in_one_step(
                 lengths.clear()
                 _, finished = await crowd.answer(engine, crowd.request(prompt, max_tokens=1))
                 assert lengths == [finished.prompt_tokens - backbone.vectors(prompt).prefix]
+
+    asyncio.run(main())
+
+
+def test_short_prompts_pass_a_long_one_that_is_read_and_do_not_stop_it(backbone: crowd.Backbone) -> None:
+    ends: list[str] = []
+
+    async def ask(engine: crowd.LocalEngine, key: str, text: str) -> None:
+        await crowd.answer(engine, crowd.request(LONG, text, max_tokens=1, key=key))
+        ends.append(key)
+
+    async def main() -> None:
+        async with crowd.running(backbone, chunk=8) as engine:
+            leave = slowly(engine)
+            long = asyncio.create_task(ask(engine, "long:1", "film " * 200))
+            await crowd.until(lambda: engine.stats().running == 1)
+
+            async def hurried() -> None:
+                for _ in range(30):
+                    await ask(engine, "short:1", "a quiet film")
+
+            shorts = [asyncio.create_task(hurried()) for _ in range(4)]
+            await crowd.until(lambda: engine.stats().waiting == 4 and not engine._entering_now)
+            leave.release(10_000)
+            await asyncio.gather(long, *shorts)
+            assert 4 <= ends.index("long:1") <= 60
+
+    asyncio.run(main())
+
+
+def test_many_choices_of_a_long_text_do_not_hold_up_rows_that_write(
+    backbone: crowd.Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No run of the model is longer than a chunk; a smaller job passes, and one that nobody waits for ends early."""
+    choices = Output(choices=tuple(f"{'very ' * (i % 3)}good {'film ' * i}." for i in range(12)))
+    large = crowd.request(LONG.replace(output=choices), "film " * 60, key="large:1")
+    small = crowd.request(LONG.replace(output=Output(choices=("good", "bad"))))
+    expected = backbone.score(large.prompt, [large.inputs]).log_likelihoods[0]
+    embed, lengths, ends = backbone.embed, list[int](), list[str]()
+
+    def counted(ids: Tensor, *rest: Any) -> Tensor:
+        lengths.append(len(ids))
+        return embed(ids, *rest)
+
+    async def ask(engine: crowd.LocalEngine, request: crowd.Request) -> Any:
+        answer = await engine.classify(request)
+        ends.append(request.key)
+        return answer
+
+    async def main() -> None:
+        async with crowd.running(backbone, chunk=16) as engine:
+            monkeypatch.setattr(backbone, "embed", counted)
+            found = asyncio.create_task(ask(engine, large))
+            await crowd.until(lambda: not engine._loop._classifier.idle)
+            await ask(engine, small)
+            assert (await found).log_likelihoods == pytest.approx(expected, abs=2e-4)
+            assert max(lengths) <= 16
+            assert ends == ["long:1", "large:1"]
+            left = asyncio.create_task(engine.classify(large))
+            await crowd.until(lambda: not engine._loop._classifier.idle)
+            left.cancel()
+            await crowd.until(lambda: engine._loop._classifier.idle and not engine.stats().waiting)
 
     asyncio.run(main())
 

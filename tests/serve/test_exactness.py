@@ -85,7 +85,9 @@ def test_answers_are_those_of_the_backbone_stop_strings_and_all() -> None:
     asyncio.run(main())
 
 
-def test_choices_are_scored_as_the_backbone_scores_them() -> None:
+@pytest.mark.parametrize("chunk", [64, 4])
+def test_choices_are_scored_as_the_backbone_scores_them(chunk: int) -> None:
+    """All of a job in one step, and a few tokens and choices of it in each."""
     for family in ("llama", "gemma", "bloom", "t5"):
         backbone = tiny.backbone(family)
         choices = {"choices": ["very good", "bad", "rather bad"]}
@@ -93,7 +95,7 @@ def test_choices_are_scored_as_the_backbone_scores_them() -> None:
         requests = [crowd.request(prompt) for prompt in made]
 
         async def main(backbone: Backbone = backbone, requests: list[crowd.Request] = requests) -> None:
-            async with crowd.running(backbone, chunk=64) as engine:
+            async with crowd.running(backbone, chunk=chunk) as engine:
                 writing = crowd.answer(engine, crowd.request(crowd.prompts(backbone)[5], max_tokens=9))
                 found = await asyncio.gather(*map(engine.classify, requests), writing)
                 for request, answer in zip(requests, found[:-1], strict=True):

@@ -13,8 +13,8 @@ import tiny
 from foreword.prompts import Output, Prompt
 from foreword.serve.engine import ClosedError, DeadlineError, ModelError
 from foreword.serve.local.scoring import Classifier
-from foreword.serve.text import Decoder
 from foreword.serve.log import NAME
+from foreword.serve.text import Decoder
 from serve import crowd
 
 CHOICES = Output(choices=("very good", "bad"))

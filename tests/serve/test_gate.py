@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,15 @@ def test_keys_open_what_their_scopes_say(start: Start, tmp_path: Path, caplog: p
     assert house.ask("GET", "/admin/prompts", key=admin)[0] == 200
     assert house.ask("GET", "/admin/prompts", key=admin)[0] == 200
     assert [record.message for record in caplog.records].count("keys unchanged") == 1
+
+
+def test_keys_that_are_added_and_removed_at_the_same_moment_are_all_counted(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "keys.json"
+    with ThreadPoolExecutor(16) as pool:
+        shown = list(pool.map(lambda i: files.add(path, f"key-{i}", ("use",)), range(32)))
+        list(pool.map(lambda i: files.remove(path, f"key-{i}"), range(16)))
+    keys = Keys(path)
+    assert [bool(keys.find(key)) for key in shown] == [False] * 16 + [True] * 16
 
 
 def test_a_file_that_is_none_of_keys_is_refused_at_the_start(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ from typing import Any
 
 import openai
 import pytest
+from pydantic import ValidationError
 
 from foreword.prompts import Input, Partial, Prompt
+from foreword.serve.openai_types import ChatBody
 from serving import BACKBONE, House, refused
 
 USER = [{"role": "user", "content": "one two three"}]
@@ -325,3 +327,13 @@ def test_many_clients_at_once_get_their_own_answers(house: House) -> None:
     assert not wrong
     assert len(house.engine.seen) == 48
     house.wait(lambda: house.service.under_way == 0)
+
+
+@pytest.mark.parametrize("message", [
+    {"tool_calls": [{}] * 300_000}, {"content": [{"type": "text"}] * 50_000}, {"tool_calls": [{}] * 300},
+])  # fmt: skip
+def test_a_body_of_nothing_but_mistakes_is_not_told_all_of_them(message: dict[str, Any]) -> None:
+    body = {"model": "mood", "messages": [{"role": "user", **message}] * (900 if len(str(message)) < 9_000 else 1)}
+    with pytest.raises(ValidationError) as wrong:
+        ChatBody.model_validate(body)
+    assert wrong.value.error_count() < 5

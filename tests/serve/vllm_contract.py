@@ -25,6 +25,7 @@ from foreword.prompts import Output, Prompt
 from foreword.prompts.schema import checked
 from foreword.serve.engine import ClosedError, Finished, QueueFullError
 from foreword.serve.local import LocalEngine
+from foreword.serve.places import Places
 from foreword.serve.start import on_vllm
 from foreword.serve.vllm.engine import VllmEngine
 from foreword.table import PromptTable
@@ -234,7 +235,7 @@ def test_who_leaves_or_is_late_frees_the_place(both: Both, monkeypatch: pytest.M
         await crowd.until(lambda: not both.vllm.stats().running)
         assert await both.vllm._llm.is_tracing_enabled() is False  # vLLM itself still answers
         assert not both.vllm._llm.output_processor.has_unfinished_requests()
-        monkeypatch.setattr(both.vllm, "_most", 1)
+        monkeypatch.setattr(both.vllm, "_places", Places(1))
         async with aclosing(await both.vllm.generate(long)) as stream:  # type: ignore[type-var]
             await anext(stream)
             with pytest.raises(QueueFullError) as full:

@@ -10,10 +10,11 @@ from foreword.prompts import Prompt
 
 
 class QueueFullError(ForewordError):
-    """As many requests wait as the engine takes; try again later."""
+    """As many requests wait as the engine takes, or as it takes for the prompt `key`; try again later."""
 
-    def __init__(self, waiting: int, retry_after: float) -> None:
-        super().__init__(f"{waiting:,} requests are waiting already; try again in {retry_after:.0f} s")
+    def __init__(self, waiting: int, retry_after: float, key: str | None = None) -> None:
+        whose = "" if key is None else f" for {key!r}"
+        super().__init__(f"{waiting:,} requests{whose} are waiting already; try again in {retry_after:.0f} s")
         self.retry_after = retry_after
         """Seconds after which there should be room."""
 

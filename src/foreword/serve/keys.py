@@ -16,7 +16,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from foreword.errors import ForewordError, UsageError
-from foreword.files import write_atomic
+from foreword.files import one_at_a_time, write_atomic
 from foreword.forms import misfit
 from foreword.serve.log import write
 
@@ -101,26 +101,29 @@ def read(path: Path) -> tuple[Key, ...]:
 
 def add(path: Path, name: str, scopes: tuple[Scope, ...]) -> str:
     """Put a new key into `path` and return it: nobody can read it there again."""
-    keys = read(path) if path.exists() else ()
-    if any(key.name == name for key in keys):
-        raise UsageError(f"{str(path)!r} has a key {name!r} already; remove it first or choose another name")
     key = PREFIX + secrets.token_urlsafe(32)
     digest = hashlib.sha256(key.encode()).hexdigest()
     try:
         entry = Key(name=name, scopes=scopes, sha256=digest, created=datetime.now(UTC).isoformat(timespec="seconds"))
     except ValidationError:
         raise UsageError(f"key name {name!r}: take letters, digits, '.', '_' and '-', 64 characters at most") from None
-    _write(path, (*keys, entry))
+    with one_at_a_time(path):
+        keys = read(path) if path.exists() else ()
+        if any(key.name == name for key in keys):
+            raise UsageError(f"{str(path)!r} has a key {name!r} already; remove it first or choose another name")
+        _write(path, (*keys, entry))
     return key
 
 
 def remove(path: Path, name: str) -> None:
     """Take a key out of `path`; a server that reads it refuses the key from then on."""
-    keys = read(path)
-    kept = tuple(key for key in keys if key.name != name)
-    if len(kept) == len(keys):
-        raise UsageError(f"{str(path)!r} has no key {name!r}; it has {[key.name for key in keys]}")
-    _write(path, kept)
+    read(path)  # where there is none, no lock is left beside it
+    with one_at_a_time(path):
+        keys = read(path)
+        kept = tuple(key for key in keys if key.name != name)
+        if len(kept) == len(keys):
+            raise UsageError(f"{str(path)!r} has no key {name!r}; it has {[key.name for key in keys]}")
+        _write(path, kept)
 
 
 def _write(path: Path, keys: tuple[Key, ...]) -> None:

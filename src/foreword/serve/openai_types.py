@@ -3,7 +3,7 @@
 Knows the wire format; knows no prompts and no engine.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -42,6 +42,11 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+T = TypeVar("T")
+Some = Annotated[list[T], Field(fail_fast=True)]
+"""Of which the first that is wrong is told: a body has room for hundreds of thousands."""
+
+
 class _Part(_Body):
     type: Literal["text", "input_text"]
     text: Text
@@ -64,9 +69,9 @@ class Message(_Body):
     """One turn of a chat."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Text | list[_Part] | None = None
+    content: Text | Some[_Part] | None = None
     name: Text | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Some[ToolCall] | None = None
     tool_call_id: Text | None = None
     refusal: Text | None = None
     type: Literal["text"] | None = None
@@ -190,12 +195,12 @@ class _Sampled(_Body):
 class ChatBody(_Sampled):
     """POST /v1/chat/completions"""
 
-    messages: list[Message] = Field(default=[], max_length=1_000)
+    messages: Some[Message] = Field(default=[], max_length=1_000)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP)
     response_format: ResponseFormat | None = None
-    tools: list[Tool] | None = Field(None, max_length=64)
+    tools: Some[Tool] | None = Field(None, max_length=64)
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     metadata: Json | None = None

@@ -14,7 +14,7 @@ from foreword.backbone.generate import ends_of
 from foreword.errors import UsageError
 from foreword.prompts import Prompt
 from foreword.serve import fit
-from foreword.serve.engine import ClosedError, Finished, QueueFullError, Request, Stats, Token
+from foreword.serve.engine import ClosedError, Finished, Request, Stats, Token
 from foreword.serve.local.loop import Loop
 from foreword.serve.local.masks import Masks
 from foreword.serve.local.masks import masks as masks_of
@@ -22,20 +22,20 @@ from foreword.serve.local.reading import Reading, TextReader
 from foreword.serve.local.rows import Row
 from foreword.serve.local.scoring import Classifier, Job
 from foreword.serve.local.select import choose_runner
+from foreword.serve.places import Places
 from foreword.serve.prepare import Preparer
 
 T = TypeVar("T")
 GB = 1024**3
-RETRY = (1.0, 60.0)
-"""Seconds, at least and at most, after which a caller is told to come again."""
 
 
 class LocalEngine:
     """An `Engine` on a backbone in this process.
 
-    `max_rows` are written at once, `max_waiting` more are accepted. `kv_bytes` bound the keys and values of what is
-    running, `front_bytes` those of fronts that are kept. At most `chunk` prompt tokens are read between two tokens
-    of a row that is being written. `masks` hold answers to schemas; llguidance's, unless others are given.
+    `max_rows` are written at once, `max_waiting` more are accepted, half of them for one prompt at most. `kv_bytes`
+    bound the keys and values of what is running, `front_bytes` those of fronts that are kept. At most `chunk` prompt
+    tokens are read between two tokens of a row that is being written. `masks` hold answers to schemas; llguidance's,
+    unless others are given.
     """
 
     def __init__(
@@ -51,7 +51,6 @@ class LocalEngine:
     ) -> None:
         _ = backbone.fingerprint  # which the first request would otherwise wait for
         self.backbone = backbone
-        self._max_waiting = max_waiting
         self._runner = choose_runner(backbone, kv_bytes, front_bytes, chunk)
         self._post = _Post()
         classifier = Classifier(backbone, self._runner.fronts, chunk)
@@ -61,7 +60,7 @@ class LocalEngine:
         self._masks = masks or masks_of(backbone)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="foreword-prepare")
         self._lock = threading.Lock()
-        self._waiting = 0
+        self._places = Places(max_waiting)
         self._entering_now = 0
         self._closed = self._ending = False
         self._thread = threading.Thread(target=self._loop.run, name="foreword-engine", daemon=True)
@@ -78,11 +77,11 @@ class LocalEngine:
 
     async def generate(self, request: Request) -> AsyncIterator[Token | Finished]:
         """As `Engine` has it."""
-        with self._entering() as entered:
+        with self._entering(request.key) as entered:
             schema = request.schema
             prepared = await self._prepare(lambda: self._preparer.row(request))
             mask = await self._prepare(lambda: self._masks(schema)) if schema is not None else None
-            sink = _Sink(self._post, asyncio.get_running_loop(), self._leave)
+            sink = _Sink(self._post, asyncio.get_running_loop(), lambda: self._leave(request.key))
             row = Row(prepared, sink, self.backbone.tokenizer, self._ends, mask)
             if not self._runner.fits(row):
                 raise UsageError(
@@ -95,9 +94,9 @@ class LocalEngine:
 
     async def classify(self, request: Request) -> Answer:
         """As `Engine` has it."""
-        with self._entering() as entered:
+        with self._entering(request.key) as entered:
             prepared, answers = await self._prepare(lambda: self._preparer.job(request))
-            promise = _Promise[Answer](self._post, self._leave)
+            promise = _Promise[Answer](self._post, lambda: self._leave(request.key))
             job = Job(prepared, answers, promise.keep)
             entered()
             self._loop.submit_job(job)
@@ -112,9 +111,9 @@ class LocalEngine:
             raise UsageError(
                 f"{self.backbone.name!r} reads a text with an encoder, which does not tell how likely it is"
             )
-        with self._entering() as entered:
+        with self._entering(request.key) as entered:
             prepared = await self._prepare(lambda: self._preparer.row(request))
-            promise = _Promise[Sequence[Token]](self._post, self._leave)
+            promise = _Promise[Sequence[Token]](self._post, lambda: self._leave(request.key))
             reading = Reading(prepared, promise.keep)
             entered()
             self._loop.submit_reading(reading)
@@ -128,7 +127,7 @@ class LocalEngine:
         counters, fronts = self._loop.counters, self._runner.fronts
         return Stats(
             running=len(self._loop.running),
-            waiting=self._waiting,
+            waiting=self._places.taken,
             kv_used=self._runner.used,
             kv_total=self._runner.total,
             fronts=len(fronts),
@@ -153,15 +152,13 @@ class LocalEngine:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     @contextlib.contextmanager
-    def _entering(self) -> Any:
+    def _entering(self, key: str) -> Any:
         """Count a request as waiting, and no more where it fails before it has `entered`."""
         with self._lock:
             if self._closed or not self._thread.is_alive():
                 raise ClosedError("the engine is shutting down; send the request to another one")
-            if self._waiting >= self._max_waiting:
-                seconds = self._waiting * self._loop.seconds_per_row()
-                raise QueueFullError(self._waiting, min(max(seconds, RETRY[0]), RETRY[1]))
-            self._waiting += 1
+            self._places.check(key, self._loop.seconds_per_row())
+            self._places.take(key)
             self._entering_now += 1
         inside = False
 
@@ -177,11 +174,11 @@ class LocalEngine:
             with self._lock:
                 self._entering_now -= 1
             if not inside:
-                self._leave()
+                self._leave(key)
 
-    def _leave(self) -> None:
+    def _leave(self, key: str) -> None:
         with self._lock:
-            self._waiting -= 1
+            self._places.give_back(key)
 
 
 class _Post:

@@ -98,13 +98,14 @@ class Loop:
                 row.finish("cancelled")
             for job in [*self._jobs, *self._readings]:
                 job.fail(ClosedError("the engine is shutting down"))
-            self._reader.stop(ClosedError("the engine is shutting down"))
+            for part in (self._classifier, self._reader):
+                part.stop(ClosedError("the engine is shutting down"))
             self._sweep()
             self._flush()
 
     def _idle(self) -> bool:
         waiting = len(self._rows) + len(self._jobs) + len(self._readings)
-        return not self.running and not waiting and self._reader.idle
+        return not self.running and not waiting and self._classifier.idle and self._reader.idle
 
     def _listen(self) -> None:
         """Take what has come in; wait for it where there is nothing else to do."""

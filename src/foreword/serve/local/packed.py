@@ -4,7 +4,6 @@ A row reserves all that it can come to need when it is admitted, so that none th
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,8 +33,12 @@ class _Behind:
         self.spoiled = False
 
     @property
+    def left(self) -> int:
+        return self.length - self.done
+
+    @property
     def ready(self) -> bool:
-        return self.done == self.length
+        return not self.left
 
 
 class _State:
@@ -50,8 +53,18 @@ class _State:
         """Own tokens whose keys and values are there."""
 
     @property
+    def left(self) -> int:
+        """Tokens of the prompt that have not been read."""
+        return max(len(self.embedded) - self.done, 0)
+
+    @property
+    def all_left(self) -> int:
+        """The same with those of the front, which may be read for other rows too."""
+        return self.left + (self.front.left if self.front else 0)
+
+    @property
     def reading(self) -> bool:
-        return self.done < len(self.embedded)
+        return self.left > 0
 
     def writes(self) -> Writes:
         front = self.front
@@ -205,26 +218,34 @@ class Packed:
                 self._close(owner)
         return rows, logits if rows else None, place - len(ordered)
 
-    def _pieces(self) -> list[tuple[Any, int, Row | None]]:
-        """What is read in this step, first come, first served: fronts, then the rows behind them.
+    def _pieces(self) -> list[tuple[_Behind | _State, int, Row | None]]:
+        """What is read in this step: fronts, then the rows behind them.
+
+        Half of the chunk is for the row that has been reading longest, the rest goes to those with the least left. So
+        a short prompt need not wait until a long one is read, and no prompt is kept waiting by ever new short ones.
 
         In every layer a front's keys and values are there before the pieces after it look at them, so that rows need
         not wait for another step where the last of their front is read in this one.
         """
-        left, found = self._chunk, list[tuple[Any, int, Row | None]]()
-        for front in self._behind.values():
-            if not front.ready and left > 0:
-                count = min(front.length - front.done, left)
-                found.append((front, count, None))
-                left -= count
-        there = {id(front) for front, count, _ in found if front.done + count == front.length}
-        for row, state in self._states.items():
-            ready = state.front is None or state.front.ready or id(state.front) in there
-            if state.reading and ready and not row.over and left > 0:
-                count = min(len(state.embedded) - state.done, left)
-                found.append((state, count, row))
-                left -= count
-        return found
+        reading = {row: state for row, state in self._states.items() if state.reading and not row.over}
+        counts: dict[_Behind | _State, int] = {}
+
+        def read(state: _State, most: int) -> int:
+            """The front first; what the row may still take then is its own."""
+            taken = 0
+            for owner in (state.front, state):
+                if owner is not None and (count := min(owner.left - counts.get(owner, 0), most - taken)) > 0:
+                    counts[owner] = counts.get(owner, 0) + count
+                    taken += count
+            return taken
+
+        left = self._chunk
+        for state in [*reading.values()][:1]:
+            left -= read(state, -(-left // 2))
+        for state in sorted(reading.values(), key=lambda state: state.all_left):
+            left -= read(state, left)
+        fronts = [(owner, count, None) for owner, count in counts.items() if isinstance(owner, _Behind)]
+        return fronts + [(state, counts[state], row) for row, state in reading.items() if state in counts]
 
     def _words(self, ids: list[int]) -> Tensor:
         found: Tensor = self._backbone.embed(torch.tensor(ids, device=self._backbone.device))

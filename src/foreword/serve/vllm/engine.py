@@ -28,12 +28,12 @@ from foreword.serve.engine import (
     DeadlineError,
     Finished,
     ModelError,
-    QueueFullError,
     Request,
     SchemaError,
     Stats,
     Token,
 )
+from foreword.serve.places import Places
 from foreword.serve.prepare import Prepared, Preparer
 from foreword.serve.text import Writer
 from foreword.serve.vllm.figures import Figures
@@ -49,11 +49,9 @@ Reason = Literal["stop", "length", "cancelled", "deadline", "error"]
 LARGEST = 1e6
 """Beyond every vector that was ever learned, and too little to become infinite in any layer. One request that gives NaN
 would leave it in blocks that others use after it."""
-RETRY = (1.0, 60.0)
-"""Seconds, at least and at most, after which a caller is told to come again."""
 SHUT = "the engine is shutting down; send the request to another one"
 MAX_WAITING = 256
-"""Requests that are accepted beyond those that vLLM runs at once."""
+"""Requests that are accepted beyond those that vLLM runs at once, half of them for one prompt at most."""
 SECONDS_TO_CANCEL, SECONDS_TO_END = 1.0, 3.0
 """For requests that are cut off to be told so, and for vLLM's processes to end."""
 ENDS: Mapping[str | None, Reason] = {
@@ -86,7 +84,7 @@ class VllmEngine:
             raise
         config = self._llm.vllm_config
         self.context = min(backbone.context, config.model_config.max_model_len)
-        self._most = config.scheduler_config.max_num_seqs + max_waiting
+        self._places = Places(max_waiting, config.scheduler_config.max_num_seqs)
         L, H, size = backbone.cache_shape
         tokens = (config.cache_config.num_gpu_blocks or 0) * config.cache_config.block_size
         self._kv_bytes = 2 * L * H * size * tokens * backbone.dtype.itemsize
@@ -97,7 +95,7 @@ class VllmEngine:
         self._turns = Turns()
         self._names: dict[str, None] = {}
         """Of vLLM's requests that are under way."""
-        self._number = self._rows = self._entering_now = 0
+        self._number = self._entering_now = 0
         self._last = deque[float](maxlen=32)
         self._closed = False
         self._read = self._wrote = self._hits = self._misses = self._errors = 0
@@ -108,7 +106,7 @@ class VllmEngine:
 
     async def generate(self, request: Request) -> AsyncIterator[Token | Finished]:
         """As `Engine` has it."""
-        with self._entering():
+        with self._entering(request.key):
             hold = None
             prepared = await self._prepare(lambda: self._preparer.row(request))
             if (schema := request.schema) is not None:
@@ -122,7 +120,7 @@ class VllmEngine:
 
     async def classify(self, request: Request) -> Answer:
         """As `Engine` has it. What choices begin with alike is asked once; the prompt's own blocks are shared."""
-        with self._entering():
+        with self._entering(request.key):
             prepared, answers = await self._prepare(lambda: self._preparer.job(request))
             asked, place = steps(answers), self._turns.place(request.key)
             try:
@@ -184,7 +182,7 @@ class VllmEngine:
         limit = request.sampling.limit(request.prompt)
         writer = Writer(tokenizer, request.sampling.stop if hold is None else ())
         ends = self._ends if hold is None else hold.ends
-        self._rows += 1
+        self._places.take(request.key)
         written = cached = 0
         reason: Reason | None = None
         error = None
@@ -268,7 +266,7 @@ class VllmEngine:
                 self._prefixes.give_back(lent)
 
     def _counted(self, prepared: Prepared, written: int, cached: int, *, failed: bool) -> None:
-        self._rows -= 1
+        self._places.give_back(prepared.request.key)
         self._last.append(time.monotonic())
         self._read += len(prepared.ids) - cached
         self._wrote += written
@@ -280,19 +278,18 @@ class VllmEngine:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     @contextlib.contextmanager
-    def _entering(self) -> Iterator[None]:
+    def _entering(self, key: str) -> Iterator[None]:
         if self._closed or self._broken:
             raise ClosedError(SHUT)
-        if self._rows + self._entering_now >= self._most:
-            last = list(self._last)
-            each = (last[-1] - last[0]) / (len(last) - 1) if len(last) > 1 else 1.0
-            waiting = min(self._figures.waiting, len(self._names)) + self._entering_now
-            raise QueueFullError(waiting, min(max(each * waiting, RETRY[0]), RETRY[1]))
+        last = list(self._last)
+        self._places.check(key, (last[-1] - last[0]) / (len(last) - 1) if len(last) > 1 else 1.0)
+        self._places.take(key)
         self._entering_now += 1
         try:
             yield
         finally:
             self._entering_now -= 1
+            self._places.give_back(key)
 
 
 def _loop_time(deadline: float | None) -> float | None:
