@@ -1,0 +1,73 @@
+"""What of the vLLM engine needs no vLLM: whose turn it is, and the files of prefixes."""
+
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from foreword.errors import ForewordError
+from foreword.prompts import Prompt
+from foreword.prompts.soft import SoftTokens
+from foreword.serve.vllm.prefixes import Prefixes
+from foreword.serve.vllm.turns import Turns
+
+
+def prefix(seed: int, size: int = 4) -> Prompt:
+    numbers = np.random.default_rng(seed).normal(size=(2, 1, 2, size)).astype(np.float32)
+    soft = SoftTokens({"keys": numbers, "values": numbers}, "tiny", "0" * 64, "test", "run", 1)
+    return Prompt(f"prefix-{seed}", "{{ virtual(2) }}Review: {{ text }}", soft=soft)
+
+
+def test_who_has_left_the_queue_takes_no_turn_from_those_behind() -> None:
+    turns = Turns()
+    turns.begun(turns.place("a"))
+    gone = [turns.place("a") for _ in range(1_000)]
+    for place in reversed(gone):
+        turns.left("a", place)
+    other = turns.place("b")
+    assert turns.place("a") - other <= 1
+    ran = turns.place("a")
+    turns.begun(ran)
+    turns.left("a", ran)
+    assert turns.place("a") >= ran, "who has run has had its turn"
+
+
+def test_prefixes_are_private_and_go_when_nobody_reads_them_and_others_need_the_room() -> None:
+    first, second = prefix(1), prefix(2)
+    prefixes = Prefixes(total=1)
+    try:
+        assert stat.S_IMODE(prefixes.folder.stat().st_mode) == 0o700
+        one, same = prefixes.lend(first), prefixes.lend(first)
+        prefixes.give_back(one)
+        other = prefixes.lend(second)
+        assert _files(prefixes.folder) == {one["prefix"], other["prefix"]}, "both are being read"
+        prefixes.give_back(same)
+        prefixes.give_back(other)
+        again = prefixes.lend(second)
+        assert _files(prefixes.folder) == {other["prefix"]}
+        prefixes.give_back(again)
+    finally:
+        prefixes.close()
+    assert not prefixes.folder.exists()
+
+
+def test_a_prefix_that_cannot_be_written_is_not_lent(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise ForewordError("cannot write: no space left")
+
+    prefixes = Prefixes()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr("foreword.serve.vllm.prefixes.write_atomic", full)
+            with pytest.raises(ForewordError):
+                prefixes.lend(prefix(1))
+        lent = prefixes.lend(prefix(1))
+        assert _files(prefixes.folder) == {lent["prefix"]}
+        prefixes.give_back(lent)
+    finally:
+        prefixes.close()
+
+
+def _files(folder: Path) -> set[object]:
+    return {path.stem for path in folder.iterdir()}
