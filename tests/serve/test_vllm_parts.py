@@ -1,6 +1,8 @@
 """What of the vLLM engine needs no vLLM: whose turn it is, and the files of prefixes."""
 
+import os
 import stat
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from foreword.errors import ForewordError
 from foreword.prompts import Prompt
 from foreword.prompts.soft import SoftTokens
-from foreword.serve.vllm.prefixes import Prefixes
+from foreword.serve.vllm.prefixes import STEM, Prefixes
 from foreword.serve.vllm.turns import Turns
 
 
@@ -67,6 +69,26 @@ def test_a_prefix_that_cannot_be_written_is_not_lent(monkeypatch: pytest.MonkeyP
         prefixes.give_back(lent)
     finally:
         prefixes.close()
+
+
+def test_what_a_killed_server_left_is_taken_away_by_the_next_and_nothing_of_a_living_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    living, killed, young, outside = Prefixes(), tmp_path / f"{STEM}1", tmp_path / f"{STEM}2", tmp_path / "mine"
+    for folder in (killed, young, outside):
+        folder.mkdir()
+        (folder / "file").touch()
+    (tmp_path / f"{STEM}3").symlink_to(outside)
+    long_ago = time.time() - 1000
+    for folder in (living.folder, killed, outside):
+        os.utime(folder, (long_ago, long_ago))
+    Prefixes().close()
+    assert (living.folder.exists(), killed.exists(), young.exists()) == (True, False, True)
+    assert (outside / "file").exists()
+    lent = living.lend(prefix(1))
+    assert _files(living.folder) == {lent["prefix"]}
+    living.close()
 
 
 def _files(folder: Path) -> set[object]:
