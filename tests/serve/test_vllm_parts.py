@@ -1,7 +1,10 @@
 """What of the vLLM engine needs no vLLM: whose turn it is, and the files of prefixes."""
 
+import multiprocessing
 import os
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 from foreword.errors import ForewordError
 from foreword.prompts import Prompt
 from foreword.prompts.soft import SoftTokens
+from foreword.serve.vllm.orphans import end_with_the_server
 from foreword.serve.vllm.prefixes import STEM, Prefixes
 from foreword.serve.vllm.turns import Turns
 
@@ -89,6 +93,32 @@ def test_what_a_killed_server_left_is_taken_away_by_the_next_and_nothing_of_a_li
     lent = living.lend(prefix(1))
     assert _files(living.folder) == {lent["prefix"]}
     living.close()
+
+
+def test_a_process_ends_with_a_server_that_is_killed() -> None:
+    server = subprocess.Popen(
+        [sys.executable, "-c", "from serve.test_vllm_parts import be_a_server; be_a_server()"],
+        stdout=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )  # fmt: skip
+    assert server.stdout is not None
+    child = int(server.stdout.readline())
+    server.kill()
+    server.wait()
+    rest = server.stdout.read()  # which the child holds open for as long as it lives
+    server.stdout.close()
+    assert (rest, child > 0) == ("", True)
+
+
+def be_a_server() -> None:
+    multiprocessing.get_context("spawn").Process(target=_be_vllms).start()
+
+
+def _be_vllms() -> None:
+    end_with_the_server()
+    print(os.getpid(), flush=True)
+    time.sleep(30)
+    print("an orphan", flush=True)
 
 
 def _files(folder: Path) -> set[object]:

@@ -13,9 +13,15 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1, KVConnectorMetadata
+from vllm.distributed.kv_transfer.kv_connector.v1.base import (
+    KVConnectorBase_V1,
+    KVConnectorMetadata,
+    KVConnectorRole,
+)
 from vllm.distributed.parallel_state import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 from vllm.model_executor.models.utils import extract_layer_index
+
+from foreword.serve.vllm.orphans import end_with_the_server
 
 log = logging.getLogger("vllm.foreword")
 
@@ -45,6 +51,8 @@ class PrefixConnector(KVConnectorBase_V1):  # type: ignore[misc]
 
     def __init__(self, vllm_config: Any, role: Any, kv_cache_config: Any) -> None:
         super().__init__(vllm_config=vllm_config, role=role, kv_cache_config=kv_cache_config)
+        if role is KVConnectorRole.SCHEDULER:  # workers end with its process
+            end_with_the_server()
         folder = Path(self._kv_transfer_config.get_from_extra_config("folder", ""))
         self._block_size = vllm_config.cache_config.block_size
         self._dtype = vllm_config.model_config.dtype  # the cache may be of another, which the layer sees to
