@@ -1,6 +1,7 @@
 """What `VllmEngine` promises, against the local engine and transformers. `test_vllm.py` runs it where vLLM is."""
 
 import asyncio
+import dataclasses
 import json
 import os
 import signal
@@ -17,17 +18,19 @@ from typing import Any, TypeVar
 import numpy as np
 import openai
 import pytest
+from vllm.engine.arg_utils import AsyncEngineArgs
 
 from foreword.backbone import Backbone
 from foreword.backbone.load import load
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Output, Prompt
 from foreword.prompts.schema import checked
-from foreword.serve.engine import ClosedError, Finished, QueueFullError
+from foreword.serve.engine import ClosedError, Finished, ModelError, QueueFullError
 from foreword.serve.local import LocalEngine
 from foreword.serve.places import Places
 from foreword.serve.start import on_vllm
 from foreword.serve.vllm.engine import VllmEngine
+from foreword.serve.vllm.launch import OTHERWISE, launch
 from foreword.table import PromptTable
 from serve import crowd
 
@@ -208,11 +211,51 @@ def test_a_prefix_that_is_lost_fails_its_own_request_and_no_other(both: Both) ->
     healthy = [crowd.request(prompt, max_tokens=6), crowd.request(both.prompts[4], max_tokens=6)]
     lost, *found = both.ask(both.vllm, crowd.request(fresh, max_tokens=6), *healthy)
     assert (lost[1].reason, lost[0]) == ("error", [])
+    with pytest.raises(ModelError, match="gave the request up"):
+        both.run(both.vllm.classify(crowd.request(fresh.replace(output=Output(choices=("good", "bad"))))))
     assert [crowd.ids(tokens) for tokens, _ in found] == [crowd.alone(both.full, request) for request in healthy]
     file.unlink()  # and is written again
     again = crowd.request(fresh, max_tokens=6)
     assert crowd.ids(both.ask(both.vllm, again)[0][0]) == crowd.alone(both.full, again)
     both.vllm._prefixes.give_back(lent)
+
+
+def test_what_is_thrown_out_of_the_cache_half_done_goes_on_as_if_it_had_not_been(both: Both) -> None:
+    requests = [crowd.request(prompt, max_tokens=20) for prompt in both.prompts]
+    expected = [(crowd.ids(tokens), end.reason) for tokens, end in both.ask(both.local, *requests)]
+    resets = []
+
+    async def throw_out() -> None:
+        for steps in (4, 12):
+            until = both.vllm.stats().steps + steps
+            await crowd.until(lambda until=until: both.vllm.stats().steps >= until)  # type: ignore[misc]
+            resets.append(both.vllm.stats().running)
+            assert await both.vllm._llm.reset_prefix_cache(reset_running_requests=True)
+
+    async def main() -> Any:
+        return await asyncio.gather(*(crowd.answer(both.vllm, request) for request in requests), throw_out())
+
+    *found, _ = both.run(main())
+    assert min(resets) > 8, "hardly any was under way"
+    for request, (tokens, end), theirs in zip(requests, found, expected, strict=True):
+        assert (request.prompt.name, crowd.ids(tokens), end.reason) == (request.prompt.name, *theirs)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("kv_offloading_size", 1, "prefixes do not reach"),
+        ("speculative_config", {"method": "ngram", "num_speculative_tokens": 2}, "prefixes do not reach"),
+        ("revision", "main", "another model"),
+        ("tokenizer", "elsewhere", "another tokenizer"),
+        ("logprobs_mode", "processed_logprobs", "set by Foreword"),
+        ("no_such", None, "none of vLLM's"),
+    ],
+)
+def test_options_that_would_make_answers_wrong_are_refused(both: Both, name: str, value: Any, why: str) -> None:
+    assert set().union(*OTHERWISE.values()) <= {field.name for field in dataclasses.fields(AsyncEngineArgs)}
+    with pytest.raises(UsageError, match=f"'{name}' .*{why}"):
+        launch(both.part, "nowhere", Path("nowhere"), {name: value}, None)
 
 
 def test_who_leaves_or_is_late_frees_the_place(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,15 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1, KVConnectorMetadata
+from vllm.distributed.kv_transfer.kv_connector.v1.base import (
+    KVConnectorBase_V1,
+    KVConnectorMetadata,
+    KVConnectorRole,
+)
 from vllm.distributed.parallel_state import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 from vllm.model_executor.models.utils import extract_layer_index
+
+from foreword.serve.vllm.orphans import end_with_the_server
 
 log = logging.getLogger("vllm.foreword")
 
@@ -50,6 +56,8 @@ class PrefixConnector(KVConnectorBase_V1):  # type: ignore[misc]
         # A terminal's Ctrl-C goes to a whole group. The server alone is to hear it: it finishes what it has accepted.
         if multiprocessing.parent_process() is not None:
             os.setpgid(0, 0)
+        if role is KVConnectorRole.SCHEDULER:  # workers end with its process
+            end_with_the_server()
         folder = Path(self._kv_transfer_config.get_from_extra_config("folder", ""))
         self._block_size = vllm_config.cache_config.block_size
         self._dtype = vllm_config.model_config.dtype  # the cache may be of another, which the layer sees to

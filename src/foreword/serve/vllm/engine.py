@@ -33,6 +33,7 @@ from foreword.serve.engine import (
     Stats,
     Token,
 )
+from foreword.serve.log import failure
 from foreword.serve.places import Places
 from foreword.serve.prepare import Prepared, Preparer
 from foreword.serve.text import Writer
@@ -127,6 +128,14 @@ class VllmEngine:
                 values = await asyncio.gather(*(self._log_probability(prepared, place, step) for step in asked))
             except TimeoutError:
                 raise DeadlineError("the deadline has passed before the choices were scored") from None
+            except (EngineDeadError, EngineGenerateError) as problem:
+                self._errors += 1
+                raise ModelError(f"vLLM: {problem!s:.200}") from problem
+            except ModelError:
+                self._errors += 1
+                raise
+            finally:
+                self._turns.left(request.key, place)
         found = dict(zip(asked, values, strict=True))
         if not all(map(math.isfinite, values)):
             self._errors += 1
@@ -186,7 +195,8 @@ class VllmEngine:
         written = cached = 0
         reason: Reason | None = None
         error = None
-        outputs = self._outputs(prepared, writing(request, limit, ends), self._turns.place(request.key))
+        place = self._turns.place(request.key)
+        outputs = self._outputs(prepared, writing(request, limit, ends), place)
         try:
             async for output in outputs:
                 cached = max(cached, output.num_cached_tokens or 0)
@@ -211,12 +221,14 @@ class VllmEngine:
         except (EngineDeadError, EngineGenerateError) as problem:
             reason, error = "error", f"vLLM: {problem!s:.200}"
         finally:
+            self._turns.left(request.key, place)
             self._counted(prepared, written, cached, failed=reason == "error")
             await outputs.aclose()
         if rest := writer.end():
             yield Token(rest, (), None, ())
         if reason in (None, "error"):
             reason, error = "error", error or f"prompt {request.key!r}: vLLM gave the request up"
+            failure("model", ModelError(), problem=error, id=request.id, prompt=request.key)
         yield Finished(reason, len(prepared.ids), cached, written, error)
 
     async def _log_probability(self, prepared: Prepared, place: int, step: Step) -> float:
@@ -228,6 +240,8 @@ class VllmEngine:
                 part = output.outputs[0]
                 if part.logprobs:
                     return float(part.logprobs[0][token].logprob)
+                if output.finished and part.finish_reason != "abort":
+                    raise ModelError(f"prompt {prepared.request.key!r}: vLLM gave the request up")
         finally:
             await outputs.aclose()
         raise ClosedError(SHUT)
@@ -242,7 +256,7 @@ class VllmEngine:
         self._names[name] = None
         try:
             if prepared.vectors.prefix:
-                lent = await self._prepare(lambda: self._prefixes.lend(request.prompt))
+                lent = await self._prepare(lambda: self._lend(request.prompt))
                 params.extra_args = {"kv_transfer_params": dict(lent)}
             row = await self._prepare(lambda: inputs(self.backbone, prepared, after))
             if self._llm is None:
@@ -264,6 +278,12 @@ class VllmEngine:
             del self._names[name]
             if lent is not None:
                 self._prefixes.give_back(lent)
+
+    def _lend(self, prompt: Prompt) -> Mapping[str, object]:
+        try:
+            return self._prefixes.lend(prompt)
+        except ForewordError as error:  # a full disk is not the request's fault
+            raise ModelError(str(error)) from error
 
     def _counted(self, prepared: Prepared, written: int, cached: int, *, failed: bool) -> None:
         self._places.give_back(prepared.request.key)

@@ -17,6 +17,21 @@ ON_CPU = {
     "block_size": 32,  # small ones are found again more often
 }
 """What differs from vLLM's own defaults where there is no GPU."""
+OTHERWISE = {
+    "another model than the one whose embeddings are here": (
+        "revision", "code_revision", "hf_config_path", "hf_overrides", "config_format", "model_class_overrides",
+        "model_weights", "runner", "convert", "diffusion_config",
+    ),
+    "another tokenizer than the one whose tokens it is given": (
+        "tokenizer", "tokenizer_revision", "tokenizer_mode", "skip_tokenizer_init",
+    ),
+    "a cache that prefixes do not reach": (
+        "kv_offloading_size", "kv_offloading_backend", "prefill_context_parallel_size", "decode_context_parallel_size",
+        "speculative_config", "spec_method", "spec_model", "spec_tokens",
+    ),
+    "a second queue behind Foreword's own": ("max_num_queued_reqs", "max_num_queued_tokens"),
+}  # fmt: skip
+"""Engine arguments that would go unnoticed and make answers wrong, by what they would give."""
 
 
 def launch(backbone: Backbone, source: str, prefixes: Path, options: Mapping[str, Any], figures: Any) -> Any:
@@ -34,6 +49,7 @@ def launch(backbone: Backbone, source: str, prefixes: Path, options: Mapping[str
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "trust_remote_code": False,
         "enable_prompt_embeds": True,
+        "logprobs_mode": "raw_logprobs",  # scoring leaves one token to choose, which would be certain by any other
         "generation_config": "vllm",  # the model's own sampling settings give way, as everywhere
         "structured_outputs_config": StructuredOutputsConfig(backend="guidance"),
         "kv_transfer_config": KVTransferConfig(
@@ -48,9 +64,10 @@ def launch(backbone: Backbone, source: str, prefixes: Path, options: Mapping[str
         "disable_log_stats": True,  # those that it prints; `figures` has its own
     }
     known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
+    wrong = {name: f"would give {what}" for what, names in OTHERWISE.items() for name in names}
     for name in options:
-        if name not in known or name in ours:
-            why = "is set by Foreword" if name in ours else "is none of vLLM's engine arguments"
+        if name not in known or name in ours or name in wrong:
+            why = "is set by Foreword" if name in ours else wrong.get(name, "is none of vLLM's engine arguments")
             raise UsageError(f"engine option {name!r} {why}; see docs.vllm.ai, 'Engine Arguments'")
     if not torch.cuda.is_available():
         # A first request for log-probabilities would wait for a C++ compiler, and fail where there is none.

@@ -1,8 +1,12 @@
 """Learned keys and values as files in a private folder, where vLLM's processes find them. Knows prompts, not vLLM."""
 
+import contextlib
+import fcntl
+import os
 import shutil
 import tempfile
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,13 +15,19 @@ from foreword.files import write_atomic
 from foreword.prompts import Prompt
 
 GB = 1024**3
+STEM = "foreword-prefixes-"
+YOUNG = 60.0
+"""Seconds in which a folder may not be locked yet by the server that makes it."""
 
 
 class Prefixes:
     """A file for each prefix that is in use, and for those used last, up to `total` bytes. Thread-safe."""
 
     def __init__(self, total: int = 4 * GB) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="foreword-prefixes-"))
+        _sweep(Path(tempfile.gettempdir()))
+        self.folder = Path(tempfile.mkdtemp(prefix=STEM))
+        self._held: int | None = os.open(self.folder, os.O_RDONLY)
+        fcntl.flock(self._held, fcntl.LOCK_SH)  # until this process ends, however it does
         self._total, self._lock = total, threading.Lock()
         self._sizes: OrderedDict[str, int] = OrderedDict()
         self._users: dict[str, int] = {}
@@ -48,6 +58,9 @@ class Prefixes:
     def close(self) -> None:
         """Take the folder away."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
     def _make_room(self) -> None:
         for name in [name for name in self._sizes if name not in self._users]:
@@ -55,3 +68,17 @@ class Prefixes:
                 return
             del self._sizes[name]
             (self.folder / f"{name}.safetensors").unlink(missing_ok=True)
+
+
+def _sweep(parent: Path) -> None:
+    """Take away the folders of servers that were killed."""
+    for folder in parent.glob(f"{STEM}*"):
+        with contextlib.suppress(OSError):  # another user's, or gone
+            if time.time() - folder.stat().st_mtime < YOUNG:
+                continue
+            opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where its server lives
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(opened)

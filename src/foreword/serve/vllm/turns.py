@@ -18,6 +18,11 @@ class Turns:
         self._next[key] = place + 1
         return place
 
+    def left(self, key: str, place: int) -> None:
+        """A request is over. Where it never ran, those who come next for `key` must not wait for its turn."""
+        if place > self._now and key in self._next:
+            self._next[key] -= 1
+
     def begun(self, place: int) -> None:
         """A request with this place runs; prompts whose turns are all over are forgotten."""
         if place > self._now:
