@@ -5,6 +5,7 @@ What waits shares a batch, in turn, so that one long list does not hold up a sin
 
 import asyncio
 import contextlib
+import copy
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -56,6 +57,7 @@ class Embedder:
         self.dimension: int = model.get_embedding_dimension()
         """D of every vector."""
         self._model = model
+        self._tokenizer = copy.deepcopy(model.tokenizer)  # how it cuts and pads is its state, which the model sets too
         self._longest: int | None = model.max_seq_length
         self._jobs: deque[_Job] = deque()
         self._lock = threading.Lock()
@@ -99,7 +101,7 @@ class Embedder:
         return await job.future, sum(lengths)
 
     def _lengths(self, texts: Sequence[str]) -> list[int]:
-        found = self._model.tokenizer(list(texts), add_special_tokens=True, truncation=False, verbose=False)
+        found = self._tokenizer(list(texts), add_special_tokens=True, truncation=False, verbose=False)
         return [len(ids) for ids in found["input_ids"]]
 
     def _run(self) -> None:
