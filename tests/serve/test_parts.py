@@ -1,5 +1,6 @@
 """The engine's parts by themselves: the queue, the memory, the next token, attention in two halves."""
 
+import contextlib
 from collections import Counter
 
 import numpy as np
@@ -10,12 +11,14 @@ from hypothesis import strategies as st
 
 from foreword.backbone.answer import Sampling
 from foreword.backbone.model import Front
+from foreword.serve.engine import QueueFullError
 from foreword.serve.local import linear
 from foreword.serve.local.attend import _together, attention
 from foreword.serve.local.choose import Chooser, held
 from foreword.serve.local.fair import FairQueue
 from foreword.serve.local.fronts import Fronts
 from foreword.serve.local.kv import Memory, Shape
+from foreword.serve.places import Places
 
 SHAPE = Shape(2, 3, 4, torch.float32, torch.device("cpu"))
 
@@ -149,3 +152,35 @@ def test_weights_laid_out_anew_give_the_same_products_and_leave_the_model_as_it_
                 assert ("forward" in model[0].__dict__) == (rows < 48)
                 assert torch.allclose(model(given), expected, atol=1e-5)
         assert "forward" not in model[0].__dict__
+
+
+@given(st.integers(1, 300), st.lists(st.integers(0, 11), max_size=900), st.integers(0, 20))
+def test_no_prompt_fills_the_queue_and_a_new_one_finds_a_place(waiting: int, asked: list[int], running: int) -> None:
+    places, held = Places(waiting, running), Counter[int]()
+
+    def ask(key: int) -> None:
+        with contextlib.suppress(QueueFullError):
+            places.check(str(key), 1.0)
+            places.take(str(key))
+            held[key] += 1
+
+    for key in asked:
+        ask(key)
+    assert all(count <= running + (waiting + 1) // 2 for count in held.values())
+    if places.taken < waiting + running:
+        places.check("new", 1.0)
+    else:
+        with pytest.raises(QueueFullError, match=f"^{waiting:,} requests are waiting already"):
+            places.check("new", 1.0)
+
+
+@given(st.integers(1, 300), st.integers(1, 12))
+def test_prompts_that_ask_alike_share_the_queue(waiting: int, prompts: int) -> None:
+    places, held = Places(waiting), Counter[int]()
+    for _ in range(waiting):
+        for key in range(prompts):
+            with contextlib.suppress(QueueFullError):
+                places.check(str(key), 1.0)
+                places.take(str(key))
+                held[key] += 1
+    assert all(waiting // (prompts + 1) <= held[key] <= waiting // (prompts + 1) + 1 for key in range(prompts))

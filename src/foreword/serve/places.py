@@ -1,4 +1,4 @@
-"""How many requests may wait: so many in all, and of one prompt half of them. Knows keys only."""
+"""How many requests may wait: so many in all, and of one prompt no more than there are places left. Knows keys only."""
 
 from collections import Counter
 
@@ -9,22 +9,25 @@ RETRY = (1.0, 60.0)
 
 
 class Places:
-    """Places for `waiting` requests. A prompt holds at most half of them, so that others find the queue open.
+    """Places for `waiting` requests. A prompt may wait with as many as there are free ones (Choudhury and Hahne 1998).
 
+    So one prompt that is asked too often holds half of the places, two hold a third each, N of them an N + 1-th: others
+    find the queue open, and since prompts take turns, none waits much longer than all do.
     An engine that does not tell what waits from what runs counts both, and gives places for those `running` too.
     """
 
     def __init__(self, waiting: int, running: int = 0) -> None:
         self.taken = 0
-        self._running, self._all, self._share = running, running + waiting, running + max(1, waiting // 2)
+        self._waiting, self._running = waiting, running
         self._of: Counter[str] = Counter()
 
     def check(self, key: str, seconds: float) -> None:
         """Raises QueueFullError where there is none for the prompt `key`; one is free again every so many `seconds`."""
-        for whose, taken, most in ((None, self.taken, self._all), (key, self._of[key], self._share)):
-            if taken >= most:
-                soon = min(max(seconds * (self.taken - self._running), RETRY[0]), RETRY[1])
-                raise QueueFullError(taken - self._running, soon, whose)
+        waiting, ours = (max(0, taken - self._running) for taken in (self.taken, self._of[key]))
+        free = self._waiting - waiting
+        if ours >= free:
+            whose, count = (key, ours) if free > 0 else (None, waiting)
+            raise QueueFullError(count, min(max(seconds * waiting, RETRY[0]), RETRY[1]), whose)
 
     def take(self, key: str) -> None:
         self.taken += 1
