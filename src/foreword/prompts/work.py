@@ -43,8 +43,13 @@ class Work:
     def _charge(self, value: object) -> None:
         self._pay(ITEM_COST + (len(value) // CHARACTERS if isinstance(value, str) else 0))
         if isinstance(value, list | tuple):
+            texts = 0  # most items are texts: one payment for all of them, or the meter is what takes long
             for item in value:
-                self._charge(item)
+                if isinstance(item, str):
+                    texts += ITEM_COST + len(item) // CHARACTERS
+                else:
+                    self._charge(item)
+            self._pay(texts)
         elif isinstance(value, Mapping):
             for key, item in value.items():
                 self._charge(key)
