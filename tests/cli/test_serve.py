@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from foreword.serve.keys import Keys
 
 
@@ -26,6 +28,14 @@ def test_keys_are_made_listed_and_removed(call: Any, project: Path) -> None:
 def test_an_open_door_is_refused_at_once(call: Any) -> None:
     assert call("serve", "--host", "0.0.0.0").exit_code == 2
     assert call("serve", "--keys", "no-such.json").exit_code == 1
+
+
+def test_a_folder_without_an_embedder_is_told_before_a_model_is_loaded(
+    call: Any, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("foreword.cli.serve.load_backbone", lambda *_: pytest.fail("the backbone was loaded first"))
+    said = call("serve", "--port", "0", "--embeddings", str(project))
+    assert (said.exit_code, "no 'modules.json'" in " ".join(said.stderr.split())) == (2, True)
 
 
 def test_an_engine_that_is_not_there_says_how_to_get_it(call: Any) -> None:

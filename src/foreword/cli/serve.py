@@ -60,6 +60,11 @@ def serve(
     with bound, Display() as display:
         prompts = find_table(table)
         limits = Limits(body_bytes=max_body, max_tokens=max_tokens, seconds=timeout)
+        embedder = None
+        if embeddings is not None:  # a folder that is none is told before a model is waited for
+            from foreword.serve.embedder import Embedder
+
+            embedder = Embedder.load(embeddings)
         if engine == "vllm":
             model, runs = load_on_vllm(backbone, dtype, options, display)
         else:
@@ -67,10 +72,7 @@ def serve(
         from foreword.serve.start import make
 
         app, service = make(model, prompts, found, limits, cors, runs)
-        if embeddings is not None:
-            from foreword.serve.embedder import Embedder
-
-            service.embedder = Embedder.load(embeddings)
+        service.embedder = embedder
         where = address(bound)
         display.say(f"Serving at {where}/v1. " + ("" if found else "No keys: this machine alone may ask."))
         run(app, service, bound, grace)

@@ -32,7 +32,7 @@ GB = 1024**3
 class LocalEngine:
     """An `Engine` on a backbone in this process.
 
-    `max_rows` are written at once, `max_waiting` more are accepted, half of them for one prompt at most. `kv_bytes`
+    `max_rows` are written at once, `max_waiting` more are accepted, shared by prompts as `Places` says. `kv_bytes`
     bound the keys and values of what is running, `front_bytes` those of fronts that are kept. At most `chunk` prompt
     tokens are read between two tokens of a row that is being written. `masks` hold answers to schemas; llguidance's,
     unless others are given.
