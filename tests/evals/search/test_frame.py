@@ -12,7 +12,9 @@ from foreword.evals.search.candidate import DEMONSTRATIONS, INSTRUCTION, Ground,
 from foreword.evals.search.edits import MAX_DEMONSTRATIONS, reshow, reword
 from foreword.evals.search.frame import Frame, frame
 from foreword.prompts import Prompt
+from foreword.prompts.inputs import Input
 from foreword.tasks import Row, Task
+from tiny import backbone
 
 ROWS = tuple(Row(f"t:{i}", {"text": f"row {i}", "year": str(i)}, ("bad", "good")[i % 2]) for i in range(12))
 TASK = Task("toy", ("text", "year"), ("bad", "good"), "accuracy", 7, ROWS, ROWS, (), ())
@@ -70,3 +72,10 @@ def test_a_merge_too_long_for_the_model_is_refused_not_measured() -> None:
     ground = Ground(Follower(), Prompt("p", "{{ text }} {{ year }}").answering(TASK.choices), ROWS, ROWS)
     with pytest.raises(RefusedError, match="too long for this model"):
         ground.prompt({INSTRUCTION: "word " * 700 + "{{ text }} {{ year }}", DEMONSTRATIONS: "[]"})
+
+
+def test_a_text_of_a_row_is_read_as_the_type_that_the_prompt_declares() -> None:
+    inputs = {"text": Input(), "year": Input(type="integer")}
+    start = Prompt("p", "{{ text }} {{ year + 1 }}", inputs=inputs).answering(TASK.choices)
+    ground = Ground(backbone(), start, ROWS, ROWS)
+    assert ground.prompt(ground.seed).body == start.body
