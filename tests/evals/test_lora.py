@@ -182,6 +182,31 @@ def test_what_is_measured_are_the_weights_of_that_step(family: str, monkeypatch:
     assert (found.backbone.score(found.prompt, inputs).log_likelihoods == seen[best]).all()
 
 
+def test_what_is_measured_and_kept_is_the_running_average_as_for_soft_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three steps, followed by hand: weights as the optimiser left them, and their average."""
+    walked: list[list[torch.Tensor]] = []
+    begun: list[torch.Tensor] = []
+
+    def spy(optimiser: Any, *rest: Any) -> float:
+        if not begun:
+            begun.extend(w.detach().clone() for w in rest[2])
+        loss = stepped(optimiser, *rest)
+        walked.append([w.detach().clone() for w in rest[2]])
+        return loss
+
+    stepped = lora._step
+    monkeypatch.setattr(lora, "_step", spy)
+    found = adapt(backbone(), task(), PLAIN, Lora(rank=1, steps=3))
+    average = begun
+    for number, weights in enumerate(walked, 1):
+        share = 1 / (0.3 * number + 1)
+        average = [(1 - share) * mean + share * w for mean, w in zip(average, weights, strict=True)]
+    kept = list(adapters_of(found.backbone).values())
+    assert len(walked) == 3
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(kept, average, strict=True))
+    assert not all(torch.allclose(a, b, atol=1e-7) for a, b in zip(kept, walked[-1], strict=True))
+
+
 @pytest.mark.parametrize(
     ("dev", "kept"), [([0.2, 0.9, 0.4, 0.7], 1), ([0.2, 0.9, 0.4, 0.85], 3), ([0.9, 0.2, 0.4, 0.7], 0), (None, -1)]
 )

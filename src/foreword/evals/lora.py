@@ -1,12 +1,14 @@
 """LoRA through PEFT (Hu 2021) as a strategy: what a user gives up by keeping the model frozen. Knows no test rows.
 
-Trained as a soft prompt is (same rows, batches, objective and schedule, the best on dev kept), so that the difference
-between the two is what is trained and nothing else.
+Trained as a soft prompt is by default (rows, batches, objective, schedule, running average, the best on dev kept), so
+that the difference between the two is what is trained and nothing else.
 """
 
 import copy
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +26,7 @@ from foreword.tuning.curves import keeps, peak
 from foreword.tuning.lesson import soft_name
 from foreword.tuning.rows import encode_rows
 from foreword.tuning.served import dev_score
-from foreword.tuning.step import DivergedError, check_finite, schedule
+from foreword.tuning.step import DivergedError, check_finite, newest, schedule
 
 LEARNING_RATE = 5e-4
 
@@ -78,16 +80,18 @@ def adapt(backbone: Backbone, task: Task, start: Prompt, lora: Lora, on_stage: O
     model, weights = with_adapters(backbone, lora.rank, options.seed)
     optimiser = torch.optim.AdamW(weights, lr=options.rate, weight_decay=options.weight_decay, fused=False)
     accumulator = Accumulator(model, [rows])
-    best = [w.detach().clone() for w in weights]
+    average = [w.detach().clone() for w in weights]
+    best = average
     curve: list[CurvePoint] = []
     losses: list[float] = []
     for step in range(options.steps + 1):
         if step % options.eval_every == 0 or step == options.steps:
-            model.forget_fronts()  # computed with weights of an earlier step
-            score = dev_score(model, task, prompt, dev) if dev else None
+            with _holding(weights, average):
+                model.forget_fronts()  # computed with weights of an earlier step
+                score = dev_score(model, task, prompt, dev) if dev else None
             loss = sum(losses) / len(losses) if losses else None
             if keeps(score, curve, len(dev)):
-                best = [w.detach().clone() for w in weights]
+                best = [w.clone() for w in average]
             curve.append(CurvePoint(step, rows.seen(step, options.batch), loss, score, time.perf_counter() - began))
             losses = []
         if options.ended(step, peak(curve)):
@@ -97,14 +101,28 @@ def adapt(backbone: Backbone, task: Task, start: Prompt, lora: Lora, on_stage: O
             losses.append(_step(optimiser, accumulator, batch, weights, options, step))
         except DivergedError as error:
             raise ForewordError(f"LoRA: {error}; compute in float32, or leave LoRA out") from error
+        for mean, weight in zip(average, weights, strict=True):
+            mean.lerp_(weight.detach(), newest(step + 1))
         if on_stage:
             on_stage(f"{prompt.name}: training", step + 1, options.steps)
-    with torch.no_grad():
-        for weight, kept in zip(weights, best, strict=True):
-            weight.copy_(kept)
-            weight.requires_grad_(False).grad = None
+    for weight, kept in zip(weights, best, strict=True):
+        weight.data = kept
+        weight.requires_grad_(False).grad = None
     model.forget_fronts()
     return Adapted(model, prompt, tuple(curve), sum(weight.numel() for weight in weights))
+
+
+@contextmanager
+def _holding(weights: list[torch.nn.Parameter], values: list[torch.Tensor]) -> Iterator[None]:
+    """Measure with `values` in the place of the weights."""
+    own = [weight.data for weight in weights]
+    for weight, value in zip(weights, values, strict=True):
+        weight.data = value
+    try:
+        yield
+    finally:
+        for weight, value in zip(weights, own, strict=True):
+            weight.data = value
 
 
 def _step(

@@ -8,10 +8,7 @@ from torch import Tensor
 from foreword.backbone import Vectors
 from foreword.tuning.methods import METHODS, Start, by_task, count, flat, made
 from foreword.tuning.options import TuneOptions
-
-AVERAGE = 0.95
-"""Of the running average of the vectors over the steps, which is what is measured, kept and served: it does better than
-the last step's, most of all early on (Polyak and Juditsky 1992)."""
+from foreword.tuning.step import newest
 
 
 class Learner:
@@ -60,5 +57,5 @@ class Learner:
             group["lr"] = self.options.rate * share
         self.optimiser.step()
         self.steps += 1
-        weight = max(1 - AVERAGE, 1 / (0.3 * self.steps + 1))  # a short run forgets its start sooner
+        weight = newest(self.steps)
         self.average = {name: self.average[name].lerp(now, weight) for name, now in made(self.encoder).items()}

@@ -1,8 +1,12 @@
-"""What every step of training obeys, whatever is trained: a schedule, and numbers that are finite. Knows no loop."""
+"""What every step of training obeys, whatever is trained: a schedule, an average, finite numbers. Knows no loop."""
 
 import math
 
 from foreword.errors import ForewordError
+
+AVERAGE = 0.95
+"""Of the running average over the steps, which is what is measured, kept and served: it does better than the last
+step's numbers, most of all early on (Polyak and Juditsky 1992)."""
 
 
 class DivergedError(ForewordError):
@@ -22,3 +26,8 @@ def schedule(step: int, steps: int, warmup: float) -> float:
         return (step + 1) / rising
     along = (step - rising) / max(1, steps - rising)
     return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * along))
+
+
+def newest(steps: int) -> float:
+    """The share of the newest of `steps` in the running average; a short run forgets its start sooner."""
+    return max(1 - AVERAGE, 1 / (0.3 * steps + 1))
