@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from foreword.tuning.curves import CurvePoint
+from foreword.tuning.curves import CurvePoint, peak
 from foreword.tuning.methods import METHODS
 from foreword.tuning.options import TuneOptions
 
@@ -130,7 +130,7 @@ def _overfitting(curve: Sequence[CurvePoint], options: TuneOptions) -> str | Non
         return None
     ways = [f"--steps {best.step}"] * (best.step > 0) + [f"--tokens {options.tokens // 2}"] * (options.tokens > 1)
     return (
-        f"the loss falls while dev has fallen from {high:.3f} at step {best.step}, which is kept, to {low:.3f}: the "
+        f"the loss falls while dev has fallen from {high:.3f} at step {best.step} to {low:.3f}: the "
         f"run learns its rows by heart; {_try([*ways, 'more training rows'])}"
     )
 
@@ -180,9 +180,7 @@ def _late(curve: Sequence[CurvePoint], options: TuneOptions) -> bool:
 
 def _over(curve: Sequence[CurvePoint], options: TuneOptions) -> bool:
     """All steps are done, or its patience is at an end."""
-    measured = [point for point in curve if point.dev is not None]
-    waited = curve[-1].step - _best(measured).step if measured else 0
-    return curve[-1].step >= options.steps or waited >= options.patience * options.eval_every
+    return options.ended(curve[-1].step, peak(curve))
 
 
 def _better(curve: Sequence[CurvePoint], options: TuneOptions) -> bool:
@@ -196,7 +194,7 @@ def _better(curve: Sequence[CurvePoint], options: TuneOptions) -> bool:
 
 
 def _best(measured: Sequence[CurvePoint]) -> CurvePoint:
-    """The first of the best, as the loop keeps it."""
+    """The first of the best; the version that is kept may be a later one (`curves.keeps`)."""
     return max(measured, key=lambda point: point.dev or 0.0)
 
 

@@ -29,7 +29,7 @@ class Run:
     """A finished run. Tasks tuned together have one each, which differ in the prompt only."""
 
     prompt: Prompt
-    """The best version by dev, its vectors looked up from the encoder."""
+    """The version that did best on dev as far as dev can tell, its vectors looked up from the encoder."""
     curves: tuple[CurvePoint, ...]
     options: TuneOptions
     folder: Path
