@@ -12,7 +12,7 @@ import foreword
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "foreword"
 FLOORS = (
-    {"errors", "files", "downloads", "forms", "packages", "redact", "yaml_text"},
+    {"budgets", "errors", "files", "downloads", "forms", "packages", "redact", "yaml_text"},
     {"prompts", "tasks"},
     {"backbone", "table"},
     {"tuning"},

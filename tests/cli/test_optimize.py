@@ -63,7 +63,7 @@ def test_nothing_better_is_told_and_nothing_is_stored(call: Any, monkeypatch: py
 
 def test_what_is_wrong_with_the_call_is_told_at_once(call: Any) -> None:
     for more, said in (
-        (("--budget", "soon"), "write it as 2000calls"),
+        (("--budget", "soon"), "write it as 90s"),
         (("--proposer", "gpt"), "write 'backbone' or openai:"),
         (("--alias", "latest"), "latest"),
     ):

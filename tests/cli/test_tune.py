@@ -359,6 +359,10 @@ def test_a_sweep_and_a_budget_choose_settings_that_a_resumed_run_keeps(
     assert (document["method"], document["tokens"]) == (tried[0]["method"], 3)
     again = call(*arguments, "--budget", "48rows", "--resume", "--json")
     assert json.loads(again.stdout)["prompt"] == document["prompt"]
+    other = call(*arguments, "--budget", "48rows", "--resume", "--seed", "3")
+    assert (other.exit_code, "other settings (seed 0, now 3)" in other.stderr) == (1, True)
+    longer = call("tune", "toy.yaml", "--backbone", "tiny", "--out", "run", "--steps", "20", "--resume", "--json")
+    assert (longer.exit_code, "Stopped after 8 of 20 steps" in longer.stderr) == (0, True)
     both = call("tune", "toy.yaml", "--budget", "5m", "--steps", "9")
     assert (both.exit_code, "give it or --steps" in both.stderr) == (2, True)
 

@@ -297,6 +297,18 @@ def test_a_folder_takes_one_run(tmp_path: Path) -> None:
     other = START.replace(body="{{ text }}")
     with pytest.raises(ForewordError, match=r"other settings \(start "):
         tune(backbone(), task(), other, folder=tmp_path / "run", resume=True, steps=12, eval_every=4, batch=6)
+    for change, word in (({"choices": ("very good", "bad")}, "choices"), ({"metric": "f1"}, "metric")):
+        with pytest.raises(ForewordError, match=rf"other settings \({word} "):
+            tune(
+                backbone(),
+                replace(task(), **change),
+                START,
+                folder=tmp_path / "run",
+                resume=True,
+                steps=12,
+                eval_every=4,
+                batch=6,
+            )
     (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"\x00" * 50)
     with pytest.raises(ForewordError, match="is no checkpoint"):
         run(tmp_path / "run", resume=True)
@@ -310,7 +322,58 @@ def test_what_is_wrong_with_a_call_or_a_row_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"rows\.csv:0: .* needs the input 'title'; the row has"):
         tune(backbone(), task(), Prompt("start", "{{ title }}"), folder=tmp_path / "b")
     long = replace(task().train[0], inputs={"text": "film " * 300})
+    with pytest.raises(UsageError, match=r"'start' shows no input of task 'toy'.*write \{\{ text \}\} into it"):
+        tune(backbone(), task(), Prompt("start", "Sentiment:"), folder=tmp_path / "b")
+    with pytest.raises(UsageError, match="this run begins at 'labels'"):
+        run(tmp_path / "a", init="labels", init_text="good words")
+    with pytest.raises(UsageError, match="seed must be a whole number"):
+        run(tmp_path / "a", seed=10**20)
     with pytest.raises(ForewordError, match=r"row 'rows\.csv:0': the row .* 256 at most"):
         tune(backbone(), task(train=(long,)), START, folder=tmp_path / "c")
     with pytest.raises(UsageError, match="make them the same"):
         tune(backbone(), task(), START.answering(("yes", "no")), folder=tmp_path / "d")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda tensors: tensors.pop("encoder.tokens"), r"encoder\.tokens has the shape None"),
+        (lambda tensors: tensors.update({"best.embeddings": torch.zeros(3, 2)}), r"best\.embeddings has .*\(3, 2\)"),
+        (lambda tensors: [tensors.pop(n) for n in list(tensors) if n.startswith("optimiser.")], "optimiser"),
+    ],
+)
+def test_a_checkpoint_whose_tensors_do_not_fit_is_refused(tmp_path: Path, spoil: Any, said: str) -> None:
+    run(tmp_path / "run")
+    path = tmp_path / "run" / "checkpoint.safetensors"
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        metadata = file.metadata()
+    spoil(tensors)
+    save_file(tensors, path, metadata)
+    with pytest.raises(ForewordError, match=said):
+        run(tmp_path / "run", steps=20, resume=True)
+
+
+def test_a_run_that_is_given_more_steps_ends_where_it_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best step, the end of the shorter run, is no multiple of the distance between measurements."""
+    scores = iter([0.1, 0.2, 0.9, 0.1, 0.1, 0.1])
+    monkeypatch.setattr("foreword.tuning.loop.dev_score", lambda *_: next(scores))
+    run(tmp_path / "run", steps=6, patience=2)
+    longer = run(tmp_path / "run", steps=40, patience=2, resume=True)
+    assert [point.step for point in longer.curves] == [0, 4, 6, 8, 12, 16]
+    state = checkpoint.read(tmp_path / "run" / "checkpoint.safetensors")
+    assert (state.step, state.settings["options"]["steps"], longer.steps) == (16, 40, 16)
+    assert run(tmp_path / "run", steps=60, patience=2, resume=True).steps == 16, "over, with steps to spare"
+    state = checkpoint.read(tmp_path / "run" / "checkpoint.safetensors")
+    assert state.settings["options"]["steps"] == 60, "or nobody would know the run by its id"
+
+
+def test_long_steps_are_saved_between_measurements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("foreword.tuning.loop.SAVE_SECONDS", -1.0)
+    whole = run(tmp_path / "whole")
+    with pytest.raises(_StopError):
+        run(tmp_path / "run", on_step=stop_at(7))
+    assert checkpoint.read(tmp_path / "run" / "checkpoint.safetensors").step == 7
+    assert run(tmp_path / "run", resume=True).prompt.digest == whole.prompt.digest

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from foreword.budgets import parse_budget
 from foreword.errors import ForewordError
 from foreword.prompts import SoftTokens
 from foreword.tuning import TuneOptions, accumulate, sweep
 from foreword.tuning.accumulate import Accumulator
-from foreword.tuning.budget import parse, plan
+from foreword.tuning.budget import plan
 from foreword.tuning.sweep import _encoded, _Racer, _step, grid
 from tiny import backbone
 from tuning.test_loop import START, task
@@ -88,17 +89,26 @@ def test_a_soft_start_decides_size_and_beginning() -> None:
         made = grid(TuneOptions(batch=4), [], 9, start)
         assert {o.method for o in made} == methods
         assert {(o.tokens, o.init) for o in made} == {(4, "prompt")}
+        assert {o.rate for o in grid(TuneOptions(learning_rate=0.1), ["learning_rate"], 9, start)} == {0.1}
         assert [_Racer(model, task(), start, *pair) for pair in _encoded(model, task(), start, made)]
 
 
 def test_a_budget_becomes_steps_and_dev_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [parse(text) for text in ("90s", "1.5h", "4000 rows")] == [(90, None), (5400, None), (None, 4000)]
+    assert [parse_budget(text, "rows") for text in ("90s", "1.5h", "4000 rows")] == [
+        (90, None),
+        (5400, None),
+        (None, 4000),
+    ]
     for text in ("5", "0m", "m", "-3s", "5m30s", "9" * 400 + "rows"):
         with pytest.raises(ForewordError, match="write it as 90s"):
-            parse(text)
+            parse_budget(text, "rows")
     options = TuneOptions(batch=4)
     planned = plan(backbone(), task(), START, options, "400rows")
     assert (planned.steps, planned.eval_every, planned.dev_rows) == (100, 12, 10)
+    monkeypatch.setattr("foreword.tuning.budget._seconds", lambda *_: (0.1, 0.0))
+    blind = plan(backbone(), task(dev=()), START, options, "1h")
+    assert (blind.steps, blind.eval_every) == (36_000, 4_500), "saved now and then all the same"
+    monkeypatch.undo()
     short, long = (plan(backbone(), task(), START, options, budget) for budget in ("2s", "20s"))
     assert 10 <= short.steps < long.steps
     assert short.method == options.method

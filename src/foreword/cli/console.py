@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -68,7 +69,7 @@ class Display:
     def step(self, name: str, progress: "Progress") -> None:
         """A step of a tuning run."""
         dev = "" if progress.dev is None else f", dev {progress.dev:.3f} at {progress.dev_step:,}"
-        left = time.strftime("%M:%S", time.gmtime(progress.seconds_left))
+        left = str(timedelta(seconds=round(progress.seconds_left))).removeprefix("0:")
         figures = f"loss {progress.loss:.3f}{dev}, {progress.rows_per_second:.0f} rows/s, {left} left"
         self.stage(name, progress.step, progress.steps, figures)
 

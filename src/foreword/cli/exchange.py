@@ -53,6 +53,8 @@ def import_prompt(
             raise UsageError("a prompt from PEFT has no name of its own; give it one with --name")
         form, (prompt, said) = "peft", _from_peft(source, name, task, backbone, dtype)
     else:
+        if task is not None:
+            raise UsageError(f"--task is for PEFT's folders, and {str(source)!r} is none")
         form, prompt, losses = _from_file(source, form, name)
         said = f"from {form}, {source.name}"
     stored = PromptTable.open(table).put(prompt, alias=alias, message=message or said, tags=tag)
@@ -116,6 +118,8 @@ def export_prompt(
 
     if (form := form or formats.guess_for(dest)) != "peft":
         formats.format_of(form)
+        if peft_type is not None:
+            raise UsageError(f"--type is for PEFT's folders, and {str(dest)!r} is to be {form}")
     chosen = find_prompt(prompt, find_table(table))
     if not force and (os.path.lexists(dest / CONFIG if form == "peft" else dest)):
         raise UsageError(f"{str(dest)!r} is there already; --force writes over it, or name another")

@@ -56,13 +56,13 @@ def optimize(
 
     Chosen on dev, reported once on test. Ctrl-C ends the search and keeps the best so far.
     """
+    from foreword.budgets import parse_budget
     from foreword.cli.tasks import load_task
     from foreword.evals import optimize as search
-    from foreword.evals.search.optimizer import parse_budget
     from foreword.table import PromptTable
     from foreword.table.refs import check_alias
 
-    parse_budget(budget)
+    parse_budget(budget, "calls")
     if alias is not None:
         check_alias(alias)
     if proposer is not None and proposer != "backbone" and not proposer.startswith("openai:"):

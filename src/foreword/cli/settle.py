@@ -1,10 +1,10 @@
 """Which settings a run gets when a budget or a sweep is asked for: planned or searched, and told in plain words."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from foreword.cli.console import Display
 from foreword.errors import ForewordError
@@ -19,31 +19,34 @@ if TYPE_CHECKING:
 TRIALS = 9
 
 
+def as_begun(folder: Path, given: Mapping[str, Any]) -> "TuneOptions":
+    """The settings of the run in `folder`, which were planned or searched perhaps, with what is given now."""
+    from foreword.tuning import TuneOptions, checkpoint
+
+    return TuneOptions.of({**checkpoint.read(folder / "checkpoint.safetensors").settings["options"], **given})
+
+
 def settle(
     model: "Backbone", task: "Task", start: "Prompt", options: "TuneOptions", given: Sequence[str], *,
-    sweep: bool, budget: str | None, folder: Path, resume: bool, display: Display,
+    sweep: bool, budget: str | None, folder: Path, display: Display,
 ) -> "TuneOptions":  # fmt: skip
-    """`options` after a sweep and within a budget. A run that goes on keeps what it was started with, but for more
-    steps; one that was killed before its first checkpoint begins anew.
+    """`options` after a sweep and within a budget. The sweep comes on top of the budget; none of its trials learns for
+    longer than the run to come.
     """
-    from foreword.tuning import TuneOptions, checkpoint
     from foreword.tuning.budget import plan
     from foreword.tuning.lock import locked
 
-    path = folder / "checkpoint.safetensors"
-    if not (sweep or budget):
-        return options
-    if path.exists():
-        if not resume:
-            raise ForewordError(f"{str(folder)!r} holds a run already; add --resume to go on, or choose another folder")
-        saved = TuneOptions.of(checkpoint.read(path).settings["options"])
-        return replace(saved, steps=max(saved.steps, options.steps if "steps" in given else 0))
-    if sweep:
-        with locked(folder):
-            options = _search(model, task, start, options, given, folder, display)
+    if (sweep or budget) and (folder / "checkpoint.safetensors").exists():
+        raise ForewordError(f"{str(folder)!r} holds a run already; add --resume to go on, or choose another folder")
     if budget:
         display.stage("timing a few steps", 0, 0)
-        options = plan(model, task, start, options, budget)
+        planned = plan(model, task, start, options, budget)
+    if sweep:
+        with locked(folder):
+            steps = planned.steps if budget else options.steps
+            options = _search(model, task, start, replace(options, steps=steps), given, folder, display)
+    if budget:
+        options = plan(model, task, start, options, budget) if sweep else planned
         display.say(
             f"Within {budget}: {options.steps:,} steps of {options.batch} rows; every {options.eval_every} "
             f"of them {options.dev_rows} dev rows are measured, and {options.patience} measurements without a better "

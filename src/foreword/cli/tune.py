@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from foreword.cli.console import Display, print_json
-from foreword.cli.settle import settle
+from foreword.cli.settle import as_begun, settle
 from foreword.cli.shared import (
     DEFAULT_BACKBONE,
     BackboneName,
@@ -104,7 +104,10 @@ def tune(
         str | None, typer.Option(help="Plan the run within 90s, 5m, 1.5h or 4000rows instead of --steps.")
     ] = None,
     sweep: Annotated[
-        bool, typer.Option("--sweep", help="First try a few settings in one batch; the best on dev is tuned.")
+        bool,
+        typer.Option(
+            "--sweep", help="First try a few settings in one batch, on top of --budget; the best on dev is tuned."
+        ),
     ] = False,
     backbone: BackboneName = DEFAULT_BACKBONE,
     dtype: Dtype = "auto",
@@ -122,10 +125,10 @@ def tune(
 
     Kill it whenever you like: --resume with the same --out goes on as if nothing had happened.
     """
+    from foreword.budgets import parse_budget
     from foreword.table import PromptTable
     from foreword.table.refs import check_alias
     from foreword.tuning import TuneOptions, tune_many
-    from foreword.tuning.budget import parse
     from foreword.tuning.lesson import check_multitask
 
     if resume and out is None:
@@ -138,7 +141,7 @@ def tune(
     if budget is not None:
         if steps is not None:
             raise UsageError("--budget plans the steps; give it or --steps")
-        parse(budget)
+        parse_budget(budget, "rows")
     # What can be wrong is told before a model is loaded, and long before the result is to be stored.
     options = TuneOptions.of(settings)
     together = len(tasks) > 1 or add_to is not None
@@ -158,16 +161,22 @@ def tune(
         prompts = [find_prompt(ref, store) for ref in start] if start else [plain_prompt(task) for task in data]
         parents = [stored_as(ref, store) for ref in start] if start else [None for _ in data]
         prompts[0].replace(name=name or prompts[0].name)  # refuses what no prompt may be called
+        if tokens and (places := prompts[0].virtual_tokens) and tokens != places:
+            raise UsageError(
+                f"--tokens {tokens}: {prompts[0].name!r} has places for {places}, and keeps them; leave it out"
+            )
         title = data[0].name if len(data) == 1 else f"{len(data)}-tasks"
         folder = out or Path("runs") / f"{title}-{options.method}-{uuid.uuid4().hex[:12]}"
         model = load_backbone(backbone, dtype, display)
         display.say(f"The run goes to {folder}: stop it when you like; --resume --out {folder} goes on.")
-        if not together:
+        if resume and (folder / "checkpoint.safetensors").exists():
+            options = as_begun(folder, settings)
+        elif not together:
             options = settle(
                 model, data[0], prompts[0], options, list(settings), sweep=sweep, budget=budget, folder=folder,
-                resume=resume, display=display,
+                display=display,
             )  # fmt: skip
-            resume = resume and ((folder / "checkpoint.safetensors").exists() or not (sweep or budget))
+            resume = resume and not (sweep or budget)  # killed before the first checkpoint, it begins anew
         runs = tune_many(
             model, data, prompts, folder=folder, resume=resume, add_to=add_to,
             on_step=lambda p: display.step("tuning", p), command=context.meta[COMMAND], **vars(options),

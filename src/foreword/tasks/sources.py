@@ -6,6 +6,7 @@ import csv
 import difflib
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -104,7 +105,7 @@ def records(
 
 
 def _local(path: Path, sha256: str | None) -> Path:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ForewordError(f"data file {str(path)!r} does not exist")
     if sha256 is not None and (found := sha256_file(path)) != sha256.lower():
         raise ForewordError(f"data file {str(path)!r} has sha256 {found!r}, not the expected {sha256!r}")
@@ -188,6 +189,8 @@ def _utf8(
                     problem = f"not UTF-8 at {near!r}; save the file as UTF-8"
                     raise _error(place, "line", line, problem) from error
         raise
+    except OSError as error:
+        raise ForewordError(f"cannot read {place!r}: {error.strerror or error}") from error
 
 
 def _read_parquet(
@@ -202,7 +205,7 @@ def _read_parquet(
             _require_columns(place, there, columns)
             wanted = dict.fromkeys([*columns, *(name for name in optional if name in there)])
             rows = file.read(columns=list(wanted)).to_pylist()
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         raise ForewordError(f"cannot read {place!r} as Parquet: {error}") from error
     yield from enumerate(rows, start=1)
 

@@ -1,13 +1,13 @@
 """How much a run can do within a budget of time or rows. Knows what a step and a measurement take on this machine."""
 
 import math
-import re
 import time
 from dataclasses import replace
 
 import torch
 
 from foreword.backbone import Backbone
+from foreword.budgets import parse_budget
 from foreword.errors import UsageError
 from foreword.prompts import Prompt
 from foreword.tasks import Task
@@ -29,16 +29,6 @@ LEAST = 10
 """Steps: fewer teach nothing."""
 TIMED_STEPS = 3
 TIMED_ROWS = 24
-UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def parse(text: str) -> tuple[float | None, int | None]:
-    """Seconds or training rows: `90s`, `5m`, `1.5h`, `4000rows`."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h|rows)", text.strip())
-    if not found or not 0 < float(found[1]) < 1e9:
-        raise UsageError(f"budget {text!r}: write it as 90s, 5m, 1.5h or 4000rows")
-    number = float(found[1])
-    return (None, int(number)) if found[2] == "rows" else (number * UNITS[found[2]], None)
 
 
 def plan(backbone: Backbone, task: Task, start: Prompt, options: TuneOptions, budget: str) -> TuneOptions:
@@ -46,14 +36,14 @@ def plan(backbone: Backbone, task: Task, start: Prompt, options: TuneOptions, bu
 
     Raises UsageError, which names a budget that would do, where this one does not hold ten steps.
     """
-    seconds, rows = parse(budget)
+    seconds, rows = parse_budget(budget, "rows")
     if rows is not None:
         dev, needed = min(options.dev_rows, len(task.dev)), f"{LEAST * options.batch}rows"
         return _spread(options, rows // options.batch, MEASUREMENTS, dev, budget, needed)
     assert seconds is not None
     step, row = _seconds(backbone, task, start, options)
     affordable = int(SHARE * seconds / row) if row else 0  # dev rows in all; with many choices each takes long
-    times = min(MEASUREMENTS, max(1, affordable // FEWEST - 1))  # and one more before the first step
+    times = min(MEASUREMENTS, max(1, affordable // FEWEST - 1)) if row else MEASUREMENTS  # one more before all steps
     dev = min(options.dev_rows, len(task.dev), max(FEWEST, affordable // (times + 1)))
     measured = row * dev * (times + 1)
     few = row * min(FEWEST, dev) * 2

@@ -1,6 +1,7 @@
 """A run's state on disk: one safetensors file, written in one step. Knows tensors and numbers; knows no training."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,12 +62,14 @@ def write(path: Path, state: State) -> None:
 
 def read(path: Path) -> State:
     """Raises ForewordError when there is no checkpoint, or none that can be read."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ForewordError(f"no checkpoint {str(path)!r} to resume from; start without --resume")
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             plain = json.loads(file.metadata()["state"])
+        if type(plain["settings"]) is not dict or type(plain["settings"]["options"]) is not dict:
+            raise TypeError("its settings are no form")
         return State(
             encoder=_part(tensors, "encoder."),
             optimiser=_part(tensors, "optimiser."),
@@ -93,6 +96,23 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer, names: Mapping[Tensor, s
         for parameter, state in optimiser.state.items()
         for key, value in state.items()
     }
+
+
+def moments(names: Mapping[Tensor, str]) -> dict[str, Tensor]:
+    """What AdamW keeps for these parameters, by name; each is as large as its parameter."""
+    trained = {parameter: name for parameter, name in names.items() if parameter.requires_grad}
+    return {f"{name}.{key}": parameter for parameter, name in trained.items() for key in ("exp_avg", "exp_avg_sq")}
+
+
+def check_shapes(folder: Path, part: str, saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Raises ForewordError where a part of a checkpoint lacks a tensor, has one more, or one of another shape."""
+    theirs, ours = ({name: tuple(tensor.shape) for name, tensor in named.items()} for named in (saved, own))
+    for name in sorted({*theirs, *ours}):
+        if theirs.get(name) != ours.get(name):
+            raise ForewordError(
+                f"the checkpoint in {str(folder)!r} is damaged: {part}.{name} has the shape {theirs.get(name)}, not "
+                f"{ours.get(name)}; start again in another folder"
+            )
 
 
 def restore_optimiser(

@@ -5,6 +5,7 @@ The tasks before are not trained any more: their prompts stay in the table as th
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ def read_finished(folder: Path, options: TuneOptions, fingerprint: str) -> Finis
     """The run in `folder`. Raises ForewordError where it is not over, or was tuned otherwise than `options` say."""
     check_multitask(options.method)
     path = folder / "checkpoint.safetensors"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ForewordError(f"{str(folder)!r} holds no run to add tasks to; give the --out of one")
     state = checkpoint.read(path)
     before = TuneOptions.of(state.settings["options"])

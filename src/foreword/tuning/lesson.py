@@ -47,6 +47,11 @@ def prepare(tasks: Sequence[Task], starts: Sequence[Prompt], options: TuneOption
     prompts: list[Prompt] = []
     for task, start in zip(tasks, starts, strict=True):
         plain = expect(start).answering(task.choices).without_prior()  # a prior fits one prompt
+        if not plain.variables:
+            raise UsageError(
+                f"the start prompt {start.name!r} shows no input of task {task.name!r}, so that all rows "
+                f"would look alike; write {{{{ {task.inputs[0]} }}}} into it"
+            )
         prompts.append(soften(plain, options.tokens, soft_name(task.name, options.method), method.learns))
     first = prompts[0]
     for place, prompt in enumerate(prompts):
@@ -61,6 +66,8 @@ def prepare(tasks: Sequence[Task], starts: Sequence[Prompt], options: TuneOption
     if options.init is None and len(soft) > 1:
         raise UsageError("some starts have vectors and some have none; say where all of them begin with --init text")
     init = options.init or ("prompt" if soft == {True} else "text")
+    if options.init_text is not None and init != "text":
+        raise UsageError(f"the text to begin from is for the start 'text', and this run begins at {init!r}")
     return prompts, replace(options, tokens=first.virtual_tokens, init=init)
 
 

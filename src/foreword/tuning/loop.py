@@ -6,6 +6,7 @@ encoder's parameters. The backbone never changes. Tasks tuned together share an 
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -38,6 +39,9 @@ from foreword.tuning.run import Progress, Run
 from foreword.tuning.served import dev_score, served
 from foreword.tuning.start import begin
 from foreword.tuning.step import DivergedError, check_finite, schedule
+
+SAVE_SECONDS = 120
+"""Of work that is lost at most; every measurement is saved besides."""
 
 
 def tune(
@@ -95,7 +99,7 @@ def tune_many(
     name = prompts[0].name if len(tasks) == 1 else f"{len(tasks)}-tasks-{options.method}"
     place = Path(folder) if folder is not None else Path("runs") / f"{name}-{run_id}"
     path = place / "checkpoint.safetensors"
-    if resume and not path.is_file():
+    if resume and not os.path.isfile(path):
         raise ForewordError(f"no checkpoint {str(path)!r} to resume from; start without --resume")
     with locked(place):
         saved = checkpoint.read(path) if resume else None
@@ -164,31 +168,43 @@ class _Loop:
         self.losses: list[float] = []  # since the last measurement
         self.gradients: list[float] = []  # their norms, of the same steps
         self.before = 0.0  # seconds of the parts of this run that were interrupted
+        self.saved_step, self.saved_at = 0, began
 
     @property
     def seconds(self) -> float:
         return self.before + time.perf_counter() - self.began
 
     def restore(self, saved: checkpoint.State) -> None:
+        """Raises ForewordError where the checkpoint's tensors are not those of this run."""
+        learner, vectors = self.learner, dict(self.start)
+        moments = checkpoint.moments(learner.names) if saved.step else {}
+        kept = {name: tensor for name, tensor in saved.optimiser.items() if not name.endswith(".step")}
+        checkpoint.check_shapes(self.folder, "encoder", saved.encoder, learner.encoder.state_dict())
+        checkpoint.check_shapes(self.folder, "optimiser", kept, moments)
+        checkpoint.check_shapes(self.folder, "average", saved.average, vectors)
+        checkpoint.check_shapes(self.folder, "best", saved.best, vectors)
         self.learner.encoder.load_state_dict(dict(saved.encoder))
         checkpoint.restore_optimiser(self.learner.optimiser, self.learner.names, saved.optimiser)
         self.learner.average, self.learner.steps = dict(saved.average), saved.step
         self.step, self.best_step = saved.step, saved.best_step
         self.best = dict(saved.best)
         self.curve, self.losses, self.gradients = list(saved.curve), list(saved.losses), list(saved.gradients)
+        self.saved_step = saved.step
         self.before = self.curve[-1].seconds if self.curve else 0.0
 
     def run(self, on_step: Callable[[Progress], None] | None) -> None:
         if self.curve:
-            self._write_curve()  # a kill may have come between the checkpoint and it
+            self._save()  # the curve, for a kill may have come before it was written; and more steps, where there are
         else:
             self._measure()
         first, ran = self.step, time.perf_counter()
         with interrupts() as interrupted:
-            while not self.options.ended(self.step, peak(self.curve)):
+            while not self._ended():
                 self.losses.append(self._step())
                 if self.step % self.options.eval_every == 0 or self.step == self.options.steps:
                     self._measure()
+                elif time.perf_counter() - self.saved_at > SAVE_SECONDS:
+                    self._save()
                 if on_step:
                     per_step = (time.perf_counter() - ran) / (self.step - first)
                     left = (self.options.steps - self.step) * per_step
@@ -199,6 +215,10 @@ class _Loop:
                 if interrupted():
                     self._save()
                     raise KeyboardInterrupt
+
+    def _ended(self) -> bool:
+        """Only where it was measured: where steps were added, patience may run out between two measurements."""
+        return self.step == self.curve[-1].step and self.options.ended(self.step, peak(self.curve))
 
     def _step(self) -> float:
         batches = [
@@ -218,10 +238,6 @@ class _Loop:
         self.learner.move(schedule(self.step, self.options.steps, self.options.warmup))
         self.step += 1
         return loss
-
-    @property
-    def saved_step(self) -> int:
-        return self.curve[-1].step if self.curve else 0
 
     def _measure(self) -> None:
         """Measure dev, keep the best, write a checkpoint. What is measured is the running average."""
@@ -283,9 +299,7 @@ class _Loop:
             settings=self.settings,
         )
         checkpoint.write(self.folder / "checkpoint.safetensors", state)
-        self._write_curve()
-
-    def _write_curve(self) -> None:
+        self.saved_step, self.saved_at = self.step, time.perf_counter()
         lines = "".join(json.dumps(asdict(point)) + "\n" for point in self.curve)
         write_atomic(self.folder / "curves.jsonl", lines.encode())
 
@@ -302,6 +316,8 @@ def _identity(
         "options": asdict(options),
         "task": _one_or_all(task.name for task in tasks),
         "data": _one_or_all(task.data_hash for task in tasks),
+        "choices": _one_or_all(list(task.choices) if task.choices else None for task in tasks),
+        "metric": _one_or_all(task.metric for task in tasks),
         "start": _one_or_all(start.digest for start in starts),
         "backbone": backbone.name,
         "fingerprint": backbone.fingerprint,
@@ -310,7 +326,7 @@ def _identity(
     }
 
 
-def _one_or_all(values: Iterable[str]) -> str | list[str]:
+def _one_or_all(values: Iterable[Any]) -> Any:
     """One task's value as it is, several tasks' as a list."""
     there = list(values)
     return there[0] if len(there) == 1 else there

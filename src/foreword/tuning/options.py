@@ -50,6 +50,8 @@ class TuneOptions:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise UsageError(f"{name} must be a whole number of at least 1, not {value!r}")
+        if type(self.seed) is not int or not 0 <= self.seed < 2**63:
+            raise UsageError(f"seed must be a whole number from 0 to 2**63 - 1, not {self.seed!r}")
         for name, low, high in (("rate", 0, 100), ("warmup", -1, 1), ("weight_decay", -1, 1e3), ("clip", 0, 1e6)):
             value = getattr(self, name)
             if not low < value < high:

@@ -4,6 +4,7 @@ Reading writes nothing and takes no lock, so that a run may be looked at while i
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ def _before(path: Path) -> dict[str, Any]:
 
 def read_record(folder: Path) -> Record:
     """Raises ForewordError when `folder` holds no run, or one with a file that is missing or damaged."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise ForewordError(
             f"there is no folder {str(folder)!r}; give the folder of a run, the --out of 'foreword tune'"
         )
@@ -102,7 +103,7 @@ def start_of(folder: Path, soft: SoftTokens) -> dict[str, np.ndarray] | None:
     Raises ForewordError where there is no run, or an older version wrote it, which did not keep them.
     """
     path = folder / "checkpoint.safetensors"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ForewordError(f"{str(folder)!r} holds no run: give the --out of 'foreword tune'")
     state = checkpoint.read(path)
     if id_of(state.settings) != soft.run:

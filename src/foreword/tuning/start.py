@@ -94,6 +94,8 @@ def start_vectors(
     def vectors() -> Tensor:
         if source.soft is None or source.soft.tensors.get("embeddings", np.empty(0)).shape != (P, backbone.dimension):
             raise UsageError(f"the start 'prompt' needs a soft prompt with {P} tokens; {source.name!r} is not one")
+        if "offsets" in source.soft.tensors:
+            raise UsageError(f"{source.name!r} also moves the words, and no method begins from that; use 'text'")
         backbone.check(source)
         return torch.from_numpy(source.soft.embeddings).clone()
 

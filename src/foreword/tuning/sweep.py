@@ -68,7 +68,8 @@ def grid(given: TuneOptions, fixed: Sequence[str], count: int, start: Prompt) ->
     methods: Sequence[str] = [m for m in METHODS_TRIED if METHODS[m].learns == "prefix" or not prefix]
     methods = [m for m in methods if METHODS[m].learns == "tokens" or opens]
     if prefix and "method" not in fixed:
-        first = replace(first, method="prefix-tuning", learning_rate=METHODS["prefix-tuning"].learning_rate)
+        rate = first.rate if "learning_rate" in fixed else METHODS["prefix-tuning"].learning_rate
+        first = replace(first, method="prefix-tuning", learning_rate=rate)
     methods = [given.method] if "method" in fixed else methods
     rates = [None] if "learning_rate" in fixed else RATES
     tokens = [first.tokens] if "tokens" in fixed or places else TOKENS

@@ -14,10 +14,10 @@ import pytest
 
 from follower import CHOICES, Follower, task
 from foreword.backbone import Answer
+from foreword.budgets import parse_budget
 from foreword.errors import ForewordError, UsageError
 from foreword.evals import Optimized, optimize
 from foreword.evals.search import Standing
-from foreword.evals.search.optimizer import parse_budget
 from foreword.prompts import Output, Prompt, Text, few_shot
 from foreword.tasks import Row
 
@@ -179,7 +179,7 @@ def test_what_cannot_be_searched_is_told_before_anything_is_asked() -> None:
     assert model.asked == 0
     with pytest.raises(UsageError, match="give at least 192calls"):
         optimize(model, task(), START, budget="100calls")
-    assert (parse_budget("1.5h"), parse_budget("400calls")) == ((None, 5400.0), (400, None))
+    assert (parse_budget("1.5h", "calls"), parse_budget("400calls", "calls")) == ((5400.0, None), (None, 400))
 
 
 def test_where_nothing_is_better_the_start_stays_and_test_closed() -> None:

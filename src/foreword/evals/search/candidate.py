@@ -56,7 +56,8 @@ class Ground:
             prompt = with_rows.replace(name=self.start.name)
         self.model.check(prompt)
         if isinstance(self.model, Backbone):
-            self.model.encode(prompt, prompt.take_texts(self._longest.inputs, self._longest.id))  # refuses what is too long
+            longest = prompt.take_texts(self._longest.inputs, self._longest.id)
+            self.model.encode(prompt, longest)  # refuses what is too long
         return prompt
 
     def _compare(self, prompt: Prompt) -> None:

@@ -9,13 +9,13 @@
 import hashlib
 import json
 import random
-import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 from foreword.backbone import Backbone, LanguageModel
+from foreword.budgets import parse_budget
 from foreword.errors import ForewordError, UsageError
 from foreword.evals.choose import Candidate, OnStage, weigh
 from foreword.evals.search.candidate import DEMONSTRATIONS, INSTRUCTION, Ground
@@ -42,15 +42,6 @@ LEANING = 32
 POOL = 200
 """Training rows that may be shown as demonstrations."""
 FINALISTS = 3
-UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def parse_budget(text: str) -> tuple[int | None, float | None]:
-    """Calls or seconds: `400calls`, `90s`, `10m`, `1.5h`."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h)|(\d+)\s*calls", text.strip())
-    if not found or not 0 < float(found[1] or found[3]) < 1e9:
-        raise UsageError(f"budget {text!r}: write it as 2000calls, 90s, 10m or 1.5h")
-    return (int(found[3]), None) if found[3] else (None, float(found[1]) * UNITS[found[2]])
 
 
 def optimize(
@@ -77,7 +68,7 @@ def optimize(
     where the task has no dev or training rows, or gepa is not installed.
     """
     began = time.perf_counter()
-    calls, seconds = parse_budget(budget)
+    seconds, calls = parse_budget(budget, "calls")
     start = _checked(model, task, prompt)
     train, pool, dev = _rows(task, seed)
     with locked(folder) if folder is not None else nullcontext():

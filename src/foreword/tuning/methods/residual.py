@@ -1,6 +1,7 @@
 """Residual prompt tuning (Razdaibiedina 2023): the virtual tokens, and a narrow network added to each of them.
 
-Linear, ReLU, Linear, layer norm and a skip connection, the same network for every token; folded in afterwards.
+Linear, ReLU, Linear and a skip connection, the same network for every token; folded in afterwards. The paper's layer
+norm is left out: numbers go in and come out at the scale of the start's, and what is added begins at nothing.
 """
 
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ WIDTH = 128
 
 
 class Residual(nn.Module):
-    """P · D numbers and 2 · D · WIDTH of the network. Its layer norm's scale begins at zero: nothing is added yet."""
+    """P · D numbers and 2 · D · WIDTH of the network. Its last layer begins at zero: nothing is added yet."""
 
     def __init__(self, start: Start) -> None:
         super().__init__()
