@@ -94,11 +94,8 @@ def test_a_soft_start_decides_size_and_beginning() -> None:
 
 
 def test_a_budget_becomes_steps_and_dev_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [parse_budget(text, "rows") for text in ("90s", "1.5h", "4000 rows")] == [
-        (90, None),
-        (5400, None),
-        (None, 4000),
-    ]
+    written = [parse_budget(text, "rows") for text in ("90s", "1.5h", "4000 rows")]
+    assert written == [(90, None), (5400, None), (None, 4000)]
     for text in ("5", "0m", "m", "-3s", "5m30s", "9" * 400 + "rows"):
         with pytest.raises(ForewordError, match="write it as 90s"):
             parse_budget(text, "rows")
@@ -114,9 +111,10 @@ def test_a_budget_becomes_steps_and_dev_rows(monkeypatch: pytest.MonkeyPatch) ->
     assert short.method == options.method
     monkeypatch.setattr("foreword.tuning.budget._seconds", lambda *_: (0.1, 0.3))  # 77 choices make a dev row dear
     costly = plan(backbone(), replace(task(), dev=task().dev * 20), START, options, "150s")
-    assert (costly.steps, costly.eval_every, costly.dev_rows) == (1200, 1200, 50), (
-        "else measuring takes all of the time"
-    )
+    assert (costly.steps, costly.eval_every, costly.dev_rows) == (1200, 1200, 50), "a fifth of the time for dev"
+    monkeypatch.setattr("foreword.tuning.budget._seconds", lambda *_: (1.0, 1.0))  # and long texts still more
+    costlier = plan(backbone(), replace(task(), dev=task().dev * 20), START, options, "100s")
+    assert (costlier.steps, costlier.eval_every, costlier.dev_rows) == (80, 80, 10)
     with pytest.raises(ForewordError, match=r"holds 2 steps of 4 rows.*give '40rows' or more"):
         plan(backbone(), task(), START, options, "8rows")
     for step, row in ((0.1, 0.3), (13.0, 1.3), (40.0, 0.01)):

@@ -1,6 +1,7 @@
 """How much a run can do within a budget of time or rows. Knows what a step and a measurement take on this machine."""
 
 import math
+import statistics
 import time
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from foreword.tuning.accumulate import Accumulator
 from foreword.tuning.learner import Learner
 from foreword.tuning.methods import METHODS
 from foreword.tuning.options import TuneOptions
-from foreword.tuning.rows import encode_rows
+from foreword.tuning.rows import Batch, TrainingRows, encode_rows
 from foreword.tuning.served import dev_score, served
 from foreword.tuning.start import begin, soften
 
@@ -24,10 +25,13 @@ MEASUREMENTS = 8
 SHARE = 0.2
 """Of the time that goes into them at most."""
 FEWEST = 50
-"""Dev rows below which a measurement says too little to choose by."""
+"""Dev rows below which a measurement says too little to choose by: there are two then, of the start and of the end."""
+LEAST_ROWS = 10
+"""Dev rows that say anything at all."""
 LEAST = 10
 """Steps: fewer teach nothing."""
-TIMED_STEPS = 3
+TIMED_STEPS, USUAL_STEPS = 3, 50
+"""How many are timed, and how many are looked at for the usual length of one."""
 TIMED_ROWS = 24
 
 
@@ -44,9 +48,9 @@ def plan(backbone: Backbone, task: Task, start: Prompt, options: TuneOptions, bu
     step, row = _seconds(backbone, task, start, options)
     affordable = int(SHARE * seconds / row) if row else 0  # dev rows in all; with many choices each takes long
     times = min(MEASUREMENTS, max(1, affordable // FEWEST - 1)) if row else MEASUREMENTS  # one more before all steps
-    dev = min(options.dev_rows, len(task.dev), max(FEWEST, affordable // (times + 1)))
+    dev = min(options.dev_rows, len(task.dev), max(LEAST_ROWS, affordable // (times + 1)))
     measured = row * dev * (times + 1)
-    few = row * min(FEWEST, dev) * 2
+    few = row * min(LEAST_ROWS, dev) * 2
     needed = f"{math.ceil(max(LEAST * step + few, LEAST * step / (1 - SHARE)))}s"
     return _spread(options, int((seconds - measured) / step), times, dev, budget, needed)
 
@@ -64,7 +68,10 @@ def _spread(options: TuneOptions, steps: int, times: int, dev_rows: int, budget:
 
 
 def _seconds(backbone: Backbone, task: Task, start: Prompt, options: TuneOptions) -> tuple[float, float]:
-    """What a training step and a dev row take; the first of each warms up and is not counted."""
+    """What a training step of usual length and a dev row take; the first step warms up and is not counted.
+
+    Of the others' speeds the middle one counts: a step longer than all before it takes its memory anew, once.
+    """
     method = METHODS[options.method]
     plain = start.answering(task.choices).without_prior()
     prompt = soften(plain, options.tokens, "timed", method.learns)
@@ -72,21 +79,27 @@ def _seconds(backbone: Backbone, task: Task, start: Prompt, options: TuneOptions
     origin = begin(backbone, prompt, method.learns, options, start, task.train, rows.longest)
     learner = Learner(options, [origin], backbone.device)
     accumulator = Accumulator(backbone, [rows])
-    times = []
+    lengths = [_tokens(rows, rows.batch(step, options.batch, options.seed)) for step in range(USUAL_STEPS)]
+    per_token = []
     for step in range(TIMED_STEPS + 1):
         began = time.perf_counter()
         accumulator.loss(learner.vectors(), [rows.batch(step, options.batch, options.seed)])
         learner.norm()
         learner.move(0.0)
         _wait()
-        times.append(time.perf_counter() - began)
-    per_step = sum(times[1:]) / TIMED_STEPS
+        per_token.append((time.perf_counter() - began) / lengths[step])
+    per_step = statistics.median(per_token[1:]) * statistics.mean(lengths)
     if not task.dev:
         return per_step, 0.0
     timed = served(backbone, prompt, learner.average, options.method, 0)
     began = time.perf_counter()
     dev_score(backbone, task, timed, task.dev[:TIMED_ROWS])
     return per_step, (time.perf_counter() - began) / len(task.dev[:TIMED_ROWS])
+
+
+def _tokens(rows: TrainingRows, batch: Batch) -> int:
+    """What a step reads."""
+    return len(rows.front) + sum(map(len, batch[0]))
 
 
 def _wait() -> None:
