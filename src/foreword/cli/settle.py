@@ -1,4 +1,4 @@
-"""Which settings a run gets when a budget or a sweep is asked for: planned or searched, and told in plain words."""
+"""Which settings a run gets: as it was begun, or planned by a budget and searched by a sweep, told in plain words."""
 
 import json
 from collections.abc import Mapping, Sequence
