@@ -1,6 +1,7 @@
 """A sweep's trials, learned in one batch, against the same trials learned alone; who drops out; what is tried."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -99,27 +100,35 @@ def test_a_budget_becomes_steps_and_dev_rows(monkeypatch: pytest.MonkeyPatch) ->
     for text in ("5", "0m", "m", "-3s", "5m30s", "9" * 400 + "rows"):
         with pytest.raises(ForewordError, match="write it as 90s"):
             parse_budget(text, "rows")
-    options = TuneOptions(batch=4)
+    options = TuneOptions()
     planned = plan(backbone(), task(), START, options, "400rows")
-    assert (planned.steps, planned.eval_every, planned.dev_rows) == (100, 12, 10)
-    monkeypatch.setattr("foreword.tuning.budget._seconds", lambda *_: (0.1, 0.0))
+    assert (planned.batch, planned.steps, planned.eval_every, planned.dev_rows) == (4, 100, 12, 10)
+    assert plan(backbone(), task(), START, options, "1300rows").batch == 8, "where steps are many, they read more"
+    assert plan(backbone(), task(), START, replace(options, batch=7), "400rows", ["batch"]).batch == 7
+
+    def takes(step: float, row: float) -> None:
+        """A step of four rows, and a dev row."""
+        watch = SimpleNamespace(step=lambda batch: step * batch / 4, dev_row=lambda: row)
+        monkeypatch.setattr("foreword.tuning.budget._Stopwatch", lambda *_: watch)
+
+    takes(0.1, 0.0)
     blind = plan(backbone(), task(dev=()), START, options, "1h")
-    assert (blind.steps, blind.eval_every) == (36_000, 4_500), "saved now and then all the same"
+    assert (blind.batch, blind.steps, blind.eval_every) == (16, 9_000, 1_125), "saved now and then all the same"
     monkeypatch.undo()
     short, long = (plan(backbone(), task(), START, options, budget) for budget in ("2s", "20s"))
-    assert 10 <= short.steps < long.steps
+    assert 40 <= short.steps * short.batch < long.steps * long.batch
     assert short.method == options.method
-    monkeypatch.setattr("foreword.tuning.budget._seconds", lambda *_: (0.1, 0.3))  # 77 choices make a dev row dear
-    costly = plan(backbone(), replace(task(), dev=task().dev * 20), START, options, "150s")
-    assert (costly.steps, costly.eval_every, costly.dev_rows) == (1200, 1200, 50), "a fifth of the time for dev"
-    monkeypatch.setattr("foreword.tuning.budget._seconds", lambda *_: (1.0, 1.0))  # and long texts still more
-    costlier = plan(backbone(), replace(task(), dev=task().dev * 20), START, options, "100s")
+    takes(0.4, 0.3)  # 77 choices make a dev row dear
+    many = replace(task(), dev=task().dev * 20)
+    costly = plan(backbone(), many, START, options, "150s")
+    assert (costly.batch, costly.steps, costly.eval_every, costly.dev_rows) == (8, 150, 150, 50), "a fifth of the time"
+    takes(1.0, 1.0)  # and long texts still more
+    costlier = plan(backbone(), many, START, options, "100s")
     assert (costlier.steps, costlier.eval_every, costlier.dev_rows) == (80, 80, 10)
     with pytest.raises(ForewordError, match=r"holds 2 steps of 4 rows.*give '40rows' or more"):
         plan(backbone(), task(), START, options, "8rows")
     for step, row in ((0.1, 0.3), (13.0, 1.3), (40.0, 0.01)):
-        monkeypatch.setattr("foreword.tuning.budget._seconds", lambda *_, times=(step, row): times)
-        many = replace(task(), dev=task().dev * 20)
+        takes(step, row)
         with pytest.raises(ForewordError, match="or a smaller batch") as told:
             plan(backbone(), many, START, options, "1s")
         enough = str(told.value).split("give '")[1].split("'")[0]

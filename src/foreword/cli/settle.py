@@ -40,13 +40,13 @@ def settle(
         raise ForewordError(f"{str(folder)!r} holds a run already; add --resume to go on, or choose another folder")
     if budget:
         display.stage("timing a few steps", 0, 0)
-        planned = plan(model, task, start, options, budget)
+        planned = plan(model, task, start, options, budget, given)
     if sweep:
+        run = replace(options, steps=planned.steps, batch=planned.batch) if budget else options
         with locked(folder):
-            steps = planned.steps if budget else options.steps
-            options = _search(model, task, start, replace(options, steps=steps), given, folder, display)
+            options = _search(model, task, start, run, given, folder, display)
     if budget:
-        options = plan(model, task, start, options, budget) if sweep else planned
+        options = plan(model, task, start, options, budget, [*given, "batch"]) if sweep else planned
         display.say(
             f"Within {budget}: {options.steps:,} steps of {options.batch} rows; every {options.eval_every} "
             f"of them {options.dev_rows} dev rows are measured, and {options.patience} measurements without a better "

@@ -97,7 +97,7 @@ def tune(
         str | None, typer.Option(help="The text to begin from. [default: the start prompt's words]")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps at most. [default: 250]")] = None,
-    batch: Annotated[int | None, typer.Option(help="Rows per step. [default: 16]")] = None,
+    batch: Annotated[int | None, typer.Option(help="Rows per step; planned by --budget. [default: 16]")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate. [default: what suits the method]")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the run. [default: 0]")] = None,
     budget: Annotated[

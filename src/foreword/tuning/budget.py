@@ -3,6 +3,7 @@
 import math
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -16,7 +17,7 @@ from foreword.tuning.accumulate import Accumulator
 from foreword.tuning.learner import Learner
 from foreword.tuning.methods import METHODS
 from foreword.tuning.options import TuneOptions
-from foreword.tuning.rows import Batch, TrainingRows, encode_rows
+from foreword.tuning.rows import encode_rows
 from foreword.tuning.served import dev_score, served
 from foreword.tuning.start import begin, soften
 
@@ -30,29 +31,44 @@ LEAST_ROWS = 10
 """Dev rows that say anything at all."""
 LEAST = 10
 """Steps: fewer teach nothing."""
+SIZES, ENOUGH = (4, 8, 16), 150
+"""Rows of a step where nobody says how many: the most that leave so many steps. While steps are few, each teaches about
+as much whatever it reads (docs/LOG.md)."""
 TIMED_STEPS, USUAL_STEPS = 3, 50
 """How many are timed, and how many are looked at for the usual length of one."""
 TIMED_ROWS = 24
 
 
-def plan(backbone: Backbone, task: Task, start: Prompt, options: TuneOptions, budget: str) -> TuneOptions:
+def plan(
+    backbone: Backbone, task: Task, start: Prompt, options: TuneOptions, budget: str, given: Sequence[str] = ()
+) -> TuneOptions:
     """`options` with as many steps, measurements and dev rows as `budget` allows, by timing a few of each.
 
+    Where `batch` is not among the names that are `given`, its rows per step are planned too.
     Raises UsageError, which names a budget that would do, where this one does not hold ten steps.
     """
     seconds, rows = parse_budget(budget, "rows")
+    sizes = (options.batch,) if "batch" in given else SIZES
     if rows is not None:
-        dev, needed = min(options.dev_rows, len(task.dev)), f"{LEAST * options.batch}rows"
-        return _spread(options, rows // options.batch, MEASUREMENTS, dev, budget, needed)
+        batch = max((size for size in sizes if rows // size >= ENOUGH), default=sizes[0])
+        dev, needed = min(options.dev_rows, len(task.dev)), f"{LEAST * batch}rows"
+        return _spread(replace(options, batch=batch), rows // batch, MEASUREMENTS, dev, budget, needed)
     assert seconds is not None
-    step, row = _seconds(backbone, task, start, options)
+    clock = _Stopwatch(backbone, task, start, options)
+    row = clock.dev_row()
     affordable = int(SHARE * seconds / row) if row else 0  # dev rows in all; with many choices each takes long
     times = min(MEASUREMENTS, max(1, affordable // FEWEST - 1)) if row else MEASUREMENTS  # one more before all steps
     dev = min(options.dev_rows, len(task.dev), max(LEAST_ROWS, affordable // (times + 1)))
-    measured = row * dev * (times + 1)
+    left = seconds - row * dev * (times + 1)
+    batch, step = sizes[0], clock.step(sizes[0])
+    for larger in sizes[1:]:
+        longer = clock.step(larger)
+        if left / longer < ENOUGH:
+            break
+        batch, step = larger, longer
     few = row * min(LEAST_ROWS, dev) * 2
     needed = f"{math.ceil(max(LEAST * step + few, LEAST * step / (1 - SHARE)))}s"
-    return _spread(options, int((seconds - measured) / step), times, dev, budget, needed)
+    return _spread(replace(options, batch=batch), int(left / step), times, dev, budget, needed)
 
 
 def _spread(options: TuneOptions, steps: int, times: int, dev_rows: int, budget: str, needed: str) -> TuneOptions:
@@ -67,39 +83,45 @@ def _spread(options: TuneOptions, steps: int, times: int, dev_rows: int, budget:
     )  # fmt: skip
 
 
-def _seconds(backbone: Backbone, task: Task, start: Prompt, options: TuneOptions) -> tuple[float, float]:
-    """What a training step of usual length and a dev row take; the first step warms up and is not counted.
+class _Stopwatch:
+    """A run of its own that learns nothing: what its steps and its looks at dev take."""
 
-    Of the others' speeds the middle one counts: a step longer than all before it takes its memory anew, once.
-    """
-    method = METHODS[options.method]
-    plain = start.answering(task.choices).without_prior()
-    prompt = soften(plain, options.tokens, "timed", method.learns)
-    rows = encode_rows(backbone, prompt, task, options.objective)
-    origin = begin(backbone, prompt, method.learns, options, start, task.train, rows.longest)
-    learner = Learner(options, [origin], backbone.device)
-    accumulator = Accumulator(backbone, [rows])
-    lengths = [_tokens(rows, rows.batch(step, options.batch, options.seed)) for step in range(USUAL_STEPS)]
-    per_token = []
-    for step in range(TIMED_STEPS + 1):
+    def __init__(self, backbone: Backbone, task: Task, start: Prompt, options: TuneOptions) -> None:
+        method = METHODS[options.method]
+        plain = start.answering(task.choices).without_prior()
+        self.backbone, self.task, self.options = backbone, task, options
+        self.prompt = soften(plain, options.tokens, "timed", method.learns)
+        self.rows = encode_rows(backbone, self.prompt, task, options.objective)
+        origin = begin(backbone, self.prompt, method.learns, options, start, task.train, self.rows.longest)
+        self.learner = Learner(options, [origin], backbone.device)
+        self.accumulator = Accumulator(backbone, [self.rows])
+
+    def step(self, batch: int) -> float:
+        """Seconds of a training step of usual length; the first one warms up and is not counted.
+
+        Of the others' speeds the middle one counts: a step longer than all before it takes its memory anew, once.
+        """
+        steps = [self.rows.batch(step, batch, self.options.seed) for step in range(USUAL_STEPS)]
+        lengths = [len(self.rows.front) + sum(map(len, examples)) for examples, _ in steps]
+        per_token = []
+        for given, length in zip(steps[: TIMED_STEPS + 1], lengths, strict=False):
+            began = time.perf_counter()
+            self.accumulator.loss(self.learner.vectors(), [given])
+            self.learner.norm()
+            self.learner.move(0.0)
+            _wait()
+            per_token.append((time.perf_counter() - began) / length)
+        return statistics.median(per_token[1:]) * statistics.mean(lengths)
+
+    def dev_row(self) -> float:
+        """Seconds; 0.0 where there are none."""
+        rows = self.task.dev[:TIMED_ROWS]
+        if not rows:
+            return 0.0
+        timed = served(self.backbone, self.prompt, self.learner.average, self.options.method, 0)
         began = time.perf_counter()
-        accumulator.loss(learner.vectors(), [rows.batch(step, options.batch, options.seed)])
-        learner.norm()
-        learner.move(0.0)
-        _wait()
-        per_token.append((time.perf_counter() - began) / lengths[step])
-    per_step = statistics.median(per_token[1:]) * statistics.mean(lengths)
-    if not task.dev:
-        return per_step, 0.0
-    timed = served(backbone, prompt, learner.average, options.method, 0)
-    began = time.perf_counter()
-    dev_score(backbone, task, timed, task.dev[:TIMED_ROWS])
-    return per_step, (time.perf_counter() - began) / len(task.dev[:TIMED_ROWS])
-
-
-def _tokens(rows: TrainingRows, batch: Batch) -> int:
-    """What a step reads."""
-    return len(rows.front) + sum(map(len, batch[0]))
+        dev_score(self.backbone, self.task, timed, rows)
+        return (time.perf_counter() - began) / len(rows)
 
 
 def _wait() -> None:
