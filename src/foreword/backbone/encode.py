@@ -4,7 +4,6 @@ A virtual token is an id below zero: `-1 - i` stands for row i of the prompt's v
 whole prompt, whatever stands where.
 """
 
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 
 from foreword.errors import ForewordError
 from foreword.prompts import Cut, Piece, Text, Turn, Virtual
+from foreword.prompts.marks import Marks
 
 Ids = np.ndarray
 """[T] int64; virtual tokens below zero."""
@@ -169,20 +169,15 @@ def _chat_runs(pieces: Sequence[Piece], tokenizer: Any, *, split: bool) -> list[
         raise ForewordError(
             "the prompt has chat turns, but this backbone's tokenizer has no chat template; use plain text"
         )
-    marker = f"\ue000{secrets.token_hex(8)}"
     blank = [isinstance(piece, Text) and not piece.text.strip() for piece in pieces]
     pieces = pieces[blank.index(False) :]
     if not isinstance(pieces[0], Turn):
         raise ForewordError("a chat prompt begins with a turn; put {{ system() }} or {{ user() }} first")
-    marks: list[Piece] = []
-
-    def mark(piece: Piece) -> str:
-        marks.append(piece)
-        return f"{marker}{len(marks) - 1}\ue001"
+    marks = Marks()
 
     def cut(text: str) -> str:
         for token in sorted(tokenizer.all_special_tokens, key=len, reverse=True) if split else ():
-            text = text.replace(token, f"{token[0]}{mark(Text(''))}{token[1:]}") if token in text else text
+            text = text.replace(token, f"{token[0]}{marks.mark(Text(''))}{token[1:]}") if token in text else text
         return text
 
     messages: list[dict[str, str]] = []
@@ -193,7 +188,7 @@ def _chat_runs(pieces: Sequence[Piece], tokenizer: Any, *, split: bool) -> list[
             case Text(text):
                 messages[-1]["content"] += cut(text)
             case Virtual():
-                messages[-1]["content"] += mark(piece)
+                messages[-1]["content"] += marks.mark(piece)
     messages = [{**message, "content": message["content"].strip("\n")} for message in messages]
     open_turn = messages[-1]["role"] != "assistant"
     try:
@@ -202,11 +197,4 @@ def _chat_runs(pieces: Sequence[Piece], tokenizer: Any, *, split: bool) -> list[
         )
     except Exception as error:  # the template is the backbone's own program: it can raise anything
         raise ForewordError(f"the backbone's chat template refuses these turns: {error}") from error
-    head, *rest = text.split(marker)
-    runs: list[Piece] = [Text(head)] if head else []
-    for part in rest:
-        index, tail = part.split("\ue001", 1)
-        runs.append(marks[int(index)])
-        if tail:
-            runs.append(Text(tail))
-    return runs
+    return marks.pieces(text)

@@ -9,7 +9,6 @@ import difflib
 import itertools
 import json
 import re
-import secrets
 from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
 from typing import Any, NoReturn
@@ -22,7 +21,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from foreword.errors import ForewordError
-from foreword.prompts.pieces import Piece, Text, Turn, Virtual
+from foreword.prompts.marks import Marks
+from foreword.prompts.pieces import Piece, Turn, Virtual
 from foreword.prompts.work import Work, metered
 
 MAX_TEMPLATE = 200_000
@@ -143,16 +143,10 @@ class Template:
 
     def render(self, inputs: Mapping[str, object]) -> tuple[Piece, ...]:
         """Fill in `inputs` (exactly `variables`) and return the pieces in order. Inputs can never turn into markers."""
-        marker = f"\ue000{secrets.token_hex(8)}"  # unguessable, so that no input can forge a role or a virtual token
-        marks: list[Piece] = []
-
-        def mark(piece: Piece) -> str:
-            marks.append(piece)
-            return f"{marker}{len(marks) - 1}\ue001"
-
+        marks = Marks()
         start = itertools.accumulate(self.places, initial=0)
-        functions: dict[str, Any] = {role: (lambda role=role: mark(Turn(role))) for role in ROLES}
-        functions["virtual"] = lambda count: mark(Virtual(next(start), count))
+        functions: dict[str, Any] = {role: (lambda role=role: marks.mark(Turn(role))) for role in ROLES}
+        functions["virtual"] = lambda count: marks.mark(Virtual(next(start), count))
         parts: list[str] = []
         size = 0
         try:
@@ -165,7 +159,7 @@ class Template:
                     )
         except FAILURES as error:
             raise ForewordError(f"prompt {self.name!r} cannot be rendered: {error}") from error
-        return tuple(_split("".join(parts), marker, marks))
+        return tuple(marks.pieces("".join(parts)))
 
 
 def included(source: str, name: str) -> tuple[str, ...]:
@@ -222,17 +216,6 @@ class _Includer(NodeTransformer):
             part.set_lineno(node.lineno, override=True)
             part.set_environment(self._environment)
         return inside
-
-
-def _split(text: str, marker: str, marks: list[Piece]) -> Iterator[Piece]:
-    head, *rest = text.split(marker)
-    if head:
-        yield Text(head)
-    for part in rest:
-        index, tail = part.split("\ue001", 1)
-        yield marks[int(index)]
-        if tail:
-            yield Text(tail)
 
 
 class _Environment(ImmutableSandboxedEnvironment):
