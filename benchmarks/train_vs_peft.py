@@ -1,8 +1,9 @@
 """A training step here against PEFT's prompt tuning with the usual loop, on this machine, in one process, in turn.
 
-Same backbone, rows, virtual tokens, dtype and optimiser. Prints seconds per step, the ratio, the memory that a step
-takes, and the share of the machine's own matmul ceiling, measured in the same run (4 floating-point operations per
-backbone weight, embeddings and head apart, and unique token: forward and the backward pass to the inputs).
+Same backbone, rows, virtual tokens, dtype and optimiser. Prints seconds per step, the ratio, rows a second, the memory
+that a step takes, and the share of the machine's own matmul ceiling, measured in the same run (4 floating-point
+operations per backbone weight, embeddings and head apart, and unique token: forward and the backward pass to the
+inputs). On a GPU where there is one.
 
     python benchmarks/train_vs_peft.py [--json] [--tokens 20 100] [--dtypes float32 bfloat16]
 """
@@ -58,8 +59,9 @@ def case(dtype: str, P: int, rounds: int, talk: bool) -> dict[str, Any]:
         for name, step in (("ours", ours), ("peft", theirs)):
             began = time.perf_counter()
             step()
+            wait()
             times[name].append(time.perf_counter() - began)
-        times["ceiling"].append(ceiling(backbone.dtype))
+        times["ceiling"].append(ceiling(backbone))
     weights = sum(p.numel() for name, p in backbone.model.named_parameters() if "embed" not in name)
     seconds, peft = statistics.median(times["ours"]), statistics.median(times["peft"])
     top = statistics.median(times["ceiling"])
@@ -69,6 +71,7 @@ def case(dtype: str, P: int, rounds: int, talk: bool) -> dict[str, Any]:
         "rows": ROWS,
         "seconds_ours": round(seconds, 3),
         "seconds_peft": round(peft, 3),
+        "rows_per_second_ours": round(ROWS / seconds, 1),
         "ratio": round(statistics.median(b / a for a, b in zip(times["ours"], times["peft"], strict=True)), 2),
         "memory_mb_ours": round(memory["ours"]),
         "memory_mb_peft": round(memory["peft"]),
@@ -101,10 +104,10 @@ def steps(backbone: Backbone, P: int) -> tuple[Callable[[], torch.Tensor], Calla
     front = torch.arange(-1, -1 - P, -1).numpy()
     whole = [Example(example.question, (answer,)) for example, answer in zip(examples, answers, strict=True)]
     width = max(len(e.question) + len(e.answers[0]) for e in whole)
-    ids = torch.zeros(len(whole), width, dtype=torch.int64)
+    ids = torch.zeros(len(whole), width, dtype=torch.int64, device=backbone.device)
     mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
     for i, (example, answer) in enumerate(zip(examples, answers, strict=True)):
-        row = torch.tensor([*example.question, *answer])
+        row = torch.tensor([*example.question, *answer], device=ids.device)
         ids[i, : len(row)], mask[i, : len(row)] = row, 1
         labels[i, len(row) - len(answer) : len(row)] = row[len(row) - len(answer) :]
 
@@ -138,14 +141,22 @@ def rows(backbone: Backbone) -> tuple[list[Example], list[tuple[int, ...]]]:
     return made, [example.answers[0] for example in made]
 
 
-def ceiling(dtype: torch.dtype, seconds: float = 0.3) -> float:
+def ceiling(backbone: Backbone, seconds: float = 0.3) -> float:
     """Floating-point operations per second of a product as large as those of a step."""
-    a, b = torch.randn(512, 576, dtype=dtype), torch.randn(1536, 576, dtype=dtype)
+    a, b = (torch.randn(rows, 576, dtype=backbone.dtype, device=backbone.device) for rows in (512, 1536))
     done, began = 0, time.perf_counter()
     while time.perf_counter() - began < seconds:
-        torch.nn.functional.linear(a, b)
-        done += 1
+        for _ in range(16):
+            torch.nn.functional.linear(a, b)
+        wait()
+        done += 16
     return 2 * 512 * 576 * 1536 * done / (time.perf_counter() - began)
+
+
+def wait() -> None:
+    """Until a GPU, where there is one, has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def fresh_peak(kind: str, dtype: str, P: int) -> float:
@@ -156,10 +167,16 @@ def fresh_peak(kind: str, dtype: str, P: int) -> float:
 
 def peak(kind: str, dtype: str, P: int) -> float:
     ours, theirs, _ = steps(Backbone.load("smollm2-135m", dtype), P)
+    step = ours if kind == "ours" else theirs
     gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        step()
+        return (torch.cuda.max_memory_allocated() - held) / 1e6
     Path("/proc/self/clear_refs").write_text("5")  # Linux: the highest resident size starts again from here
     before = status("VmRSS")
-    (ours if kind == "ours" else theirs)()
+    step()
     return (status("VmHWM") - before) / 1e3
 
 
@@ -170,6 +187,8 @@ def status(name: str) -> int:
 
 
 def processor() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     kinds = [kind for kind in ("amx_bf16", "avx512_bf16") if kind in " ".join(lines)]
