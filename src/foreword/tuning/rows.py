@@ -13,7 +13,7 @@ from foreword.tasks import Row, Task
 Batch = tuple[list[Example], list[int]]
 """Rows, and which of each one's answers is the target."""
 POOL = 8
-COMPETITORS = 15
+COMPETITORS = 7
 """Wrong choices that a row's right one is told from in a step; where a task has more, each step draws others."""
 
 

@@ -11,7 +11,7 @@ from foreword.tuning.methods.residual import Residual
 
 METHODS = {
     "prompt-tuning": Method(
-        Embedding, 2e-2, "the virtual tokens: P · D numbers", "you begin: least to store, steadiest to train"
+        Embedding, 2e-2, "the virtual tokens: P · D numbers", "you begin: least to store, anywhere in a template"
     ),
     "residual-prompt-tuning": Method(
         Residual, 1e-2, "the virtual tokens and a narrow MLP over each: P · D + 256 · D", "prompt tuning is stuck"
@@ -26,7 +26,8 @@ METHODS = {
         p_tuning.tpmlp, 2e-3, "a feed-forward block that makes them: P · D + 8 · D²", "p-tuning is too narrow"
     ),
     "prefix-tuning": Method(
-        Prefix, 1e-2, "keys and values in every layer: 2 · L · H · P · head_dim", "quality matters more than size",
+        Prefix, 1e-2, "keys and values in every layer: 2 · L · H · P · head_dim",
+        "quality matters more than size: it learns fastest",
         "prefix",
     ),
     "prefix-tuning-mlp": Method(
