@@ -33,7 +33,7 @@ def soft_name(task: str, method: str) -> str:
 
 
 def prepare(tasks: Sequence[Task], starts: Sequence[Prompt], options: TuneOptions) -> tuple[list[Prompt], TuneOptions]:
-    """Every task's prompt with places for virtual tokens, and the settings with what the starts decide.
+    """Every task's prompt with places for virtual tokens, and the settings with what the starts and the method decide.
 
     Raises UsageError where these tasks, starts and settings do not go together.
     """
@@ -68,7 +68,7 @@ def prepare(tasks: Sequence[Task], starts: Sequence[Prompt], options: TuneOption
     init = options.init or ("prompt" if soft == {True} else "text")
     if options.init_text is not None and init != "text":
         raise UsageError(f"the text to begin from is for the start 'text', and this run begins at {init!r}")
-    return prompts, replace(options, tokens=first.virtual_tokens, init=init)
+    return prompts, replace(options, tokens=first.virtual_tokens, init=init, learning_rate=options.rate)
 
 
 def check_multitask(method: str) -> None:

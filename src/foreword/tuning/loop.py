@@ -34,7 +34,7 @@ from foreword.tuning.lock import locked
 from foreword.tuning.methods import METHODS, by_task
 from foreword.tuning.options import TuneOptions
 from foreword.tuning.record import write_run_file
-from foreword.tuning.rows import encode_rows
+from foreword.tuning.rows import COMPETITORS, encode_rows
 from foreword.tuning.run import Progress, Run
 from foreword.tuning.served import dev_score, served
 from foreword.tuning.start import begin
@@ -318,6 +318,7 @@ def _identity(
         "data": _one_or_all(task.data_hash for task in tasks),
         "choices": _one_or_all(list(task.choices) if task.choices else None for task in tasks),
         "metric": _one_or_all(task.metric for task in tasks),
+        "competitors": COMPETITORS,
         "start": _one_or_all(start.digest for start in starts),
         "backbone": backbone.name,
         "fingerprint": backbone.fingerprint,

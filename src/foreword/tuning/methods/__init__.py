@@ -26,8 +26,7 @@ METHODS = {
         p_tuning.tpmlp, 2e-3, "a feed-forward block that makes them: P · D + 8 · D²", "p-tuning is too narrow"
     ),
     "prefix-tuning": Method(
-        Prefix, 1e-2, "keys and values in every layer: 2 · L · H · P · head_dim",
-        "quality matters more than size: it learns fastest",
+        Prefix, 1e-2, "keys and values in every layer: 2 · L · H · P · head_dim", "quality matters more than size",
         "prefix",
     ),
     "prefix-tuning-mlp": Method(
