@@ -280,7 +280,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     assert resumed.prompt.soft.embeddings.tobytes() == whole.prompt.soft.embeddings.tobytes()
 
 
-def test_a_folder_takes_one_run(tmp_path: Path) -> None:
+def test_a_folder_takes_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def intrude(progress: Progress) -> None:
         if progress.step == 1:
             with pytest.raises(ForewordError, match="another process is tuning"):
@@ -301,6 +301,10 @@ def test_a_folder_takes_one_run(tmp_path: Path) -> None:
         changed, again = replace(task(), **change), {"resume": True, "steps": 12, "eval_every": 4, "batch": 6}
         with pytest.raises(ForewordError, match=rf"other settings \({next(iter(change))} "):
             tune(backbone(), changed, START, folder=tmp_path / "run", **again)
+    with monkeypatch.context() as later:  # another default, as a later version may have
+        later.setitem(METHODS, "prompt-tuning", replace(METHODS["prompt-tuning"], learning_rate=0.01))
+        with pytest.raises(ForewordError, match=r"other settings \(learning_rate 0\.02, now 0\.01\)"):
+            run(tmp_path / "run", resume=True)
     (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"\x00" * 50)
     with pytest.raises(ForewordError, match="is no checkpoint"):
         run(tmp_path / "run", resume=True)
