@@ -79,7 +79,7 @@ def test_a_healthy_run_is_left_alone(name: str) -> None:
         (
             curve(norm_ratio=[1.0, 1.4, 1.9, 2.2, 2.4, 2.4]),
             {"method": "prefix-tuning"},
-            ["the vectors' norm is 2.4 times that of their start", "--lr 0.0017"],
+            ["the vectors' norm is 2.4 times that of their start", "--lr 0.0033"],
         ),
         (
             curve(norm_ratio=[7.5] * 6),
