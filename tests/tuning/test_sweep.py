@@ -104,11 +104,16 @@ def test_a_budget_becomes_steps_and_dev_rows(monkeypatch: pytest.MonkeyPatch) ->
     planned = plan(backbone(), task(), START, options, "400rows")
     assert (planned.batch, planned.steps, planned.eval_every, planned.dev_rows) == (4, 100, 12, 10)
     assert plan(backbone(), task(), START, options, "1300rows").batch == 8, "where steps are many, they read more"
+    few = replace(task(), train=task().train[:6])
+    assert plan(backbone(), few, START, options, "1300rows").batch == 4, "no step reads more rows than there are"
     assert plan(backbone(), task(), START, replace(options, batch=7), "400rows", ["batch"]).batch == 7
+
+    timed: list[int] = []
 
     def takes(step: float, row: float) -> None:
         """A step of four rows, and a dev row."""
-        watch = SimpleNamespace(step=lambda batch: step * batch / 4, dev_row=lambda: row)
+        timed.clear()
+        watch = SimpleNamespace(step=lambda batch: timed.append(batch) or step * batch / 4, dev_row=lambda: row)
         monkeypatch.setattr("foreword.tuning.budget._Stopwatch", lambda *_: watch)
 
     takes(0.1, 0.0)
@@ -125,6 +130,7 @@ def test_a_budget_becomes_steps_and_dev_rows(monkeypatch: pytest.MonkeyPatch) ->
     takes(1.0, 1.0)  # and long texts still more
     costlier = plan(backbone(), many, START, options, "100s")
     assert (costlier.steps, costlier.eval_every, costlier.dev_rows) == (80, 80, 10)
+    assert timed == [4], "larger steps cannot leave enough of them, and timing them takes long"
     with pytest.raises(ForewordError, match=r"holds 2 steps of 4 rows.*give '40rows' or more"):
         plan(backbone(), task(), START, options, "8rows")
     for step, row in ((0.1, 0.3), (13.0, 1.3), (40.0, 0.01)):
