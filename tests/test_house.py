@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import foreword
@@ -42,6 +43,20 @@ def test_no_room_imports_from_its_own_floor_or_above() -> None:
                     continue
                 ground = floor[parts[1]] == floor[room] == 0
                 assert ground or floor[parts[1]] < floor[room], f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """As it is loaded: `Prompt.load` and its like reach for their neighbour when they are called."""
+    modules = SOURCE.rglob("*.py")
+    names = {".".join(("foreword", *path.relative_to(SOURCE).with_suffix("").parts)): path for path in modules}
+    needs: dict[str, set[str]] = {name: set() for name in names}
+    for name, path in names.items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ImportFrom):
+                named = {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+                needs[name] |= named & set(names)
+    assert sum(map(len, needs.values())) > len(names), "imports were not found"
+    TopologicalSorter(needs).prepare()  # raises CycleError, which names the circle
 
 
 def test_the_public_names_are_there_and_no_others() -> None:
