@@ -10,7 +10,7 @@ from foreword.serve import calls
 from foreword.serve.answers import head, usage
 from foreword.serve.calls import Call
 from foreword.serve.engine import Finished, Token
-from foreword.serve.openai_types import ChatBody
+from foreword.serve.openai_types import LEAST_LOGPROB, ChatBody
 from foreword.serve.running import Piece, Running
 from foreword.serve.service import Service
 from foreword.serve.stream import Events, respond
@@ -127,7 +127,7 @@ class _Answer:
 
 
 def _token(text: str, logprob: float) -> dict[str, Any]:
-    return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(text.encode())}
+    return {"token": text, "logprob": max(logprob, LEAST_LOGPROB), "bytes": list(text.encode())}
 
 
 def _message(call: Call, text: str, call_id: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from foreword.serve import calls, echo
 from foreword.serve.answers import head, usage
 from foreword.serve.calls import Call
 from foreword.serve.engine import Finished, Token
-from foreword.serve.openai_types import CompletionBody
+from foreword.serve.openai_types import LEAST_LOGPROB, CompletionBody
 from foreword.serve.refusals import bad
 from foreword.serve.running import Piece, Running
 from foreword.serve.service import Service
@@ -86,9 +86,9 @@ class _Answer:
             self.reason = piece.reason
             return
         if self.logprobs is not None and piece.logprob is not None:
-            told = {text: max(value, -9999.0) for text, value in piece.top[: self._top]}
+            told = {text: max(value, LEAST_LOGPROB) for text, value in piece.top[: self._top]}
             self.logprobs["tokens"].append(piece.text)
-            self.logprobs["token_logprobs"].append(max(piece.logprob, -9999.0))
+            self.logprobs["token_logprobs"].append(max(piece.logprob, LEAST_LOGPROB))
             self.logprobs["top_logprobs"].append(told)
             self.logprobs["text_offset"].append(self._offset + len(self.text))
         self.text += piece.text

@@ -6,7 +6,7 @@ from fastapi.responses import JSONResponse, Response
 
 from foreword.serve.answers import usage
 from foreword.serve.engine import Token
-from foreword.serve.openai_types import CompletionBody
+from foreword.serve.openai_types import LEAST_LOGPROB, CompletionBody
 from foreword.serve.refusals import bad
 from foreword.serve.running import Running
 from foreword.serve.service import Service
@@ -37,9 +37,9 @@ def _logprobs(tokens: list[Token], top: int) -> dict[str, list[Any]]:
     told: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
     offset = 0
     for token in tokens:
-        likeliest = {text: max(value, -9999.0) for text, value in token.top[:top]}
+        likeliest = {text: max(value, LEAST_LOGPROB) for text, value in token.top[:top]}
         told["tokens"].append(token.text)
-        told["token_logprobs"].append(None if token.logprob is None else max(token.logprob, -9999.0))
+        told["token_logprobs"].append(None if token.logprob is None else max(token.logprob, LEAST_LOGPROB))
         told["top_logprobs"].append(None if token.logprob is None else likeliest)
         told["text_offset"].append(offset)
         offset += len(token.text)

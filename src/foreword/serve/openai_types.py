@@ -11,6 +11,8 @@ MAX_STOPS = 16
 MAX_STOP = 200
 MAX_TOP = 20
 MAX_SEED = 2**63 - 1
+LEAST_LOGPROB = -9999.0
+"""What OpenAI tells of a token that cannot come: JSON has no minus infinity."""
 
 
 def _text(value: Any) -> Any:

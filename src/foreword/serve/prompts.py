@@ -1,6 +1,7 @@
 """Which prompts are served: what names stand for now, which of them are in memory, which are refused and why.
 
-Knows the prompt table and prompts; whether one can run is a function that it is given. Knows no HTTP and no engine.
+Knows the prompt table and prompts; whether one can run is a function that it is given. Knows refusals,
+and neither requests nor engines.
 """
 
 import asyncio

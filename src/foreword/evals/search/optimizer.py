@@ -81,7 +81,7 @@ def optimize(
         least = len(dev) + len(leaning or ()) + one_round
         if calls is not None and calls < least:
             raise UsageError(f"budget {budget!r} does not hold one round of the search; give at least {least}calls")
-        scorer = Scorer(model, task, journal, leaning, None)
+        scorer = Scorer(model, task, journal, leaning)
         thinker = Proposer(proposer, task, journal, seed) if proposer is not None else None
         with interrupts() as pressed:
             limits = Limits(calls, seconds, one_round, pressed)

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from foreword.backbone import Backbone, LanguageModel
-from foreword.backbone.answer import OnRows
 from foreword.errors import ForewordError
 from foreword.evals.search.journal import Journal
 from foreword.prompts import Prompt
@@ -24,13 +23,11 @@ Value = str | list[float]
 class Scorer:
     """`leaning`: the rows that a leaning is measured on; None: answers are taken as they come."""
 
-    def __init__(
-        self, model: LanguageModel, task: Task, journal: Journal, leaning: Sequence[Row] | None, on_rows: OnRows | None
-    ) -> None:
+    def __init__(self, model: LanguageModel, task: Task, journal: Journal, leaning: Sequence[Row] | None) -> None:
         self.calls = 0
         """Rows that a prompt was asked for the first time in this search, those that the journal knew included: the
         same search counts the same however often it was ended and begun again."""
-        self._model, self._task, self._journal, self._leaning, self._on_rows = model, task, journal, leaning, on_rows
+        self._model, self._task, self._journal, self._leaning = model, task, journal, leaning
         self._values: dict[tuple[str, str], Value] = {}
 
     def judge(self, prompt: Prompt, rows: Sequence[Row]) -> tuple[list[str], list[float]]:
@@ -77,9 +74,9 @@ class Scorer:
     def _ask(self, prompt: Prompt, rows: Sequence[Row]) -> list[Value]:
         inputs = [prompt.take_texts(row.inputs, row.id) for row in rows]
         if self._leaning is None:
-            return [answer.text for answer in self._model.answer(prompt, inputs, on_rows=self._on_rows)]
+            return [answer.text for answer in self._model.answer(prompt, inputs)]
         assert isinstance(self._model, Backbone)
-        values: list[Value] = self._model.score(prompt, inputs, self._on_rows).comparable.tolist()
+        values: list[Value] = self._model.score(prompt, inputs).comparable.tolist()
         return values
 
 
