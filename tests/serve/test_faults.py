@@ -126,7 +126,7 @@ def test_a_pause_does_not_make_the_queue_look_slow() -> None:
             for _ in range(2):
                 await crowd.answer(engine, crowd.request(SHORT, max_tokens=2))
                 await asyncio.sleep(1.5)
-            await asyncio.gather(*(crowd.answer(engine, crowd.request(SHORT, max_tokens=2 + i)) for i in range(4)))
+            await asyncio.gather(*(crowd.answer(engine, crowd.request(SHORT, max_tokens=20 + i)) for i in range(4)))
             assert engine._loop.seconds_per_row() < 0.5
 
     asyncio.run(main())

@@ -110,8 +110,9 @@ class Loop:
     def _listen(self) -> None:
         """Take what has come in; wait for it where there is nothing else to do."""
         if self._idle() and self._until is None:
+            news = self._inbox.get()
             self._ends.clear()  # a pause tells nothing of how fast rows end
-            self._inbox.get()()
+            news()
         self._hear()
 
     def _hear(self) -> None:
