@@ -2,7 +2,7 @@
 
 Two sweeps on SmolLM2-135M in fp32: the prompt's length P with 16 rows of 32 tokens, and the rows' length with 4 rows
 behind 20 virtual tokens. For each, seconds of one core for a step (forward and backward pass, others' work not counted)
-and the time at which the core's own matmul ceiling would read the unique tokens.
+and the time at which the core's own matmul ceiling would read the unique tokens; of a GPU where there is one.
 
     python benchmarks/cost.py [--json] [--plot docs/cost.svg]
 """
@@ -32,7 +32,7 @@ def main() -> None:
     torch.set_num_threads(1)
     backbone = Backbone.load("smollm2-135m", "float32")
     weights = sum(p.numel() for name, p in backbone.model.named_parameters() if "embed" not in name)
-    top = ceiling()
+    top = ceiling(backbone)
     cases = []
     for sweep, points in (("P", [(P, 16, 32) for P in LENGTHS]), ("row", [(20, 4, width) for width in WIDTHS])):
         for P, rows, width in points:
@@ -53,27 +53,36 @@ def main() -> None:
 
 
 def step(backbone: Backbone, P: int, rows: int, width: int) -> float:
-    """Seconds of one core, the fastest of a few."""
+    """Seconds, the fastest of a few."""
     draw = np.random.default_rng(0).integers(1000, 20_000, (rows, width + 1))
     examples = [Example(row[:-1], ((int(row[-1]),),)) for row in draw]
     front, times = np.arange(-1, -1 - P, -1), []
     start = backbone.model.get_input_embeddings().weight[1000 : 1000 + P].float()
     for _ in range(ROUNDS + 1):
         virtual = start.clone().requires_grad_()
-        began = time.process_time()
+        began = clock()
         backbone.log_probs(examples, front, Vectors(virtual)).mean().neg().backward()
-        times.append(time.process_time() - began)
+        times.append(clock() - began)
     return min(times)
 
 
-def ceiling(seconds: float = 2.0) -> float:
-    """Floating-point operations per second of one core, in products as large as those of a step."""
-    a, b = torch.randn(512, 576), torch.randn(1536, 576)
-    done, began = 0, time.process_time()
-    while time.process_time() - began < seconds:
-        torch.nn.functional.linear(a, b)
-        done += 1
-    return 2 * 512 * 576 * 1536 * done / (time.process_time() - began)
+def clock() -> float:
+    """Seconds that this process has had of its core, or of a GPU once that has done what it was given."""
+    if not torch.cuda.is_available():
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def ceiling(backbone: Backbone, seconds: float = 2.0) -> float:
+    """Floating-point operations per second, in products as large as those of a step."""
+    a, b = (torch.randn(rows, 576, device=backbone.device) for rows in (512, 1536))
+    done, began = 0, clock()
+    while clock() - began < seconds:
+        for _ in range(16):
+            torch.nn.functional.linear(a, b)
+        done += 16
+    return 2 * 512 * 576 * 1536 * done / (clock() - began)
 
 
 def plot(cases: Sequence[dict[str, Any]], path: Path) -> None:
@@ -93,7 +102,11 @@ def plot(cases: Sequence[dict[str, Any]], path: Path) -> None:
         if sweep == "P":
             repeated = [unit * case["repeated_tokens"] for case in some]
             axis.plot(xs, repeated, "--", label="if every row repeated the prompt")
-        axis.set(xlabel=title, ylabel="seconds of one core", ylim=(0, None))
+        axis.set(
+            xlabel=title,
+            ylabel="seconds of a GPU" if torch.cuda.is_available() else "seconds of one core",
+            ylim=(0, None),
+        )
         axis.legend(frameon=False)
     figure.savefig(path)
 

@@ -5,7 +5,7 @@ that a step takes, and the share of the machine's own matmul ceiling, measured i
 operations per backbone weight, embeddings and head apart, and unique token: forward and the backward pass to the
 inputs). On a GPU where there is one.
 
-    python benchmarks/train_vs_peft.py [--json] [--tokens 20 100] [--dtypes float32 bfloat16]
+    python benchmarks/train_vs_peft.py [--json] [--tokens 20 100] [--dtypes float32 bfloat16] [--row-tokens 512]
 """
 
 import argparse
@@ -39,8 +39,11 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[20, 100])
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--row-tokens", type=int, default=0, help="rows of several reviews, at least as long as this")
     options = parser.parse_args()
-    cases = [case(d, p, options.rounds, not options.json) for d in options.dtypes for p in options.tokens]
+    cases = [
+        case(d, p, options.row_tokens, options.rounds, not options.json) for d in options.dtypes for p in options.tokens
+    ]
     machine = {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     if options.json:
         print(json.dumps({"machine": machine, "cases": cases}, indent=2))
@@ -48,10 +51,10 @@ def main() -> None:
         print(f"\n{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}")
 
 
-def case(dtype: str, P: int, rounds: int, talk: bool) -> dict[str, Any]:
-    memory = {kind: fresh_peak(kind, dtype, P) for kind in ("ours", "peft")}
+def case(dtype: str, P: int, row_tokens: int, rounds: int, talk: bool) -> dict[str, Any]:
+    memory = {kind: fresh_peak(kind, dtype, P, row_tokens) for kind in ("ours", "peft")}
     backbone = Backbone.load("smollm2-135m", dtype)
-    ours, theirs, tokens = steps(backbone, P)
+    ours, theirs, tokens = steps(backbone, P, row_tokens)
     gradient, expected = ours(), theirs()  # the first of each warms the machine's kernels up
     error = ((gradient - expected).norm() / expected.norm()).item()
     times: dict[str, list[float]] = {"ours": [], "peft": [], "ceiling": []}
@@ -69,6 +72,7 @@ def case(dtype: str, P: int, rounds: int, talk: bool) -> dict[str, Any]:
         "dtype": dtype,
         "P": P,
         "rows": ROWS,
+        "tokens": tokens,
         "seconds_ours": round(seconds, 3),
         "seconds_peft": round(peft, 3),
         "rows_per_second_ours": round(ROWS / seconds, 1),
@@ -85,9 +89,11 @@ def case(dtype: str, P: int, rounds: int, talk: bool) -> dict[str, Any]:
     return found
 
 
-def steps(backbone: Backbone, P: int) -> tuple[Callable[[], torch.Tensor], Callable[[], torch.Tensor], int]:
+def steps(
+    backbone: Backbone, P: int, row_tokens: int
+) -> tuple[Callable[[], torch.Tensor], Callable[[], torch.Tensor], int]:
     """One training step of each kind, which returns its gradient, and the unique tokens in it."""
-    examples, answers = rows(backbone)
+    examples, answers = rows(backbone, row_tokens)
     with warnings.catch_warnings():  # PEFT uses names that transformers is about to drop
         warnings.simplefilter("ignore")
         from peft import PromptTuningConfig, get_peft_model
@@ -131,12 +137,19 @@ def finish(loss: torch.Tensor, parameter: torch.nn.Parameter, optimiser: torch.o
     return gradient
 
 
-def rows(backbone: Backbone) -> tuple[list[Example], list[tuple[int, ...]]]:
-    """The first training rows of the demo's task; each with its own answer."""
+def rows(backbone: Backbone, row_tokens: int) -> tuple[list[Example], list[tuple[int, ...]]]:
+    """The first training rows of the demo's task, as many in each as it takes; each with its own answer."""
     with as_file(files("foreword.cli") / "demo_files" / "movie-sentiment.yaml") as path:
         task = Task.load(path)
     prompt = Prompt("plain", "Review: {{ text }}\nSentiment:")
-    made = [backbone.example(prompt, row.inputs, [row.target]) for row in task.train[:ROWS]]
+    made, rest = [], iter(task.train)
+    while len(made) < ROWS:
+        row = next(rest)
+        example, text = backbone.example(prompt, row.inputs, [row.target]), str(row.inputs["text"])
+        while len(example.question) < row_tokens:
+            text += " " + str(next(rest).inputs["text"])
+            example = backbone.example(prompt, {"text": text}, [row.target])
+        made.append(example)
     assert shared_front([example.question for example in made]) > 0
     return made, [example.answers[0] for example in made]
 
@@ -159,17 +172,17 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def fresh_peak(kind: str, dtype: str, P: int) -> float:
+def fresh_peak(kind: str, dtype: str, P: int, row_tokens: int) -> float:
     """MB that a step takes beyond what is there before it, in processes of their own: allocators keep what they had.
 
     The middle one of three: how an allocator breaks its memory up moves a single one by half.
     """
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        return statistics.median(pool.apply(peak, (kind, dtype, P)) for _ in range(3))
+        return statistics.median(pool.apply(peak, (kind, dtype, P, row_tokens)) for _ in range(3))
 
 
-def peak(kind: str, dtype: str, P: int) -> float:
-    ours, theirs, _ = steps(Backbone.load("smollm2-135m", dtype), P)
+def peak(kind: str, dtype: str, P: int, row_tokens: int) -> float:
+    ours, theirs, _ = steps(Backbone.load("smollm2-135m", dtype), P, row_tokens)
     step = ours if kind == "ours" else theirs
     gc.collect()
     if torch.cuda.is_available():

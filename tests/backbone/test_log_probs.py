@@ -1,16 +1,22 @@
 """Loss and gradient behind a shared front, against one row at a time through the model's plain forward."""
 
+import itertools
 import random
 
 import numpy as np
 import pytest
 import torch
 import transformers as hf
+from torch.nn.attention import flex_attention
 
-from foreword.backbone import Backbone, Example, Vectors, attention
+from foreword.backbone import Backbone, Example, Vectors, attention, flex
 from foreword.backbone.encode import Ids
 from tiny import FAMILIES, backbone
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:flex_attention called without"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute"),
+]
 PLACES = {
     "front": ([-1, -2, -3, 5, 6], [7, 8]),
     "middle": ([5, 6], [7, -1, -2, -3, 8]),
@@ -69,16 +75,21 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
     return ((a - b).norm() / b.norm()).item()
 
 
-@pytest.fixture(params=FAMILIES)
-def model(request: pytest.FixtureRequest) -> Backbone:
-    return backbone(request.param, torch.float64)
+# What FlexAttention does in a kernel on a GPU it does without one on a CPU, where torch refuses its way back.
+WAYS = [*itertools.product(["short", "long"], FAMILIES), ("flex", "llama"), ("flex", "qwen")]
 
 
-@pytest.fixture(params=["short", "long"], autouse=True)
-def length(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows of a few tokens, and the same read as long rows are."""
-    if request.param == "long":
+@pytest.fixture(params=WAYS, ids="-".join)
+def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backbone:
+    """Reads rows of a few tokens, or the same as long rows are read on a CPU, or on a GPU."""
+    way, family = request.param
+    if way != "short":
         monkeypatch.setattr(attention, "LONG", 1)
+    if way == "flex":
+        monkeypatch.setattr(flex, "suits", lambda *_: True)
+        monkeypatch.setattr(flex, "compiled", lambda function: function)
+        monkeypatch.setattr(flex_attention, "_validate_device", lambda *_: None)
+    return backbone(family, torch.float64)
 
 
 @pytest.mark.parametrize("where", PLACES)

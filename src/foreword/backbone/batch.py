@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foreword.backbone.attention import Layout
 from foreword.backbone.encode import Ids, text_places
+from foreword.backbone.layout import Layout
 from foreword.backbone.vectors import NONE, LayerCache, Vectors
 
 ATTENTION = 2_000_000

@@ -9,11 +9,10 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from foreword.backbone.attention import Layout
+from foreword.backbone.layout import Layout
 
 
 class Layers:
@@ -42,7 +41,7 @@ def _through(layer: nn.Module, window: int | None, layout: Layout) -> Callable[.
     plain = type(layer).forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        kwargs["layout"] = layout.next_layer(window, torch.promote_types(args[0].dtype, torch.float32))
+        kwargs["layout"] = layout.next_layer(window)
         return checkpoint(plain, layer, *args, use_reentrant=False, **kwargs)
 
     return forward

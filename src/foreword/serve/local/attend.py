@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from foreword.backbone.attention import NEVER, OwnLayout
+from foreword.backbone.layout import NEVER, OwnLayout
 from foreword.serve.local.kv import Arena, Place
 
 
