@@ -128,7 +128,8 @@ def _overfitting(curve: Sequence[CurvePoint], options: TuneOptions) -> str | Non
     then = _losses([point for point in curve if point.step >= best.step])
     if high - low <= NOISE * _error(best, options) or len(then) < 2 or then[-1] >= then[0]:
         return None
-    ways = [f"--steps {best.step}"] * (best.step > 0) + [f"--tokens {options.tokens // 2}"] * (options.tokens > 1)
+    fewer = f"--tokens {options.tokens // 2} (fewer places where the start has its own)"
+    ways = [f"--steps {best.step}"] * (best.step > 0) + [fewer] * (options.tokens > 1)
     return (
         f"the loss falls while dev has fallen from {high:.3f} at step {best.step} to {low:.3f}: the "
         f"run learns its rows by heart; {_try([*ways, 'more training rows'])}"
