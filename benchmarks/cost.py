@@ -2,7 +2,7 @@
 
 Two sweeps on SmolLM2-135M in fp32: the prompt's length P with 16 rows of 32 tokens, and the rows' length with 4 rows
 behind 20 virtual tokens. For each, seconds of one core for a step (forward and backward pass, others' work not counted)
-and the time at which the core's own matmul ceiling would read the unique tokens; of a GPU where there is one.
+and the time at which the core's own matmul ceiling would read the unique tokens. Where there is a GPU, seconds of it until it has done what it was given.
 
     python benchmarks/cost.py [--json] [--plot docs/cost.svg]
 """
@@ -38,8 +38,8 @@ def main() -> None:
         for P, rows, width in points:
             tokens = P + rows * width
             case = {"sweep": sweep, "P": P, "rows": rows, "row_tokens": width, "unique_tokens": tokens}
-            case["seconds"] = round(step(backbone, P, rows, width), 3)
-            case["at_ceiling"] = round(4 * weights * tokens / top, 3)
+            case["seconds"] = digits(step(backbone, P, rows, width))
+            case["at_ceiling"] = digits(4 * weights * tokens / top)
             case["repeated_tokens"] = rows * (P + width)
             cases.append(case)
             if not options.json:
@@ -64,6 +64,10 @@ def step(backbone: Backbone, P: int, rows: int, width: int) -> float:
         backbone.log_probs(examples, front, Vectors(virtual)).mean().neg().backward()
         times.append(clock() - began)
     return min(times)
+
+
+def digits(number: float) -> float:
+    return float(f"{number:.3g}")
 
 
 def clock() -> float:

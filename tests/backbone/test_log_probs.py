@@ -7,16 +7,12 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
-from torch.nn.attention import flex_attention
 
 from foreword.backbone import Backbone, Example, Vectors, attention, flex
 from foreword.backbone.encode import Ids
 from tiny import FAMILIES, backbone
+from traced import traced
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:flex_attention called without"),
-    pytest.mark.filterwarnings("ignore:The .grad attribute"),
-]
 PLACES = {
     "front": ([-1, -2, -3, 5, 6], [7, 8]),
     "middle": ([5, 6], [7, -1, -2, -3, 8]),
@@ -75,21 +71,21 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
     return ((a - b).norm() / b.norm()).item()
 
 
-# What FlexAttention does in a kernel on a GPU it does without one on a CPU, where torch refuses its way back.
-WAYS = [*itertools.product(["short", "long"], FAMILIES), ("flex", "llama"), ("flex", "qwen")]
+WAYS = [*itertools.product(["short", "long"], FAMILIES), ("fused", "llama"), ("fused", "qwen")]
 
 
 @pytest.fixture(params=WAYS, ids="-".join)
 def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backbone:
     """Reads rows of a few tokens, or the same as long rows are read on a CPU, or on a GPU."""
     way, family = request.param
-    if way != "short":
+    model = backbone(family, torch.float64)
+    if way == "long":
         monkeypatch.setattr(attention, "LONG", 1)
-    if way == "flex":
-        monkeypatch.setattr(flex, "suits", lambda *_: True)
-        monkeypatch.setattr(flex, "compiled", lambda function: function)
-        monkeypatch.setattr(flex_attention, "_validate_device", lambda *_: None)
-    return backbone(family, torch.float64)
+    if way == "fused":
+        traced(monkeypatch)
+        monkeypatch.setattr(flex, "LONG", 1)
+        vars(model.architecture)["fuses"] = True
+    return model
 
 
 @pytest.mark.parametrize("where", PLACES)

@@ -18,7 +18,7 @@ from foreword.errors import ForewordError
 
 NAME = "foreword_shared_front"
 LONG = 256
-"""Tokens of a row from which on torch's fused attention, which keeps no scores for the way back, is the faster one."""
+"""Tokens of a row from which on torch's fused attention, which keeps no scores for the way back, is faster on a CPU."""
 
 
 def _scores(products: Tensor, scaling: float, softcap: float | None, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -122,10 +122,8 @@ def shared_front_attention(
         out: Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **other)[0]
         return out, None
     layout, window, cache = layout.next_layer(sliding_window) if isinstance(layout, Layout) else layout
-    if layout.slots.shape[1] >= LONG and softcap is None and flex.suits(query, key, value):
-        if cache is not None:
-            key, value = (torch.cat([x.flatten(1, 2)[None], y], 2) for x, y in zip(cache, (key, value), strict=True))
-        return flex.attend(query, key, value, layout.blocks(window), scaling), None
+    if layout.fused and softcap is None:
+        return flex.attend(query, key, value, cache, layout, window, scaling), None
     masks = layout.masks(window, torch.promote_types(query.dtype, torch.float32))
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [T, heads, d]
     G, F = layout.fronts, layout.front

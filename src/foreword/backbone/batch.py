@@ -110,7 +110,7 @@ def pack(parts: Sequence[Part], device: torch.device) -> Packed:
         ahead=_tensor(ahead, device),
         slots=_tensor(slots, device),
         unpad=_tensor(unpad, device),
-        visible=_tensor(_visible(branches, slots.shape[1]), device),
+        branches=_tensor(np.concatenate(branches), device),
         cache=_join(parts, C) if C else (),
     )
     offsets = _tensor(np.concatenate(sequence.offsets), device) if any(p.vectors.length for p in parts) else None
@@ -173,16 +173,6 @@ def _padding(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.nd
 
 def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(array).to(device)
-
-
-def _visible(branches: list[np.ndarray], width: int) -> np.ndarray:
-    """[B or 1, n, n] bool: causal, and across answers closed. One mask for all rows where no row has branches."""
-    causal = np.tri(width, dtype=bool)
-    if not any(branch.any() for branch in branches):
-        return causal[None]
-    padded = np.stack([np.pad(branch, (0, width - len(branch))) for branch in branches])
-    visible: np.ndarray = causal & ((padded[:, None, :] == 0) | (padded[:, None, :] == padded[:, :, None]))
-    return visible
 
 
 def batches(examples: Sequence[Example], tokens: int, front: int = 0) -> list[list[int]]:

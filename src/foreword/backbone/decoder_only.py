@@ -4,7 +4,10 @@ Rows are packed in one sequence behind their fronts; families that cannot be pac
 """
 
 import contextlib
+import warnings
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,12 +15,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
-from foreword.backbone import attention, probe
+from foreword.backbone import attention, flex, probe
 from foreword.backbone.batch import Packed, Part, pack
 from foreword.backbone.layers import Layers
 from foreword.backbone.unpacked import log_probs_unpacked
 from foreword.backbone.vectors import NONE, Vectors
-from foreword.errors import ForewordError
+from foreword.errors import ForewordError, ForewordWarning
 
 if TYPE_CHECKING:
     from foreword.backbone.model import FrozenModel
@@ -82,7 +85,50 @@ class DecoderOnly:
         if not self.packs:
             return torch.cat([log_probs_unpacked(self.frozen, part) for part in parts])
         packed = pack(parts, self.frozen.device)
-        logits = self._logits(packed, _all_vectors(parts))
+        packed.layout.fused = packed.layout.slots.shape[1] >= flex.LONG and self.fuses
+        return self._found(packed, _all_vectors(parts))
+
+    @cached_property
+    def fuses(self) -> bool:
+        """Whether one kernel reads long rows: asked by numbers when the first ones come, for it is compiled then.
+
+        Where it cannot be had, or gives other numbers, a warning says why, and rows are padded as on a CPU.
+        """
+        if not flex.possible(self.frozen.device, self.cache_shape[2]) or self.frozen.context < probe.LONGEST:
+            return False
+        try:
+            plain, fused = (self._long_probe(fused=fused) for fused in (False, True))
+            same = probe.alike(fused[0], plain[0].float(), self.frozen.dtype)
+            same = same and probe.one_way(fused[1], plain[1], self.frozen.dtype)
+            reason = "" if same else "its numbers are not those of plain attention"
+        except torch.OutOfMemoryError:  # no answer: it is asked again, of fewer rows perhaps
+            raise
+        except Exception as error:  # compilers fail in ways of their own
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+        if reason:
+            text = f"FlexAttention is not used ({reason}); long rows are padded, as exact and with more memory"
+            warnings.warn(text, ForewordWarning, stacklevel=2)
+        return not reason
+
+    def _long_probe(self, *, fused: bool) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of long rows, and the gradient of the virtual tokens in front of some of them."""
+        virtual = self.model.get_input_embeddings().weight[: probe.VIRTUAL].detach().float().clone().requires_grad_()
+        vectors = Vectors(embeddings=virtual)
+        with torch.enable_grad():
+            learned, hard = probe.LONG
+            parts = [
+                replace(learned, vectors=vectors),
+                self.frozen.part(hard.examples, self.frozen.prefill(hard.front)),
+            ]
+            packed = pack(parts, self.frozen.device)
+            packed.layout.fused = fused
+            found = self._found(packed, vectors)
+            [gradient] = torch.autograd.grad(found.mean(), [virtual])
+        return found.detach(), gradient
+
+    def _found(self, packed: Packed, vectors: Vectors) -> Tensor:
+        """Log-probabilities [A] of the answers' tokens."""
+        logits = self._logits(packed, vectors)
         dtype = torch.promote_types(logits.dtype, torch.float32)
         return torch.log_softmax(logits, -1, dtype=dtype)[packed.which, packed.target]
 
@@ -152,8 +198,7 @@ class DecoderOnly:
             with torch.no_grad():
                 if packed:
                     rows = pack([probe.PART], self.frozen.device)
-                    logits = self._logits(rows, NONE)
-                    found = torch.log_softmax(logits.float(), -1)[rows.which, rows.target]
+                    found = self._found(rows, NONE)
                     if len(rows.layout.windows) != layers or not self._windows_told(rows.layout.windows):
                         return False
                     self.layers = Layers(self.model, rows.layout.windows)

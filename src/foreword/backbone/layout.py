@@ -4,17 +4,14 @@
 prompts may stand in one sequence, each with a front of its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask
 
-from foreword.backbone import flex
-from foreword.backbone.flex import Places
-
+Made = TypeVar("Made")
 NEVER = -1e9
 """Added to a score that must not count; finite, so that no row of a softmax can be empty."""
 
@@ -23,7 +20,7 @@ class Masks(NamedTuple):
     """What to add to scores: 0 where a key is seen, `NEVER` where it is not."""
 
     inside: Tensor | None
-    """[G or 1, 1, F, C + F] front to front; None where no front is part of the sequence."""
+    """[G, 1, F, C + F] front to front; None where no front is part of the sequence."""
     own: Tensor
     """[B or 1, 1, n, n] row to row."""
     behind: Tensor | None
@@ -46,58 +43,58 @@ class Layout:
     positions: Tensor
     """[T] position of every token in its own row's context, the front counted."""
     ahead: Tensor
-    """[G or 1, C + F] positions of what stands in front of the rows, cached keys first; -1 where there is nothing."""
+    """[G, C + F] positions of what stands in front of the rows, cached keys first; -1 where there is nothing."""
     slots: Tensor
     """[B, n] for every place of the padded rows, the token (0 … T-1) that fills it; padding repeats a row's first."""
     unpad: Tensor
     """[N] for every row token, its place in the flattened `slots`."""
-    visible: Tensor
-    """[B or 1, n, n] bool: query i of a row may see key j of the same row."""
+    branches: Tensor
+    """[N] for every row token, the branch of its row that it stands in, which only the branch itself sees; 0 for what
+    stands before all branches."""
     cache: Sequence[tuple[Tensor, Tensor]] = ()
     """Keys and values computed before: per layer two [H, G, C, head_dim]."""
     windows: list[int | None] = field(default_factory=list)
     """Of the layers that have used this layout so far; a model that ignores it is found out by their number."""
-    _masks: dict[tuple[int | None, torch.dtype], Masks] = field(default_factory=dict)
-    _blocks: dict[int | None, BlockMask] = field(default_factory=dict)
+    fused: bool = False
+    """Whether one kernel reads it (`flex`)."""
+    _made: dict[Hashable, Any] = field(default_factory=dict)
 
     def masks(self, window: int | None, dtype: torch.dtype) -> Masks:
         """For layers that see `window` tokens back, or all."""
-        key = (window, dtype)
-        if key not in self._masks:
-            at = self.positions[self.slots]
-            ahead = self.ahead[:, None]
-            here = self.ahead[:, self.ahead.shape[1] - self.front :, None]
-            inside = (ahead >= 0) & (ahead <= here)
-            own = self.visible
-            behind = (ahead >= 0).repeat_interleave(len(at) // len(self.ahead), 0)  # [B, 1, C + F]
-            if window is not None and int(at.max()) >= window:
-                own = own & (at[:, :, None] - at[:, None, :] < window)
-                inside = inside & (here - ahead < window)
-                behind = behind & (at[:, :, None] - ahead.repeat_interleave(len(at) // len(self.ahead), 0) < window)
-            self._masks[key] = Masks(
-                additive(inside, dtype)[:, None] if self.front else None,
-                additive(own, dtype)[:, None],
-                None if behind.all() else additive(behind, dtype)[:, None],
-            )
-        return self._masks[key]
+        return self.once(("masks", window, dtype), lambda: self._masks(window, dtype))
 
-    def blocks(self, window: int | None) -> BlockMask:
-        """The same for a kernel that reads cached keys and then the whole sequence, front and rows alike."""
-        if window not in self._blocks:
-            G, F, (B, n), device = self.fronts, self.front, self.slots.shape, self.positions.device
-            nothing = self.positions.new_zeros(G * F)
-            group = torch.arange(G, device=device)
-            row = torch.cat([nothing - 1, self.unpad // n])
-            place = torch.cat([nothing, self.unpad % n])
-            groups = torch.cat([group.repeat_interleave(F), self.unpad // n // (B // G)])
-            queries = Places(groups, row, place, self.positions)
-            cached, ahead = self.ahead.expand(G, -1).tensor_split([self.ahead.shape[1] - F], 1)
-            none = cached.new_zeros(cached.numel())
-            before = Places(group.repeat_interleave(cached.shape[1]), none - 1, none, cached.flatten())
-            here = queries._replace(position=torch.cat([ahead.flatten(), self.positions[G * F :]]))
-            keys = Places(*(torch.cat(pair) for pair in zip(before, here, strict=True)))
-            self._blocks[window] = flex.blocks(queries, keys, self.visible, window)
-        return self._blocks[window]
+    def _masks(self, window: int | None, dtype: torch.dtype) -> Masks:
+        at = self.positions[self.slots]
+        ahead = self.ahead[:, None]
+        here = self.ahead[:, self.ahead.shape[1] - self.front :, None]
+        inside = (ahead >= 0) & (ahead <= here)
+        own = self._own()
+        rows = len(at) // self.fronts
+        behind = (ahead >= 0).repeat_interleave(rows, 0)  # [B, 1, C + F]
+        if window is not None and int(at.max()) >= window:
+            own = own & (at[:, :, None] - at[:, None, :] < window)
+            inside = inside & (here - ahead < window)
+            behind = behind & (at[:, :, None] - ahead.repeat_interleave(rows, 0) < window)
+        return Masks(
+            additive(inside, dtype)[:, None] if self.front else None,
+            additive(own, dtype)[:, None],
+            None if behind.all() else additive(behind, dtype)[:, None],
+        )
+
+    def _own(self) -> Tensor:
+        """[B or 1, n, n] bool: causal, and across branches closed. One for all rows where no row has branches."""
+        causal = torch.ones(self.slots.shape[1:] * 2, dtype=torch.bool, device=self.slots.device).tril()
+        if not self.branches.any():
+            return causal[None]
+        branch = self.branches[self.slots - self.fronts * self.front]
+        return causal & ((branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None]))
+
+    def once(self, name: Hashable, make: Callable[[], Made]) -> Made:
+        """What `make` makes of this layout, for the first layer that wants it and all after it."""
+        if name not in self._made:
+            self._made[name] = make()
+        found: Made = self._made[name]
+        return found
 
     def next_layer(self, window: int | None) -> "Placed":
         """For the next layer in turn."""
