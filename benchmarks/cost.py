@@ -2,7 +2,8 @@
 
 Two sweeps on SmolLM2-135M in fp32: the prompt's length P with 16 rows of 32 tokens, and the rows' length with 4 rows
 behind 20 virtual tokens. For each, seconds of one core for a step (forward and backward pass, others' work not counted)
-and the time at which the core's own matmul ceiling would read the unique tokens. Where there is a GPU, seconds of it until it has done what it was given.
+and the time at which the core's own matmul ceiling would read the unique tokens. Where there is a GPU, seconds until it
+has done what it was given.
 
     python benchmarks/cost.py [--json] [--plot docs/cost.svg]
 """
