@@ -1,5 +1,7 @@
 """The one family of errors that a user can meet. A message names the thing at fault and the next step."""
 
+import traceback
+
 
 class ForewordError(Exception):
     """Something outside the code is wrong: a file, a value, a machine. Ends a command with exit code 1."""
@@ -21,3 +23,11 @@ class GateError(ForewordError):
 
 class ForewordWarning(UserWarning):
     """Something is not as it was asked for, and the work goes on: a text that was cut to its budget, for one."""
+
+
+def let_go(error: BaseException) -> None:
+    """Free what the frames of an error hold, a failed step's tensors among it; where it was raised can still be told.
+
+    For an error that is kept: it would keep them until a collection, which a GPU's want of memory does not set off.
+    """
+    traceback.clear_frames(error.__traceback__)

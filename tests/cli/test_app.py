@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from foreword.backbone import Backbone
 
 TUNE = ("tune", "toy.yaml", "--steps", "1", "--tokens", "2", "--out", "run")
 RUN = ("run", "plain.prompt")
@@ -107,6 +110,18 @@ def test_a_name_nearly_right_is_suggested(call: Any) -> None:
     ended = call("run", "plane", "-i", "text=a", *TINY)
     assert ended.exit_code == 2
     assert ended.stderr == "foreword: there is no prompt 'plane'; did you mean 'plain'? stored prompts: plain\n"
+
+
+def test_a_gpu_that_is_full_ends_in_a_line(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore of it")
+
+    monkeypatch.setattr(Backbone, "answer", full)
+    ended = call("run", "plain.prompt", "-i", "text=a", *TINY)
+    assert ended.exit_code == 1
+    assert ended.stderr.splitlines()[-1].startswith(
+        "foreword: the GPU says: CUDA out of memory. Tried to allocate 2.00 GiB.; take a smaller backbone"
+    )
 
 
 def test_a_process_tells_by_exit_code_and_stderr_and_shows_a_traceback_when_asked(start: Callable[..., Any]) -> None:

@@ -2,12 +2,15 @@
 
 import asyncio
 import functools
+import gc
 import logging
 import time
+import weakref
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import tiny
 from foreword.prompts import Output, Prompt
@@ -46,6 +49,34 @@ def test_a_front_that_choices_were_scored_behind_is_no_poison() -> None:
             assert [crowd.ids(tokens) for tokens, _ in written] == expected
 
     asyncio.run(main())
+
+
+def test_an_error_that_is_kept_keeps_nothing_of_its_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that is full would never be emptied: its want of memory sets off no collection."""
+    backbone = tiny.backbone()
+    held: list[weakref.ref[Any]] = []
+
+    def full(*_: object, **__: object) -> None:
+        hidden = torch.zeros(1000)
+        held.append(weakref.ref(hidden))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    async def main() -> None:
+        async with crowd.running(backbone) as engine:
+            with monkeypatch.context() as broken:
+                broken.setattr(backbone.model, "forward", full)
+                _, finished = await asyncio.wait_for(crowd.answer(engine, crowd.request(SHORT, max_tokens=8)), 5)
+                with pytest.raises(torch.OutOfMemoryError):
+                    await engine.classify(crowd.request(SHORT.replace(output=Output(choices=("good", "bad")))))
+            assert finished.reason == "error"
+
+    gc.disable()
+    try:
+        asyncio.run(main())
+        assert len(held) > 1
+        assert not any(ref() is not None for ref in held)
+    finally:
+        gc.enable()
 
 
 def test_a_tokenizer_that_fails_costs_one_row(

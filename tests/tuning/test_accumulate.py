@@ -63,6 +63,27 @@ def test_a_row_that_memory_cannot_hold_is_told(monkeypatch: pytest.MonkeyPatch) 
         Accumulator(model, [rows]).loss(learner.vectors(), [rows.batch(0, 8, 0)])
 
 
+@pytest.mark.parametrize(
+    "said",
+    ["DefaultCPUAllocator: can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED when ..."],
+)
+def test_want_of_memory_is_known_by_all_its_names(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    model = backbone()
+    rows = encode_rows(model, soften(START.answering(task().choices), 3, "p"), task(), "choices")
+    errors, exact = [RuntimeError(said)], model.log_probs_mixed
+
+    def once(parts: list[Part]) -> torch.Tensor:
+        if errors:
+            raise errors.pop()
+        return exact(parts)
+
+    monkeypatch.setattr(model, "log_probs_mixed", once)
+    learner = Learner(TuneOptions(tokens=3), [Start(torch.ones(3, 32), None, 9)], model.device)
+    accumulator = Accumulator(model, [rows])
+    accumulator.loss(learner.vectors(), [rows.batch(0, 8, 0)])
+    assert accumulator.notes[0].startswith("memory ran out: rows now go through in pieces")
+
+
 def test_other_errors_are_not_taken_for_want_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     model = backbone()
     rows = encode_rows(model, soften(START.answering(task().choices), 3, "p"), task(), "choices")

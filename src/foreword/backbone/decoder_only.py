@@ -97,11 +97,13 @@ class DecoderOnly:
         if not flex.possible(self.frozen.device, self.cache_shape[2]) or self.frozen.context < probe.LONGEST:
             return False
         try:
-            plain, fused = (self._long_probe(fused=fused) for fused in (False, True))
-            same = probe.alike(fused[0], plain[0].float(), self.frozen.dtype)
-            same = same and probe.one_way(fused[1], plain[1], self.frozen.dtype)
+            plain, plain_gradient = self._long_probe(fused=False)
+            found, gradient = self._long_probe(fused=True)
+            read, _ = self._long_probe(fused=True, learn=False)
+            same = all(probe.alike(one, plain.float(), self.frozen.dtype) for one in (found, read))
+            same = same and probe.one_way(gradient, plain_gradient, self.frozen.dtype)
             reason = "" if same else "its numbers are not those of plain attention"
-        except torch.OutOfMemoryError:  # no answer: it is asked again, of fewer rows perhaps
+        except probe.NO_ANSWER:  # it is asked again, of fewer rows perhaps
             raise
         except Exception as error:  # compilers fail in ways of their own
             reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -110,11 +112,12 @@ class DecoderOnly:
             warnings.warn(text, ForewordWarning, stacklevel=2)
         return not reason
 
-    def _long_probe(self, *, fused: bool) -> tuple[Tensor, Tensor]:
+    def _long_probe(self, *, fused: bool, learn: bool = True) -> tuple[Tensor, Tensor]:
         """Log-probabilities of long rows, and the gradient of the virtual tokens in front of some of them."""
-        virtual = self.model.get_input_embeddings().weight[: probe.VIRTUAL].detach().float().clone().requires_grad_()
-        vectors = Vectors(embeddings=virtual)
-        with torch.enable_grad():
+        embedding = self.model.get_input_embeddings().weight[: probe.VIRTUAL].detach()
+        with torch.inference_mode(False), torch.set_grad_enabled(learn):
+            virtual = embedding.float().clone().requires_grad_(learn)
+            vectors = Vectors(embeddings=virtual)
             learned, hard = probe.LONG
             parts = [
                 replace(learned, vectors=vectors),
@@ -123,7 +126,7 @@ class DecoderOnly:
             packed = pack(parts, self.frozen.device)
             packed.layout.fused = fused
             found = self._found(packed, vectors)
-            [gradient] = torch.autograd.grad(found.mean(), [virtual])
+            gradient = torch.autograd.grad(found.mean(), [virtual])[0] if learn else torch.zeros_like(virtual)
         return found.detach(), gradient
 
     def _found(self, packed: Packed, vectors: Vectors) -> Tensor:
@@ -204,6 +207,8 @@ class DecoderOnly:
                     self.layers = Layers(self.model, rows.layout.windows)
                 else:
                     found = log_probs_unpacked(self.frozen, probe.PART)
+        except probe.NO_ANSWER:
+            raise
         except probe.ERRORS:
             return False
         return probe.alike(found, expected, self.frozen.dtype)

@@ -32,6 +32,8 @@ LONG = (
 compiled for all: their number of blocks, eleven, is not that of anything else, which would be taken for the same."""
 LONGEST = 600
 
+NO_ANSWER = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
+"""Of a GPU that is full or broken, which tells nothing of the model; they are among the errors."""
 ERRORS = (TypeError, ValueError, RuntimeError, IndexError, AttributeError, ForewordError)
 """Each family has its own way of not being able to."""
 

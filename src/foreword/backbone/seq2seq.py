@@ -11,7 +11,6 @@ T5's relative position bias sees prefix row p as the token P - p places before t
 learned, as in BART, the first token is at position P.
 """
 
-import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -145,8 +144,12 @@ class EncoderDecoder:
                         input_ids=question[None], decoder_input_ids=before[None], use_cache=False
                     ).logits
                     expected += torch.log_softmax(logits[0].float(), -1)[range(len(answer)), answer]
-            with contextlib.suppress(*probe.ERRORS):
+            try:
                 found = self.log_probs([probe.PART])
+            except probe.NO_ANSWER:
+                raise
+            except probe.ERRORS:
+                pass
         if found is None or not probe.alike(found, torch.stack(expected), self.frozen.dtype):
             raise ForewordError(
                 f"{self.frozen.name!r} is of the family {self.model.config.model_type!r}, which reads a row otherwise "

@@ -11,6 +11,9 @@ from typer.core import TyperGroup
 from foreword.cli import compare, demo, doctor, optimize, prompts, run, serve, tune
 from foreword.errors import ForewordError, ForewordWarning
 
+OF_A_GPU = ("OutOfMemoryError", "AcceleratorError")
+"""Torch's own errors, by name: torch is not loaded for every command."""
+
 
 class _Verbs(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
@@ -24,6 +27,15 @@ class _Verbs(TyperGroup):
                 raise
             print(f"foreword: {' '.join(str(error).splitlines())}", file=sys.stderr)
             raise SystemExit(error.exit_code) from None
+        except RuntimeError as error:
+            if type(error).__name__ not in OF_A_GPU or ctx.params.get("debug"):
+                raise
+            print(
+                f"foreword: the GPU says: {str(error).splitlines()[0]:.200}; take a smaller backbone or shorter rows, "
+                "stop what else it runs, or hide it: CUDA_VISIBLE_DEVICES=",
+                file=sys.stderr,
+            )
+            raise SystemExit(1) from None
         except KeyboardInterrupt:
             print("foreword: stopped", file=sys.stderr)
             raise SystemExit(130) from None

@@ -48,6 +48,7 @@ class Accumulator:
                     raise
             for leaf in leaves or [tensor for one in vectors for tensor in flat(one).values()]:
                 leaf.grad = None  # what the pieces before have left
+            self.backbone.forget_fronts()
             self._shrink(max(len(example) for examples, _ in given for example in examples))
 
     def _pieces(self, vectors: Sequence[Vectors], given: Sequence[Batch]) -> float:
@@ -89,4 +90,6 @@ class Accumulator:
 
 
 def _no_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Also as a CPU's allocator, cuBLAS and a GPU's driver say it."""
+    told = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in told)

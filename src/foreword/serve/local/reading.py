@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from foreword.backbone.backbone import Backbone
+from foreword.errors import let_go
 from foreword.serve.engine import ClosedError, DeadlineError, ModelError, Request, Token
 from foreword.serve.local.fair import FairQueue
 from foreword.serve.prepare import Prepared
@@ -32,6 +33,7 @@ class Reading:
         self.request = self.prepared.request
 
     def fail(self, error: Exception) -> None:
+        let_go(error)
         self.done(error)
 
 

@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from foreword.errors import let_go
 from foreword.serve.engine import Finished, Token
 from foreword.serve.local.choose import Chooser, held
 from foreword.serve.local.masks import TokenMask
@@ -87,6 +88,7 @@ class Row:
         """End it by what went wrong: there is no more text, for the tokenizer may be what failed."""
         if self.over:
             return
+        let_go(error)
         self.error = error
         self._end("error", str(error) or type(error).__name__)
 

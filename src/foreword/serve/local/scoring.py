@@ -12,6 +12,7 @@ from foreword.backbone.answer import Answer
 from foreword.backbone.backbone import Backbone
 from foreword.backbone.batch import Example, Part
 from foreword.backbone.model import Front
+from foreword.errors import let_go
 from foreword.serve.choices import chosen
 from foreword.serve.engine import ClosedError, DeadlineError, ModelError, Request
 from foreword.serve.local.fair import FairQueue
@@ -40,6 +41,7 @@ class Job:
         return len(self.prepared.ids) - self.prepared.front + sum(len(answer) - 1 for answer in self.answers)
 
     def fail(self, error: Exception) -> None:
+        let_go(error)
         self.done(error)
 
 

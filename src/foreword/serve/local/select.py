@@ -58,6 +58,8 @@ def _agrees(backbone: Backbone, runner: Packed) -> bool:
             whole = torch.tensor([[*row.prepared.ids, *answers[row]]], device=backbone.device)
             logits = backbone.model(input_ids=whole, use_cache=False).logits[0, len(row.prepared.ids) - 1 : -1]
             expected.append(torch.log_softmax(logits.float(), -1)[range(len(answers[row])), answers[row]])
+    except probe.NO_ANSWER:
+        raise
     except probe.ERRORS:
         return False
     return probe.alike(torch.tensor([v for row in rows for v in found[row]]), torch.cat(expected).cpu(), backbone.dtype)
