@@ -13,7 +13,7 @@ from foreword.backbone import Backbone, Sampling
 from foreword.backbone.batch import Example
 from foreword.backbone.encode import encode, encode_answer, shared_front
 from foreword.backbone.generate import ends_of
-from foreword.backbone.load import load
+from foreword.backbone.load import best_dtype, load
 from foreword.backbone.vectors import Vectors
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Input, Output, Prompt, SoftTokens
@@ -281,3 +281,15 @@ def test_tokens_without_an_embedding_are_not_counted() -> None:
     model.tokenizer.add_tokens(["<one more>"])
     assert model.vocabulary == len(model.tokenizer) - 1
     assert real_norm(model) > 0
+    with pytest.raises(ForewordError, match=r"has the token \d+, which 'tiny-llama' has no embedding for"):
+        model.encode(Prompt("p", "Review: {{ text }}"), {"text": "a <one more>"})
+
+
+@pytest.mark.parametrize(("native", "chosen"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_gpu_without_bf16_of_its_own_is_not_made_to_imitate_it(
+    native: bool, chosen: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or native)
+    best_dtype.cache_clear()
+    assert best_dtype(torch.device("cuda")) == chosen
+    best_dtype.cache_clear()

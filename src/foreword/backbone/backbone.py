@@ -119,6 +119,11 @@ class Backbone(FrozenModel):
                 f"the row {dict(inputs)!r:.100} has {len(encoded.ids):,} tokens; {self.name!r} reads "
                 f"{self.context:,} at most: shorten it"
             )
+        if encoded.ids.max(initial=0) >= self.embeddings:  # a GPU would not live through it
+            raise ForewordError(
+                f"the row {dict(inputs)!r:.100} has the token {int(encoded.ids.max())}, which {self.name!r} has no "
+                f"embedding for ({self.embeddings:,} are there): its tokenizer is another model's"
+            )
         return replace(encoded, cuts=cuts)
 
     def _spans(self, text: str) -> list[tuple[int, int]]:

@@ -73,12 +73,12 @@ def load(name: str, dtype: str = "auto", on_bytes: OnBytes | None = None, *, lay
 
 @lru_cache
 def best_dtype(device: torch.device) -> torch.dtype:
-    """bf16 where it makes products clearly faster, as it does on a GPU; elsewhere fp32, which is more exact.
+    """bf16 where it makes products clearly faster, as on a GPU that has it; elsewhere fp32, which is more exact.
 
     A CPU is asked by timing, some 20 ms: some that have instructions for bf16 compute in it at half of fp32's speed.
     """
     if device.type == "cuda":
-        return torch.bfloat16
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     seconds = {dtype: _product_seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
     return torch.bfloat16 if seconds[torch.float32] > 1.4 * seconds[torch.bfloat16] else torch.float32
 

@@ -132,7 +132,12 @@ class FrozenModel:
     @property
     def vocabulary(self) -> int:
         """V, the tokens that have both a name and an embedding."""
-        return min(len(self.tokenizer), len(self._embedding))
+        return min(len(self.tokenizer), self.embeddings)
+
+    @property
+    def embeddings(self) -> int:
+        """Tokens that have an embedding, named or not."""
+        return len(self._embedding)
 
     @property
     def dimension(self) -> int:

@@ -120,6 +120,7 @@ class _Stopwatch:
         if not rows:
             return 0.0
         timed = served(self.backbone, self.prompt, self.learner.average, self.options.method, 0)
+        dev_score(self.backbone, self.task, timed, rows[:1])  # warms up
         began = time.perf_counter()
         dev_score(self.backbone, self.task, timed, rows)
         return (time.perf_counter() - began) / len(rows)
