@@ -73,7 +73,7 @@ def main() -> None:
         print(table([row for row in read(options.results) if row["seed"] in options.seeds]))
         return
     torch.set_num_threads(1)
-    budget.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[attr-defined]  # other work does not count
+    budget.time = SimpleNamespace(perf_counter=clock)  # type: ignore[attr-defined]  # other work does not count
     study = Study(options.results, options.seconds)
     for seed in options.seeds:
         for name in options.tasks:
@@ -137,8 +137,8 @@ class Study:
     def once(self, key: dict[str, Any], work: Callable[[], dict[str, Any]]) -> None:
         if of(read(self.results), key):
             return
-        began = time.process_time()
-        row = {**key, "seconds": self.seconds, **work(), "cpu_seconds": round(time.process_time() - began)}
+        began = clock()
+        row = {**key, "seconds": self.seconds, **work(), "cpu_seconds": round(clock() - began)}
         with self.results.open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(json.dumps(row), flush=True)
@@ -151,11 +151,11 @@ class Study:
 
     def ours(self, task: Task, start: Prompt, method: str, seed: int) -> dict[str, Any]:
         options = budget.plan(self.backbone, task, start, TuneOptions(method=method, seed=seed), f"{self.seconds}s")
-        began = time.process_time()
+        began = clock()
         with tempfile.TemporaryDirectory() as folder:
             settings = {k: v for k, v in vars(options).items() if v is not None}
             run = tune(self.backbone, task, start, folder=Path(folder) / "run", **settings)
-        took = time.process_time() - began
+        took = clock() - began
         how = {"batch": options.batch, "steps": run.steps, "took": round(took)}
         return {**how, **self.scores(self.backbone, task, run.prompt)}
 
@@ -184,7 +184,7 @@ class Study:
             optimiser.step()
         for parameter in parameters:
             parameter.requires_grad_(False)
-        made = {k: v.detach().float().numpy() for k, v in vars(vectors()).items() if v is not None}
+        made = {k: v.detach().float().cpu().numpy() for k, v in vars(vectors()).items() if v is not None}
         if made:
             prompt = prompt.replace(soft=SoftTokens(made, backbone.name, backbone.fingerprint, kind, "", 1))
         backbone.forget_fronts()
@@ -286,14 +286,15 @@ def learner(
     learns = "prefix" if kind == "prefix-tuning" else "tokens"
     origin = begin(backbone, soften(start, P, "start", learns), learns, TuneOptions(tokens=P), start, (), 0)
     if kind == "prompt-tuning":
-        encoder.embedding.weight.data = origin.embeddings.clone()
+        encoder.embedding.weight.data = origin.embeddings.to(backbone.device, copy=True)
     if kind == "prefix-tuning":
         assert origin.prefix is not None
         both = torch.stack(origin.prefix, 1)  # [L, 2, H, P, head_dim]
-        encoder.embedding.weight.data = both.permute(3, 0, 1, 2, 4).reshape(P, -1).contiguous()
+        encoder.embedding.weight.data = both.permute(3, 0, 1, 2, 4).reshape(P, -1).contiguous().to(backbone.device)
 
     def vectors() -> Vectors:
-        made = encoder(torch.arange(P)[None])[0] if kind == "p-tuning" else encoder(torch.arange(P))
+        places = torch.arange(P, device=backbone.device)
+        made = encoder(places[None])[0] if kind == "p-tuning" else encoder(places)
         if kind != "prefix-tuning":
             return Vectors(embeddings=made)
         L, H, size = backbone.cache_shape
@@ -312,17 +313,26 @@ def timed(backbone: Backbone, kind: str, batch: int, rows: TrainingRows) -> Iter
         front = rows.front[rows.front >= 0]
         whole = [[*front, *e.question[e.question >= 0], *e.answers[0]] for e in examples]
         width = max(map(len, whole))
-        ids, mask = torch.zeros(len(whole), width, dtype=torch.int64), torch.zeros(len(whole), width, dtype=torch.int64)
-        labels = torch.full_like(ids, -100)
+        ids = torch.zeros(len(whole), width, dtype=torch.int64, device=backbone.device)
+        mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
         for i, (row, example) in enumerate(zip(whole, examples, strict=True)):
-            ids[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), 1
-            labels[i, len(row) - len(example.answers[0]) : len(row)] = torch.tensor(example.answers[0])
-        began = time.process_time()
+            ids[i, : len(row)], mask[i, : len(row)] = torch.tensor(row, device=ids.device), 1
+            answer = slice(len(row) - len(example.answers[0]), len(row))
+            labels[i, answer] = ids[i, answer]
+        began = clock()
         model(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
         if step:
-            yield time.process_time() - began
+            yield clock() - began
         for parameter in trained:
             parameter.grad = None
+
+
+def clock() -> float:
+    """Seconds that this process has had of its core, or of a GPU once that has done what it was given."""
+    if not torch.cuda.is_available():
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def read(path: Path) -> list[dict[str, Any]]:
