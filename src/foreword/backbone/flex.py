@@ -1,4 +1,4 @@
-"""Attention over a packed sequence in one fused kernel: torch's FlexAttention (Dong et al. 2024). Knows tensors only.
+"""Attention over a packed sequence in one fused kernel: torch's FlexAttention (Dong et al. 2024). Knows layouts.
 
 For long rows on a GPU. It keeps no scores, pads nothing, repeats no front for its rows, and skips every block of keys
 that nothing in a block of queries sees. Torch compiles the kernel when it is first used.
