@@ -1,7 +1,5 @@
 """Includes: a partial stands where it is included, within the same bounds, and as it was when it was pinned."""
 
-import time
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +8,7 @@ from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Examples, Input, Partial, Prompt, Text, Turn
 from foreword.prompts.file import from_text
 from foreword.prompts.includes import Resolve
+from within import within
 
 INCLUDE = '{% include "part" %}'
 
@@ -112,13 +111,12 @@ def test_partials_inside_partials_are_bounded_in_depth_and_size() -> None:
     assert prompt.render({}) == (Text("a"),)
     with pytest.raises(ForewordError, match="includes more than 5 deep"):
         Prompt("p6", INCLUDE, includes={"part": Partial(prompt)})
-    begun = time.process_time()
-    laughs = Prompt("p0", "{{x}}" * 10)
-    for depth in (1, 2):
-        laughs = Prompt(f"p{depth}", INCLUDE * 14, includes={"part": Partial(laughs)})
-    with pytest.raises(ForewordError, match="more than 20,000 variables, texts and signs with what it includes"):
-        Prompt("p3", INCLUDE * 4, includes={"part": Partial(laughs)})
-    long = Partial(Prompt("long", "a" * 70_000))
-    with pytest.raises(ForewordError, match="210,060 characters with what it includes, 200,000 at most"):
-        Prompt("p", INCLUDE * 3, includes={"part": long})
-    assert time.process_time() - begun < 1
+    with within(1):
+        laughs = Prompt("p0", "{{x}}" * 10)
+        for depth in (1, 2):
+            laughs = Prompt(f"p{depth}", INCLUDE * 14, includes={"part": Partial(laughs)})
+        with pytest.raises(ForewordError, match="more than 20,000 variables, texts and signs with what it includes"):
+            Prompt("p3", INCLUDE * 4, includes={"part": Partial(laughs)})
+        long = Partial(Prompt("long", "a" * 70_000))
+        with pytest.raises(ForewordError, match="210,060 characters with what it includes, 200,000 at most"):
+            Prompt("p", INCLUDE * 3, includes={"part": long})

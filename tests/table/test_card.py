@@ -1,7 +1,6 @@
 """The card: what a stranger wrote is shown as it was written, and can do nothing to the page."""
 
 import json
-import time
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from foreword.prompts import Examples, Input, Output, Partial, Prompt, SoftToken
 from foreword.redact import redact, secret_line
 from foreword.table.card import card_text
 from foreword.table.markdown import block, inline, visible
+from within import within
 
 PAGE = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 HOSTILE = st.text(
@@ -142,7 +142,6 @@ def test_a_key_is_found_behind_harmless_addresses_and_in_no_time() -> None:
     assert secret_line("https://me@host\nhttps://me:pw@host") == 2
     assert secret_line("https://me@host and token=abcdefgh") is None
     for text in ("eyJ-" * 50_000, "sk-" * 60_000, "://" * 60_000, "token " * 30_000, "-----BEGIN " * 18_000):
-        began = time.process_time()
-        redact(text)
-        secret_line(text)
-        assert time.process_time() - began < 1
+        with within(1):
+            redact(text)
+            secret_line(text)

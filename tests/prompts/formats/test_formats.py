@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Input, Output, Partial, Prompt, SoftTokens, Text, Turn, formats
 from foreword.prompts.formats.inline import inlined
 from foreword.prompts.formats.sketch import Each, If, Mark, Node, Var, from_body, joined, to_body
+from within import within
 
 FILES = Path(__file__).parent / "files"
 WORDS = ["a", "\n", " ", "{", "}", "\\", "<", '"', "user", "#", "%", "-", "é", "{%", "{{", "{{q}}", "`"]
@@ -239,10 +239,8 @@ SLOW = [
 
 @pytest.mark.parametrize(("form", "text"), SLOW)
 def test_no_text_takes_long_to_read(form: str, text: str) -> None:
-    began = time.process_time()
-    with contextlib.suppress(ForewordError):
+    with within(1), contextlib.suppress(ForewordError):
         formats.read(text, form, "p", "file")
-    assert time.process_time() - began < 1
 
 
 SOFT = Prompt("soft", "{{ virtual(1) }}{{ text }}")
