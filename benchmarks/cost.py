@@ -10,13 +10,13 @@ has done what it was given.
 
 import argparse
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from clock import clock
 
 from foreword.backbone import Backbone, Example, Vectors
 
@@ -68,15 +68,8 @@ def step(backbone: Backbone, P: int, rows: int, width: int) -> float:
 
 
 def digits(number: float) -> float:
+    """Three of them, for a GPU's milliseconds too."""
     return float(f"{number:.3g}")
-
-
-def clock() -> float:
-    """Seconds that this process has had of its core, or of a GPU once that has done what it was given."""
-    if not torch.cuda.is_available():
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def ceiling(backbone: Backbone, seconds: float = 2.0) -> float:

@@ -21,7 +21,6 @@ import math
 import random
 import statistics
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -31,6 +30,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from clock import clock
 
 from foreword import Backbone, Prompt, Task, tune
 from foreword.backbone import Vectors
@@ -325,14 +325,6 @@ def timed(backbone: Backbone, kind: str, batch: int, rows: TrainingRows) -> Iter
             yield clock() - began
         for parameter in trained:
             parameter.grad = None
-
-
-def clock() -> float:
-    """Seconds that this process has had of its core, or of a GPU once that has done what it was given."""
-    if not torch.cuda.is_available():
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers as hf
 
-from foreword.backbone import Backbone, Sampling
+from foreword.backbone import Backbone, Sampling, probe
 from foreword.backbone.batch import Example
 from foreword.backbone.encode import encode, encode_answer, shared_front
 from foreword.backbone.generate import ends_of
@@ -293,3 +293,10 @@ def test_a_gpu_without_bf16_of_its_own_is_not_made_to_imitate_it(
     best_dtype.cache_clear()
     assert best_dtype(torch.device("cuda")) == chosen
     best_dtype.cache_clear()
+
+
+def test_a_gpu_that_is_full_says_nothing_of_a_family() -> None:
+    with probe.attempt():
+        raise ValueError("not this way")
+    with pytest.raises(torch.OutOfMemoryError), probe.attempt():
+        raise torch.OutOfMemoryError("CUDA out of memory")

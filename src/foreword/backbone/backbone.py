@@ -164,7 +164,7 @@ class Backbone(FrozenModel):
         return front
 
     def forget_fronts(self) -> None:
-        """Drop all computed fronts: for whoever has changed the weights of `model`."""
+        """Drop all computed fronts: for whoever has changed the weights of `model`, or needs their memory."""
         with self._lock:
             self._fronts.clear()
 

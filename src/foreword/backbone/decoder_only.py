@@ -101,7 +101,7 @@ class DecoderOnly:
             found, gradient = self._long_probe(fused=True)
             read, _ = self._long_probe(fused=True, learn=False)
             same = all(probe.alike(one, plain.float(), self.frozen.dtype) for one in (found, read))
-            same = same and probe.one_way(gradient, plain_gradient, self.frozen.dtype)
+            same = same and probe.gradients_alike(gradient, plain_gradient, self.frozen.dtype)
             reason = "" if same else "its numbers are not those of plain attention"
         except probe.NO_ANSWER:  # it is asked again, of fewer rows perhaps
             raise
@@ -197,21 +197,17 @@ class DecoderOnly:
 
     def _agrees(self, expected: Tensor, *, packed: bool) -> bool:
         layers = self.model.config.get_text_config().num_hidden_layers
-        try:
-            with torch.no_grad():
-                if packed:
-                    rows = pack([probe.PART], self.frozen.device)
-                    found = self._found(rows, NONE)
-                    if len(rows.layout.windows) != layers or not self._windows_told(rows.layout.windows):
-                        return False
-                    self.layers = Layers(self.model, rows.layout.windows)
-                else:
-                    found = log_probs_unpacked(self.frozen, probe.PART)
-        except probe.NO_ANSWER:
-            raise
-        except probe.ERRORS:
-            return False
-        return probe.alike(found, expected, self.frozen.dtype)
+        found = None
+        with probe.attempt(), torch.no_grad():
+            if packed:
+                rows = pack([probe.PART], self.frozen.device)
+                found = self._found(rows, NONE)
+                if len(rows.layout.windows) != layers or not self._windows_told(rows.layout.windows):
+                    return False
+                self.layers = Layers(self.model, rows.layout.windows)
+            else:
+                found = log_probs_unpacked(self.frozen, probe.PART)
+        return found is not None and probe.alike(found, expected, self.frozen.dtype)
 
 
 def _all_vectors(parts: Sequence[Part]) -> Vectors:

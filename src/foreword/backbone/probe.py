@@ -1,5 +1,8 @@
 """Rows that tell whether a way of reading gives a model's own numbers; any vocabulary holds them. Knows ids only."""
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,7 +23,6 @@ def _ids(length: int) -> np.ndarray:
     return np.resize(np.arange(5, 30), length)
 
 
-VIRTUAL = 2
 LONG = (
     Part(
         (Example(_ids(520), ((14, 15), (16, 17, 18))), Example(_ids(430), ((20,),))),
@@ -28,14 +30,28 @@ LONG = (
     ),
     Part((Example(_ids(380), ((20, 21, 22), (23,))),), front=PART.front),
 )
-"""Two prompts, the first with virtual tokens, and rows that fill whole blocks of a kernel. What is compiled for them is
-compiled for all: their number of blocks, eleven, is not that of anything else, which would be taken for the same."""
+"""Two prompts, whose rows fill whole blocks of a kernel: eleven blocks in all, for torch would take a number that is
+also one of heads for the same, and compile another kernel where they differ."""
+VIRTUAL = 2
+"""Virtual tokens of the first."""
 LONGEST = 600
+"""Tokens of context that hold its rows."""
 
 NO_ANSWER = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
-"""Of a GPU that is full or broken, which tells nothing of the model; they are among the errors."""
-ERRORS = (TypeError, ValueError, RuntimeError, IndexError, AttributeError, ForewordError)
-"""Each family has its own way of not being able to."""
+"""Of a GPU that is full or broken, which tells nothing of the model."""
+_ERRORS = (TypeError, ValueError, RuntimeError, IndexError, AttributeError, ForewordError)
+"""Each family has its own way of not being able to; want of memory is among the runtime errors."""
+
+
+@contextlib.contextmanager
+def attempt() -> Iterator[None]:
+    """What a family cannot do ends here without a word; whoever tries looks for what should have been found."""
+    try:
+        yield
+    except NO_ANSWER:
+        raise
+    except _ERRORS:
+        pass
 
 
 def alike(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
@@ -46,6 +62,6 @@ def alike(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
     return bool(apart.mean() < 0.2 + 0.05 * expected.abs().mean())  # bf16 rounds too coarsely to tell more
 
 
-def one_way(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
-    """The same of gradients: how far they are apart, of their length."""
+def gradients_alike(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    """The same of gradients, by how far they are apart, as a share of their length."""
     return bool((found - expected).norm() < (1e-2 if dtype.itemsize > 2 else 0.2) * expected.norm())

@@ -144,12 +144,8 @@ class EncoderDecoder:
                         input_ids=question[None], decoder_input_ids=before[None], use_cache=False
                     ).logits
                     expected += torch.log_softmax(logits[0].float(), -1)[range(len(answer)), answer]
-            try:
+            with probe.attempt():
                 found = self.log_probs([probe.PART])
-            except probe.NO_ANSWER:
-                raise
-            except probe.ERRORS:
-                pass
         if found is None or not probe.alike(found, torch.stack(expected), self.frozen.dtype):
             raise ForewordError(
                 f"{self.frozen.name!r} is of the family {self.model.config.model_type!r}, which reads a row otherwise "

@@ -30,9 +30,10 @@ class _Verbs(TyperGroup):
         except RuntimeError as error:
             if type(error).__name__ not in OF_A_GPU or ctx.params.get("debug"):
                 raise
+            said = next(iter(str(error).splitlines()), type(error).__name__)
             print(
-                f"foreword: the GPU says: {str(error).splitlines()[0]:.200}; take a smaller backbone or shorter rows, "
-                "stop what else it runs, or hide it: CUDA_VISIBLE_DEVICES=",
+                f"foreword: the GPU says: {said:.200}; take a smaller backbone or shorter rows, stop what else it "
+                "runs, or hide it: CUDA_VISIBLE_DEVICES=",
                 file=sys.stderr,
             )
             raise SystemExit(1) from None

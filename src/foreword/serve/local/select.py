@@ -40,7 +40,7 @@ def _agrees(backbone: Backbone, runner: Packed) -> bool:
             rows.append(row)
             answers[row] = answer
     found: dict[Row, list[float]] = {row: [] for row in rows}
-    try:
+    with probe.attempt():
         if not all(runner.admit(row) for row in rows):
             return False
         while any(not row.over for row in rows):
@@ -58,11 +58,9 @@ def _agrees(backbone: Backbone, runner: Packed) -> bool:
             whole = torch.tensor([[*row.prepared.ids, *answers[row]]], device=backbone.device)
             logits = backbone.model(input_ids=whole, use_cache=False).logits[0, len(row.prepared.ids) - 1 : -1]
             expected.append(torch.log_softmax(logits.float(), -1)[range(len(answers[row])), answers[row]])
-    except probe.NO_ANSWER:
-        raise
-    except probe.ERRORS:
-        return False
-    return probe.alike(torch.tensor([v for row in rows for v in found[row]]), torch.cat(expected).cpu(), backbone.dtype)
+        values = torch.tensor([value for row in rows for value in found[row]])
+        return probe.alike(values, torch.cat(expected).cpu(), backbone.dtype)
+    return False
 
 
 class _Nowhere:
