@@ -1,0 +1,58 @@
+"""Named things that other packages can add to by entry point: methods, metrics, formats, strategies, engines."""
+
+import importlib.metadata
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+from foreword.errors import ForewordError
+
+T = TypeVar("T")
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """What is built in, by name, and what installed packages add in an entry point group such as `foreword.methods`.
+
+    A package is imported when one of its names is asked for, so that a broken one harms nobody else. Nothing that is
+    built in can be replaced.
+    """
+
+    def __init__(self, group: str, built_in: Mapping[str, T], fits: Callable[[Any], bool]) -> None:
+        """`fits` tells whether what a package gives is of the right kind."""
+        self.group, self._built_in, self._fits = group, dict(built_in), fits
+        self._loaded: dict[str, T] = {}
+
+    def __getitem__(self, name: str) -> T:
+        """Raises KeyError where nobody has that name, ForewordError where a package's own cannot be used."""
+        if name in self._built_in:
+            return self._built_in[name]
+        if name not in self._loaded:
+            self._loaded[name] = self._load(self._points[name])
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._built_in
+        yield from self._points
+
+    def __len__(self) -> int:
+        return len(self._built_in) + len(self._points)
+
+    @cached_property
+    def _points(self) -> dict[str, importlib.metadata.EntryPoint]:
+        found = importlib.metadata.entry_points(group=self.group)
+        return {point.name: point for point in found if point.name not in self._built_in}
+
+    def _load(self, point: importlib.metadata.EntryPoint) -> T:
+        package = point.dist.name if point.dist is not None else point.value
+        try:
+            made: T = point.load()
+        except Exception as error:  # somebody else's code
+            raise ForewordError(
+                f"{self.group} {point.name!r} of the package {package!r} cannot be loaded: {error}; mend or remove it"
+            ) from error
+        if not self._fits(made):
+            raise ForewordError(
+                f"{self.group} {point.name!r} of the package {package!r} is a {type(made).__name__}, which does not "
+                "fit; CONTRIBUTING.md says what it must be"
+            )
+        return made
