@@ -18,9 +18,9 @@ from serve_parts import Row, ask, ms, request, soft, steadily
 
 from foreword.backbone import Backbone
 from foreword.prompts import Prompt
-from foreword.serve import fit
-from foreword.serve.local import LocalEngine
-from foreword.serve.prepare import Preparer
+from foreword.serve.engines import fit
+from foreword.serve.engines.local import LocalEngine
+from foreword.serve.engines.prepare import Preparer
 from foreword.table import PromptTable
 
 CACHED = 64

@@ -10,8 +10,8 @@ from serve_parts import WRITE, Row, ask, at_once, hard, in_turn, ms, rates, rati
 from foreword.backbone import Backbone
 from foreword.backbone.answer import Sampling
 from foreword.backbone.generate import generate_ids
-from foreword.serve.engine import Request
-from foreword.serve.local import LocalEngine
+from foreword.serve.engines.local import LocalEngine
+from foreword.serve.engines.seam import Request
 
 LENGTHS = (6, 66, 18, 36)
 """Tokens that rows of mixed lengths write."""

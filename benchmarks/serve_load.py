@@ -23,8 +23,8 @@ from serve_process import Server
 from foreword.backbone import Backbone
 from foreword.backbone.answer import Sampling
 from foreword.prompts import Prompt
-from foreword.serve.engine import Request
-from foreword.serve.local import LocalEngine
+from foreword.serve.engines.local import LocalEngine
+from foreword.serve.engines.seam import Request
 
 PROMPTS = 24
 TEXTS = ("a quiet film", "lamps", "the long way home, and nothing on it", "Is it raining? Two umbrellas", "7 and 12")

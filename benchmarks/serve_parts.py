@@ -16,8 +16,8 @@ from foreword.backbone import Backbone
 from foreword.backbone.answer import Sampling
 from foreword.prompts import Prompt
 from foreword.prompts.soft import SoftTokens
-from foreword.serve.engine import Finished, Request, Token
-from foreword.serve.local import LocalEngine
+from foreword.serve.engines.local import LocalEngine
+from foreword.serve.engines.seam import Finished, Request, Token
 
 Row = dict[str, Any]
 Case = Callable[[Backbone, argparse.Namespace], Awaitable[list[Row]]]

@@ -20,8 +20,8 @@ from serve_parts import Row, at_once, in_turn, rates, ratio, request, soft
 
 from foreword.backbone import Backbone
 from foreword.prompts import Prompt
-from foreword.serve.engine import Request
-from foreword.serve.local import LocalEngine
+from foreword.serve.engines.local import LocalEngine
+from foreword.serve.engines.seam import Request
 
 PROMPTS, ROWS, TOKENS, WRITE = 16, 32, 16, 16
 

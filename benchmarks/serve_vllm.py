@@ -23,8 +23,8 @@ from foreword.backbone import Backbone
 from foreword.backbone.answer import Sampling
 from foreword.prompts import Prompt
 from foreword.prompts.soft import SoftTokens
-from foreword.serve.engine import Engine, Finished, Request
-from foreword.serve.local import LocalEngine
+from foreword.serve.engines.local import LocalEngine
+from foreword.serve.engines.seam import Engine, Finished, Request
 from foreword.serve.start import on_vllm
 
 NAME, ROWS, TOKENS = "smollm2-135m", 16, 16

@@ -18,14 +18,14 @@ import pytest
 from foreword.backbone.answer import Answer
 from foreword.prompts import Input, Output, Prompt
 from foreword.prompts.pieces import Text
-from foreword.serve.app import make_app
-from foreword.serve.engine import Finished, QueueFullError, Request, Stats, Token
-from foreword.serve.keys import Keys
-from foreword.serve.limits import Limits
-from foreword.serve.metrics import Metrics
+from foreword.serve.engines.seam import Finished, QueueFullError, Request, Stats, Token
+from foreword.serve.http.app import make_app
+from foreword.serve.http.keys import Keys
+from foreword.serve.http.limits import Limits
+from foreword.serve.http.metrics import Metrics
+from foreword.serve.http.server import Draining, address, build, listen
+from foreword.serve.http.service import Service
 from foreword.serve.prompts import Prompts
-from foreword.serve.server import Draining, address, build, listen
-from foreword.serve.service import Service
 from foreword.table import PromptTable
 
 BACKBONE = "tiny"

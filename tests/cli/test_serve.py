@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from foreword.serve.keys import Keys
+from foreword.serve.http.keys import Keys
 
 
 def test_keys_are_made_listed_and_removed(call: Any, project: Path) -> None:

@@ -16,10 +16,10 @@ import tiny
 from foreword.errors import ForewordError
 from foreword.prompts import Prompt
 from foreword.prompts.soft import SoftTokens
-from foreword.serve import fit
-from foreword.serve.limits import Limits
+from foreword.serve.engines import fit
+from foreword.serve.http.limits import Limits
+from foreword.serve.http.refusals import Refusal
 from foreword.serve.prompts import Prompts
-from foreword.serve.refusals import Refusal
 from foreword.table import Head, PromptTable
 from serving import House, Start, refused
 

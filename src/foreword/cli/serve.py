@@ -50,9 +50,9 @@ def serve(
     """Serve every prompt of the table over HTTP; Ctrl-C or SIGTERM finishes what has been accepted, and ends."""
     if context.invoked_subcommand is not None:
         return
-    from foreword.serve.keys import Keys
-    from foreword.serve.limits import Limits
-    from foreword.serve.server import address, listen, run
+    from foreword.serve.http.keys import Keys
+    from foreword.serve.http.limits import Limits
+    from foreword.serve.http.server import address, listen, run
 
     options = _options(engine, engine_option)
     found = Keys(keys) if keys is not None else None
@@ -104,7 +104,7 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Make a key, and print it once: the file holds its hash alone."""
-    from foreword.serve import keys as files
+    from foreword.serve.http import keys as files
 
     unknown = [one for one in scope if one not in ("use", "admin")]
     if unknown:
@@ -119,7 +119,7 @@ def add(
 @keys_app.command("list")
 def list_keys(keys: KeyFile = Path("keys.json"), as_json: Json = False) -> None:
     """Whose keys there are."""
-    from foreword.serve import keys as files
+    from foreword.serve.http import keys as files
 
     found = [key.model_dump(mode="json", exclude={"sha256"}) for key in files.read(keys)]
     if as_json:
@@ -132,6 +132,6 @@ def list_keys(keys: KeyFile = Path("keys.json"), as_json: Json = False) -> None:
 @keys_app.command("remove")
 def remove(name: Annotated[str, typer.Argument(help="As it was added.")], keys: KeyFile = Path("keys.json")) -> None:
     """Take a key out; a running server refuses it at once."""
-    from foreword.serve import keys as files
+    from foreword.serve.http import keys as files
 
     files.remove(keys, name)

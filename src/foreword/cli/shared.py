@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from foreword.backbone import Backbone, LanguageModel
     from foreword.prompts import Prompt
-    from foreword.serve.engine import Engine
+    from foreword.serve.engines.seam import Engine
     from foreword.table import PromptTable
 
 BackboneName = Annotated[

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from foreword.errors import ForewordError, UsageError
-from foreword.serve.engine import QueueFullError
+from foreword.serve.engines.seam import QueueFullError
 
 BATCH = 32
 """Texts that go through the model together."""

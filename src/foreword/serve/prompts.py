@@ -15,8 +15,8 @@ from typing import Protocol
 
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Prompt
+from foreword.serve.http.refusals import Refusal, unknown
 from foreword.serve.log import write
-from foreword.serve.refusals import Refusal, unknown
 from foreword.table import Head
 from foreword.table.refs import LATEST, Ref, parse
 

@@ -8,15 +8,15 @@ from fastapi import FastAPI
 from foreword.backbone import Backbone
 from foreword.backbone.load import BUILT_IN, OnBytes, built_in_folder, load
 from foreword.errors import ForewordError
-from foreword.serve import spans
-from foreword.serve.app import make_app
-from foreword.serve.engine import Engine
-from foreword.serve.keys import Keys
-from foreword.serve.limits import Limits
-from foreword.serve.local import LocalEngine
-from foreword.serve.metrics import Metrics
+from foreword.serve.engines.local import LocalEngine
+from foreword.serve.engines.seam import Engine
+from foreword.serve.http import spans
+from foreword.serve.http.app import make_app
+from foreword.serve.http.keys import Keys
+from foreword.serve.http.limits import Limits
+from foreword.serve.http.metrics import Metrics
+from foreword.serve.http.service import Service
 from foreword.serve.prompts import Prompts
-from foreword.serve.service import Service
 from foreword.table import PromptTable
 
 
@@ -45,7 +45,7 @@ def on_vllm(
 ) -> tuple[Backbone, Engine]:
     """The part of a backbone that this process needs, and vLLM with the rest. Raises ForewordError without vLLM."""
     try:
-        from foreword.serve.vllm.engine import VllmEngine
+        from foreword.serve.engines.vllm.vllm_engine import VllmEngine
     except ImportError as error:
         raise ForewordError(
             f"--engine vllm needs vLLM 0.32 in an environment of its own ({error}): "

@@ -1,0 +1,204 @@
+"""The model's own thread: admits rows, runs steps, gives tokens away. Knows rows and a runner; knows no event loop."""
+
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from foreword.serve.engines.local.fair import FairQueue
+from foreword.serve.engines.local.reading import Reading, TextReader
+from foreword.serve.engines.local.rows import Row
+from foreword.serve.engines.local.runner import Runner
+from foreword.serve.engines.local.scoring import Classifier, Job
+from foreword.serve.engines.seam import ClosedError, DeadlineError, ModelError
+from foreword.serve.log import failure
+
+RECENT = 32
+"""Rows whose ends tell how fast the queue moves."""
+
+
+@dataclass
+class Counters:
+    """What has been done; written by the loop alone, read by anyone."""
+
+    steps: int = 0
+    step_rows: int = 0
+    last_rows: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    errors: int = 0
+
+
+class Loop:
+    """Continuous batching: rows come and go between steps, and no step waits for any of them."""
+
+    def __init__(
+        self, runner: Runner, classifier: Classifier, reader: TextReader, max_rows: int, flush: Callable[[], None]
+    ) -> None:
+        self.counters = Counters()
+        self.running: list[Row] = []
+        self._runner, self._classifier, self._max_rows, self._flush = runner, classifier, max_rows, flush
+        self._reader = reader
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._rows: FairQueue[Row] = FairQueue()
+        self._jobs: FairQueue[Job] = FairQueue()
+        self._readings: FairQueue[Reading] = FairQueue()
+        self._ends: deque[float] = deque(maxlen=RECENT)
+        self._until: float | None = None
+
+    # Called from other threads.
+
+    def submit(self, row: Row) -> None:
+        self._inbox.put(lambda: self._rows.push(row.request.key, row))
+
+    def submit_job(self, job: Job) -> None:
+        self._inbox.put(lambda: self._jobs.push(job.request.key, job))
+
+    def submit_reading(self, reading: Reading) -> None:
+        self._inbox.put(lambda: self._readings.push(reading.request.key, reading))
+
+    def wake(self) -> None:
+        """Look at rows that have been cancelled."""
+        self._inbox.put(lambda: None)
+
+    def close(self, until: float) -> None:
+        """Finish what there is, and end at `until` at the latest, by `time.monotonic()`."""
+
+        def closing() -> None:
+            self._until = until
+
+        self._inbox.put(closing)
+
+    def seconds_per_row(self) -> float:
+        """How far the last rows' ends were apart."""
+        ends = list(self._ends)
+        return (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else 1.0
+
+    # The loop's own thread.
+
+    @torch.inference_mode()
+    def run(self) -> None:
+        """Until it is closed; whatever happens, every row and job is told its end."""
+        try:
+            while self._until is None or not (self._idle() or time.monotonic() >= self._until):
+                self._listen()
+                self._drop()
+                self._admit()
+                self._classifier.run(self._jobs)
+                self._reader.run(self._readings)
+                self._step()
+                self._flush()
+        finally:
+            self._hear()
+            for row in [*self.running, *self._rows]:
+                row.finish("cancelled")
+            for job in [*self._jobs, *self._readings]:
+                job.fail(ClosedError("the engine is shutting down"))
+            for part in (self._classifier, self._reader):
+                part.stop(ClosedError("the engine is shutting down"))
+            self._sweep()
+            self._flush()
+
+    def _idle(self) -> bool:
+        waiting = len(self._rows) + len(self._jobs) + len(self._readings)
+        return not self.running and not waiting and self._classifier.idle and self._reader.idle
+
+    def _listen(self) -> None:
+        """Take what has come in; wait for it where there is nothing else to do."""
+        if self._idle() and self._until is None:
+            news = self._inbox.get()
+            self._ends.clear()  # a pause tells nothing of how fast rows end
+            news()
+        self._hear()
+
+    def _hear(self) -> None:
+        while True:
+            try:
+                self._inbox.get_nowait()()
+            except queue.Empty:
+                return
+
+    def _drop(self) -> None:
+        """Rows that nobody waits for any more, or whose time is over."""
+        now = time.monotonic()
+
+        def lost(item: Row | Job | Reading) -> bool:
+            return item.cancelled or (item.request.deadline is not None and item.request.deadline <= now)
+
+        for row in [*self._rows.remove(lost), *filter(lost, self.running)]:
+            row.finish("cancelled" if row.cancelled else "deadline")
+        jobs: list[Job | Reading] = [*self._jobs.remove(lost), *self._readings.remove(lost)]
+        for job in jobs:
+            job.fail(DeadlineError("the deadline has passed before the request's turn came"))
+        self._sweep()
+
+    def _admit(self) -> None:
+        """In turn, as long as there is room; who does not fit now is next as soon as it does."""
+        while len(self._rows) and len(self.running) < self._max_rows:
+            row = self._rows.first()
+            try:
+                if not self._runner.admit(row):
+                    return
+            except Exception as error:
+                self._rows.pop()
+                row.fail(error)
+                self._count(row)
+                continue
+            self._rows.pop()
+            self.running.append(row)
+            row.sink.begun()
+
+    def _step(self) -> None:
+        try:
+            rows, logits, read = self._runner.step()
+        except Exception as error:  # memory, or a model's own: what ran in this step is lost, what waits is not
+            for row in self.running:
+                row.fail(error)
+            self._sweep(spoiled=True)
+            return
+        counters = self.counters
+        counters.prompt_tokens += read
+        if logits is not None:
+            counters.steps += 1
+            counters.step_rows += len(rows)
+            counters.last_rows = len(rows)
+            self._take(rows, logits)
+        self._sweep()
+
+    def _take(self, rows: Sequence[Row], logits: Tensor) -> None:
+        largest, best = logits.max(1)
+        found = zip(rows, largest.isfinite().tolist(), best.tolist(), strict=True)
+        for i, (row, finite, token) in enumerate(found):
+            if row.over:
+                continue
+            if not finite:
+                row.fail(ModelError(f"prompt {row.request.key!r}: the model's answer is no number"))
+                row.spoiled = True
+                continue
+            before = len(row.written)
+            try:
+                row.take(logits[i], token)
+            except Exception as error:  # a mask or a tokenizer of somebody else's
+                row.fail(error)
+            self.counters.completion_tokens += len(row.written) - before
+
+    def _sweep(self, *, spoiled: bool = False) -> None:
+        """Free the places of rows that are over."""
+        over = [row for row in self.running if row.over]
+        if not over:
+            return
+        self.running = [row for row in self.running if not row.over]
+        for row in over:
+            self._ends.append(time.monotonic())
+            self._count(row)
+            self._runner.release(row, spoiled=spoiled or row.spoiled)
+
+    def _count(self, row: Row) -> None:
+        if row.error is not None:
+            self.counters.errors += 1
+            problem = str(row.error) if isinstance(row.error, ModelError) else None  # which quotes no request
+            failure("model", row.error, problem=problem, id=row.request.id, prompt=row.request.key)

@@ -1,0 +1,82 @@
+"""A request checked and turned into tokens, before anything of it reaches a model. Knows prompts and the backbone."""
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from foreword.backbone.backbone import Backbone
+from foreword.backbone.encode import Ids, shared_front
+from foreword.backbone.vectors import Vectors
+from foreword.errors import ForewordError, UsageError
+from foreword.prompts import Prompt
+from foreword.serve.engines import fit
+from foreword.serve.engines.seam import Request
+
+PROMPTS = 4_096
+"""Whose checks are remembered."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request as tokens, checked: what an engine takes."""
+
+    request: Request
+    ids: Ids
+    """[T] the prompt, virtual tokens below zero."""
+    front: int
+    """F: how many of them all rows of the prompt begin with."""
+    vectors: Vectors
+
+    @property
+    def key(self) -> tuple[str, bytes]:
+        """What the front is told by: the prompt's digest, and its ids."""
+        return self.request.prompt.digest, self.ids[: self.front].tobytes()
+
+
+class Preparer:
+    """Refuses what would not fit, or is no number; one bad prompt must not reach what other prompts share.
+
+    Rows have at most `context` tokens, vectors no number beyond ±`largest`.
+    """
+
+    def __init__(self, backbone: Backbone, context: int | None = None, largest: float = math.inf) -> None:
+        self._backbone = backbone
+        self._context, self._largest = context or backbone.context, largest
+        self._others: OrderedDict[str, list[Ids]] = OrderedDict()
+
+    def row(self, request: Request) -> Prepared:
+        """For text to be written. Raises ForewordError that names the prompt or input at fault."""
+        ids = self._backbone.encode(request.prompt, request.inputs).ids
+        return self._prepare(request, ids, request.sampling.limit(request.prompt))
+
+    def job(self, request: Request) -> tuple[Prepared, tuple[tuple[int, ...], ...]]:
+        """For one of the prompt's choices to be chosen, with the tokens of each."""
+        prompt = request.prompt
+        if prompt.output.choices is None:
+            raise UsageError(f"prompt {prompt.name!r} has no choices to score; add 'output: {{choices: […]}}'")
+        example = self._backbone.example(prompt, request.inputs, prompt.output.choices)
+        return self._prepare(request, example.question, max(map(len, example.answers))), example.answers
+
+    def _prepare(self, request: Request, ids: Ids, write: int) -> Prepared:
+        backbone, prompt = self._backbone, request.prompt
+        others, vectors = self._checked(prompt, ids), backbone.vectors(prompt)
+        prefix = vectors.prefix
+        if backbone.architecture.span(len(ids), write, prefix) > self._context:
+            raise UsageError(
+                f"a prompt of {len(ids):,} tokens and {write:,} to write are more than the {self._context:,} that "
+                f"{backbone.name!r} can hold: ask for fewer tokens or shorten the input"
+            )
+        if len(ids) <= prefix:
+            raise ForewordError(f"prompt {prompt.name!r} renders to nothing behind its prefix; give it some text")
+        front = max(shared_front([ids, *others]) if others else 0, prefix)
+        return Prepared(request, ids, front, vectors)
+
+    def _checked(self, prompt: Prompt, ids: Ids) -> list[Ids]:
+        """A row unlike any other of this prompt, which is checked when it is met for the first time."""
+        if (others := self._others.get(prompt.digest)) is None:
+            fit.check(self._backbone, prompt, self._largest)
+            self._backbone.learned(ids, self._backbone.vectors(prompt))
+            others = self._others[prompt.digest] = self._backbone.other_row(prompt)
+            if len(self._others) > PROMPTS:
+                self._others.popitem(last=False)
+        return others

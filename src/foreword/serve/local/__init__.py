@@ -1,5 +1,0 @@
-"""The engine on this machine: one frozen model, rows of many prompts in one batch."""
-
-from foreword.serve.local.engine import LocalEngine
-
-__all__ = ["LocalEngine"]

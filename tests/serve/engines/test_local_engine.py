@@ -1,0 +1,411 @@
+"""The engine's manners: queues, deadlines, people who leave, numbers that are none, its end."""
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import tiny
+from foreword.errors import ForewordError, UsageError
+from foreword.prompts import Output, Prompt
+from foreword.serve.engines.local.masks import TokenMask
+from foreword.serve.engines.local.packed import Packed
+from foreword.serve.engines.seam import ClosedError, Finished, QueueFullError, Token
+from serve.engines import crowd
+
+LONG = Prompt("long", "Review: {{ text }} Sentiment:")
+
+
+@pytest.fixture
+def backbone() -> crowd.Backbone:
+    return tiny.backbone("llama")
+
+
+def slowly(engine: crowd.LocalEngine) -> threading.Semaphore:
+    """The model waits for a leave before every step from now on."""
+    leave, plain = threading.Semaphore(0), engine._runner._forward
+
+    def forward(*args: object) -> Tensor:
+        leave.acquire()
+        return plain(*args)
+
+    engine._runner._forward = forward
+    return leave
+
+
+def without_end(backbone: crowd.Backbone) -> Prompt:
+    """A prompt whose answer goes on as long as it may."""
+    for prompt in crowd.prompts(backbone):
+        if len(crowd.alone(backbone, crowd.request(prompt, max_tokens=100))) == 100:
+            return prompt
+    raise AssertionError
+
+
+def test_a_full_queue_says_when_to_come_again_and_one_prompt_cannot_fill_it(backbone: crowd.Backbone) -> None:
+    async def main() -> None:
+        async with crowd.running(backbone, max_rows=1, max_waiting=4) as engine:
+            leave = slowly(engine)
+            first = await engine.generate(crowd.request(LONG, max_tokens=150))
+            await crowd.until(lambda: engine.stats().running == 1)
+            others = [await engine.generate(crowd.request(LONG, max_tokens=2, key="hot:1")) for _ in range(2)]
+            with pytest.raises(QueueFullError, match="2 requests for 'hot:1' are waiting"):
+                await engine.generate(crowd.request(LONG, key="hot:1"))
+            others += [await engine.generate(crowd.request(LONG, max_tokens=2, key=key)) for key in ("b:1", "c:1")]
+            with pytest.raises(QueueFullError, match="4 requests are waiting") as full:
+                await engine.generate(crowd.request(LONG))
+            assert 1 <= full.value.retry_after <= 60
+            await first.aclose()
+            leave.release(1_000)
+            assert [item async for item in others[1]][-1].reason == "length"
+            await crowd.answer(engine, crowd.request(LONG, max_tokens=1, key="hot:1"))
+
+    asyncio.run(main())
+
+
+def test_prompts_take_turns(backbone: crowd.Backbone) -> None:
+    """Ten requests of a busy prompt do not keep one of another waiting for more than its turn."""
+
+    async def main() -> None:
+        async with crowd.running(backbone, max_rows=1) as engine:
+            leave, ends = slowly(engine), list[str]()
+
+            async def ask(key: str) -> None:
+                await crowd.answer(engine, crowd.request(LONG, max_tokens=3, key=key))
+                ends.append(key)
+
+            asked = asyncio.gather(*(ask("busy:1") for _ in range(10)), ask("calm:1"))
+            await crowd.until(lambda: engine.stats().waiting == 10 and not engine._entering_now)
+            leave.release(1_000)
+            await asked
+            assert ends.index("calm:1") <= 2
+
+    asyncio.run(main())
+
+
+def test_rows_that_nobody_reads_are_freed(backbone: crowd.Backbone) -> None:
+    prompt = without_end(backbone)
+
+    async def main() -> None:
+        async with crowd.running(backbone) as engine:
+            closed = await engine.generate(crowd.request(prompt, max_tokens=200))
+            await anext(closed)
+            await closed.aclose()
+            assert [item async for item in closed] == []
+            reader = asyncio.create_task(crowd.answer(engine, crowd.request(prompt, max_tokens=200)))
+            await crowd.until(lambda: engine.stats().running)
+            reader.cancel()
+            forgotten = await engine.generate(crowd.request(prompt, max_tokens=200))
+            del forgotten
+            await crowd.until(lambda: not engine.stats().running and not engine.stats().waiting)
+            assert engine.stats().completion_tokens < 300
+            assert engine.stats().kv_used == 0
+
+    asyncio.run(main())
+
+
+def test_deadlines_end_rows_that_wait_and_rows_that_write(backbone: crowd.Backbone) -> None:
+    async def main() -> None:
+        async with crowd.running(backbone, max_rows=1) as engine:
+            leave = slowly(engine)
+            soon = time.monotonic() + 0.3
+            asked = [crowd.request(LONG, max_tokens=100, deadline=soon) for _ in range(2)]
+            answers = [asyncio.create_task(crowd.answer(engine, request)) for request in asked]
+            leave.release(3)
+            await asyncio.sleep(0.4)
+            leave.release(10)
+            found = [finished for _, finished in await asyncio.gather(*answers)]
+            assert [finished.reason for finished in found] == ["deadline", "deadline"]
+            assert sorted(finished.completion_tokens > 0 for finished in found) == [False, True]
+            choice = LONG.replace(output=Output(choices=("good", "bad")))
+            with pytest.raises(ForewordError, match="deadline"):
+                await engine.classify(crowd.request(choice, deadline=time.monotonic() - 1))
+
+    asyncio.run(main())
+
+
+def test_a_prompt_that_gives_no_numbers_harms_no_other(
+    backbone: crowd.Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A front that overflows, and rows that turn to NaN behind a front; among them rows of a healthy prompt."""
+    huge = Prompt("huge", "{{ virtual(2) }}Review: {{ text }}", soft=crowd.soft(
+        backbone, {k: np.full((3, 2, 2, 8), 3e38, np.float32) for k in ("keys", "values")}
+    ))  # fmt: skip
+    late = Prompt("late", "Review: {{ text }}{{ virtual(1) }}", soft=crowd.soft(
+        backbone, {"embeddings": np.ones((1, 32), np.float32)}
+    ))  # fmt: skip
+    embed = backbone.embed_row
+    monkeypatch.setattr(
+        backbone, "embed_row", lambda ids, v, *rest: embed(ids, v, *rest) * (np.nan if v.count == 1 and rest else 1)
+    )
+    healthy = crowd.request(LONG, max_tokens=12)
+    expected = crowd.alone(backbone, healthy)
+
+    async def main() -> None:
+        async with crowd.running(backbone, max_rows=3, kv_bytes=400_000) as engine:
+            for _ in range(3):
+                # Long enough to leave NaN where the healthy rows, which get its slot next, do not write themselves.
+                spoiling = crowd.request(huge, "a quiet film " * 4, max_tokens=2)
+                asked = [spoiling, healthy, crowd.request(late), healthy, crowd.request(late)]
+                found = await asyncio.gather(*(crowd.answer(engine, request) for request in asked))
+                assert [finished.reason for _, finished in found] == ["error", "length", "error", "length", "error"]
+                assert "huge" in (found[0][1].error or "")
+                assert crowd.ids(found[1][0]) == crowd.ids(found[3][0]) == expected
+            assert engine.stats().errors == 9
+
+    asyncio.run(main())
+
+
+def test_a_front_and_the_row_behind_it_are_read_in_one_step(
+    backbone: crowd.Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, lengths = Packed._forward, list[int]()
+
+    def forward(self: Packed, embedded: Tensor, *rest: object) -> Tensor:
+        lengths.append(len(embedded))
+        return plain(self, embedded, *rest)
+
+    async def main() -> None:
+        async with crowd.running(backbone) as engine:
+            monkeypatch.setattr(Packed, "_forward", forward)
+            for prompt in crowd.prompts(backbone):
+                lengths.clear()
+                _, finished = await crowd.answer(engine, crowd.request(prompt, max_tokens=1))
+                assert lengths == [finished.prompt_tokens - backbone.vectors(prompt).prefix]
+
+    asyncio.run(main())
+
+
+def test_short_prompts_pass_a_long_one_that_is_read_and_do_not_stop_it(backbone: crowd.Backbone) -> None:
+    ends: list[str] = []
+
+    async def ask(engine: crowd.LocalEngine, key: str, text: str) -> None:
+        await crowd.answer(engine, crowd.request(LONG, text, max_tokens=1, key=key))
+        ends.append(key)
+
+    async def main() -> None:
+        async with crowd.running(backbone, chunk=8) as engine:
+            leave = slowly(engine)
+            long = asyncio.create_task(ask(engine, "long:1", "film " * 200))
+            await crowd.until(lambda: engine.stats().running == 1)
+
+            async def hurried() -> None:
+                for _ in range(30):
+                    await ask(engine, "short:1", "a quiet film")
+
+            shorts = [asyncio.create_task(hurried()) for _ in range(4)]
+            await crowd.until(lambda: engine.stats().waiting == 4 and not engine._entering_now)
+            leave.release(10_000)
+            await asyncio.gather(long, *shorts)
+            assert 4 <= ends.index("long:1") <= 60
+
+    asyncio.run(main())
+
+
+def test_many_choices_of_a_long_text_do_not_hold_up_rows_that_write(
+    backbone: crowd.Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No run of the model is longer than a chunk; a smaller job passes, and one that nobody waits for ends early."""
+    choices = Output(choices=tuple(f"{'very ' * (i % 3)}good {'film ' * i}." for i in range(12)))
+    large = crowd.request(LONG.replace(output=choices), "film " * 60, key="large:1")
+    small = crowd.request(LONG.replace(output=Output(choices=("good", "bad"))))
+    expected = backbone.score(large.prompt, [large.inputs]).log_likelihoods[0]
+    embed, lengths, ends = backbone.embed, list[int](), list[str]()
+
+    def counted(ids: Tensor, *rest: Any) -> Tensor:
+        lengths.append(len(ids))
+        return embed(ids, *rest)
+
+    async def ask(engine: crowd.LocalEngine, request: crowd.Request) -> Any:
+        answer = await engine.classify(request)
+        ends.append(request.key)
+        return answer
+
+    async def main() -> None:
+        async with crowd.running(backbone, chunk=16) as engine:
+            monkeypatch.setattr(backbone, "embed", counted)
+            found = asyncio.create_task(ask(engine, large))
+            await crowd.until(lambda: not engine._loop._classifier.idle)
+            await ask(engine, small)
+            assert (await found).log_likelihoods == pytest.approx(expected, abs=2e-4)
+            assert max(lengths) <= 16
+            assert ends == ["long:1", "large:1"]
+            left = asyncio.create_task(engine.classify(large))
+            await crowd.until(lambda: not engine._loop._classifier.idle)
+            left.cancel()
+            await crowd.until(lambda: engine._loop._classifier.idle and not engine.stats().waiting)
+
+    asyncio.run(main())
+
+
+def test_what_cannot_be_run_is_refused_before_it_reaches_the_model(backbone: crowd.Backbone) -> None:
+    half = tiny.backbone("llama", torch.float16)
+    big = Prompt("big", "{{ virtual(1) }}Review: {{ text }}", soft=crowd.soft(
+        half, {"embeddings": np.full((1, 32), 1e6, np.float32)}
+    ))  # fmt: skip
+    strange = big.replace(
+        soft=crowd.soft(tiny.backbone("llama", seed=5), {"embeddings": np.zeros((1, 32), np.float32)})
+    )
+
+    async def main() -> None:
+        async with crowd.running(half) as engine:
+            with pytest.raises(ForewordError, match=r"'big'.*not finite in float16"):
+                await engine.generate(crowd.request(big))
+        async with crowd.running(backbone, kv_bytes=60_000) as engine:
+            with pytest.raises(ForewordError, match="tuned on"):
+                await engine.generate(crowd.request(strange))
+            with pytest.raises(ForewordError, match="needs the input 'text'"):
+                await engine.generate(crowd.Request("id", LONG, "k", {}, crowd.Sampling()))
+            with pytest.raises(UsageError, match="256"):
+                await engine.generate(crowd.request(LONG, max_tokens=300))
+            with pytest.raises(UsageError, match="more memory"):
+                await engine.generate(crowd.request(LONG, max_tokens=200))
+            with pytest.raises(UsageError, match="no choices"):
+                await engine.classify(crowd.request(LONG))
+            assert (engine.stats().waiting, engine.stats().running) == (0, 0)
+
+    asyncio.run(main())
+
+
+def test_little_memory_makes_rows_wait_and_loses_none(backbone: crowd.Backbone) -> None:
+    requests = [crowd.request(p, max_tokens=n) for p in crowd.prompts(backbone) for n in (3, 30)]
+    expected = [crowd.alone(backbone, request) for request in requests]
+    token = 2 * 4 * int(np.prod(backbone.cache_shape))
+
+    async def main() -> None:
+        async with crowd.running(backbone, kv_bytes=200 * token) as engine:
+            found = await asyncio.gather(*(crowd.answer(engine, request) for request in requests))
+            assert [crowd.ids(tokens) for tokens, _ in found] == expected
+            memory = engine._runner._memory
+            assert sum(arena.nbytes for arena in memory._arenas.values()) <= 200 * token
+
+    asyncio.run(main())
+
+
+def test_closing_finishes_what_was_accepted_and_then_cancels(backbone: crowd.Backbone) -> None:
+    prompt = without_end(backbone)
+
+    async def main() -> None:
+        engine = crowd.LocalEngine(backbone, max_rows=2)
+        asked = [asyncio.create_task(crowd.answer(engine, crowd.request(prompt, max_tokens=9))) for _ in range(5)]
+        await crowd.until(lambda: engine.stats().running)
+        await engine.close(20)
+        assert [(await task)[1].reason for task in asked] == ["length"] * 5
+        with pytest.raises(ClosedError):
+            await engine.generate(crowd.request(prompt))
+        hasty = crowd.LocalEngine(backbone)
+        stream = await hasty.generate(crowd.request(prompt, max_tokens=200))
+        await anext(stream)
+        await hasty.close(0)
+        assert [item async for item in stream][-1].reason == "cancelled"
+
+    asyncio.run(main())
+
+
+def test_log_probabilities_are_the_models_own(backbone: crowd.Backbone) -> None:
+    wanted = crowd.request(LONG, max_tokens=5, logprobs=3, temperature=1.0, seed=4)
+
+    async def main() -> None:
+        async with crowd.running(backbone) as engine:
+            tokens, _ = await crowd.answer(engine, wanted)
+            prompt = backbone.encode(LONG, wanted.inputs).ids.tolist()
+            written = crowd.ids(tokens)
+            logits = backbone.model(input_ids=torch.tensor([prompt + written])).logits[0, len(prompt) - 1 : -1]
+            expected = torch.log_softmax(logits, -1)
+            for token, row in zip(tokens, expected, strict=False):
+                if not token.ids:
+                    continue
+                assert token.logprob == pytest.approx(row[token.ids[0]].item(), abs=1e-3)
+                assert [value for _, value in token.top] == pytest.approx(row.topk(3).values.tolist(), abs=1e-3)
+                assert len(token.top) == 3
+
+    asyncio.run(main())
+
+
+class Only:
+    """A mask that lets three words through, in order."""
+
+    def __init__(self, ids: list[int], vocabulary: int) -> None:
+        self.ids, self.vocabulary, self.taken = ids, vocabulary, list[int]()
+
+    @property
+    def done(self) -> bool:
+        return len(self.taken) == len(self.ids)
+
+    def allowed(self) -> Tensor:
+        allowed = torch.zeros(self.vocabulary, dtype=torch.bool)
+        allowed[self.ids[len(self.taken)]] = True
+        return allowed
+
+    def accept(self, token_id: int) -> None:
+        self.taken.append(token_id)
+
+
+def test_a_mask_holds_its_own_row_and_no_other(backbone: crowd.Backbone) -> None:
+    words = backbone.tokenizer.encode(" positive and tedious")
+    free = crowd.request(LONG, max_tokens=10)
+
+    async def main() -> None:
+        made: list[TokenMask] = []
+        async with crowd.running(backbone, masks=lambda schema: made[schema["use"]]) as engine:
+
+            def held_to(mask: TokenMask, **options: Any) -> crowd.Request:
+                made.append(mask)
+                return crowd.request(LONG, schema={"use": len(made) - 1}, **options)
+
+            asked = [held_to(Only(words, backbone.vocabulary), max_tokens=50), free]
+            asked.append(held_to(Only(words, backbone.vocabulary), max_tokens=50, temperature=2.0))
+            held, alone, warm = await asyncio.gather(*(crowd.answer(engine, request) for request in asked))
+            assert crowd.ids(held[0]) == crowd.ids(warm[0]) == words
+            assert held[1].reason == "stop"
+            assert crowd.ids(alone[0]) == crowd.alone(backbone, free)
+
+            end = backbone.tokenizer.eos_token_id
+            ended = Only([words[0], end], backbone.vocabulary)
+            tokens, finished = await crowd.answer(engine, held_to(ended, stop=("p",)))
+            assert (crowd.ids(tokens), ended.taken, finished.reason) == (words[:1], [words[0], end], "stop")
+
+            class Broken(Only):
+                def allowed(self) -> Tensor:
+                    raise ValueError("the grammar is lost")
+
+            tokens, finished = await crowd.answer(engine, held_to(Broken(words, 5)))
+            assert (tokens, finished.reason, finished.error) == ([], "error", "the grammar is lost")
+
+    asyncio.run(main())
+
+
+def test_a_step_that_fails_ends_its_rows_and_the_engine_goes_on(
+    backbone: crowd.Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with crowd.running(backbone) as engine:
+            with monkeypatch.context() as broken:
+                broken.setattr(Packed, "_forward", lambda *_: 1 / 0)
+                _, finished = await crowd.answer(engine, crowd.request(LONG))
+                assert (finished.reason, finished.error) == ("error", "division by zero")
+            tokens, _ = await crowd.answer(engine, crowd.request(LONG, max_tokens=8))
+            assert crowd.ids(tokens) == crowd.alone(backbone, crowd.request(LONG, max_tokens=8))
+            assert engine.stats().kv_used > 0 or not engine.stats().running
+
+    asyncio.run(main())
+
+
+def test_items_are_tokens_and_one_end(backbone: crowd.Backbone) -> None:
+    async def main() -> None:
+        async with crowd.running(backbone) as engine:
+            cold = [item async for item in await engine.generate(crowd.request(LONG, max_tokens=4))]
+            warm = [item async for item in await engine.generate(crowd.request(LONG, max_tokens=4))]
+            assert all(isinstance(item, Token) for item in cold[:-1])
+            assert isinstance(cold[-1], Finished)
+            assert (cold[-1].cached_tokens, warm[-1].cached_tokens > 0) == (0, True)
+            assert cold[:-1] == warm[:-1]
+            stats = engine.stats()
+            assert (stats.front_hits, stats.front_misses, stats.fronts) == (1, 1, 1)
+            assert stats.prompt_tokens == 2 * warm[-1].prompt_tokens - warm[-1].cached_tokens
+
+    asyncio.run(main())
