@@ -16,9 +16,9 @@ FLOORS = (
     {"budgets", "errors", "files", "downloads", "forms", "listen", "packages", "redact", "registry", "yaml_text"},
     {"prompts", "tasks"},
     {"backbone", "table"},
+    {"flows"},
     {"tuning"},
     {"evals"},
-    {"flows"},
     {"serve"},
     {"cli"},
 )

@@ -63,7 +63,9 @@ def test_a_call_gives_what_the_backbone_answers_with_its_cost(make: Any) -> None
     expected = model.answer(prompt, [{"text": row["text"]} for row in ROWS], Sampling(5))
     assert [result.value for result in many] == [answer.value for answer in expected]
     assert (one.value, one.text) == (many[0].value, many[0].text)
-    assert [result.usage for result in many] == [Usage(a.prompt_tokens, a.answer_tokens) for a in expected]
+    assert [result.usage for result in many] == [
+        Usage(a.prompt_tokens, a.answer_tokens, a.cached_tokens, a.scored_tokens, calls=1) for a in expected
+    ]
     assert 0 < one.seconds < 60
     if prompt.output.choices is None:
         assert one.probabilities is None
@@ -191,7 +193,7 @@ def test_awaited_calls_run_side_by_side_within_the_models_bound(parallel: int) -
             alone = await asyncio.gather(*(echo.acall(text=str(i)) for i in range(9)))
             together = await echo.abatch([{"text": "a"}, {"text": "b"}])
         assert len(found.calls) == 11
-        assert found.usage == Usage(11, 11)
+        assert found.usage == Usage(11, 11, calls=11)
         return alone, together
 
     alone, together = asyncio.run(main())
@@ -277,7 +279,7 @@ def test_the_same_calls_far_away(remote: RemoteBackbone, monkeypatch: pytest.Mon
     good = '{"team": "billing", "urgent": true, "tags": ["a"]}'
     results = ticket.batch([{"text": text} for text in (good, '{"team": "sales"}', '{"team": "bil…', "no JSON")])
     assert results[0].value == Ticket(team=Team.BILLING, urgent=True, tags=["a"])
-    assert results[0].usage == Usage(11, 3)
+    assert results[0].usage == Usage(11, 3, calls=1)
     sent = SAID[0]["response_format"]["json_schema"]
     assert (SAID[0]["response_format"]["type"], sent["name"], sent["strict"]) == ("json_schema", "p_v1", False)
     assert sent["schema"]["additionalProperties"] is False

@@ -60,6 +60,10 @@ class Answer:
     """What is wrong with an answer that is not valid."""
     cuts: tuple[Cut, ...] = ()
     """What was left out of the row's inputs to hold their token budgets."""
+    cached_tokens: int = 0
+    """Those of `prompt_tokens` that were computed once for all rows of the prompt, and not for this row."""
+    scored_tokens: int = 0
+    """Tokens of all choices together, where choices were scored."""
 
 
 class LanguageModel(Protocol):

@@ -40,6 +40,8 @@ class Scores:
     """[B] tokens of each prompt, the shared front counted."""
     cuts: tuple[tuple[Cut, ...], ...] = ()
     """Per row, what was left out of its inputs."""
+    cached_tokens: int = 0
+    """Tokens at the beginning of every prompt that were computed once for all rows."""
 
     def choose(self, log_prior: Sequence[float] | None = None) -> list[int]:
         """Per row, the index of the best choice, the model's own leaning taken off."""
@@ -203,7 +205,8 @@ class Backbone(FrozenModel):
                     on_rows(done, len(rows))
         tokens = np.array([[len(answer) for answer in example.answers] for example in whole])
         lengths = np.array([len(example.question) for example in whole])
-        return Scores(log_likelihoods, tokens, lengths, tuple(row.cuts for row in encoded))
+        cuts = tuple(row.cuts for row in encoded)
+        return Scores(log_likelihoods, tokens, lengths, cuts, cached_tokens=F if self.packs else 0)
 
     def answer(
         self,
@@ -226,7 +229,17 @@ class Backbone(FrozenModel):
         chosen = [choices[k] for k in scores.choose(prior)]
         likely, shares = scores.log_likelihoods.tolist(), scores.probabilities(prior).tolist()
         return [
-            Answer(text, text, tuple(likely[i]), int(scores.prompt_tokens[i]), 0, tuple(shares[i]), cuts=scores.cuts[i])
+            Answer(
+                text,
+                text,
+                log_likelihoods=tuple(likely[i]),
+                prompt_tokens=int(scores.prompt_tokens[i]),
+                answer_tokens=0,
+                probabilities=tuple(shares[i]),
+                cuts=scores.cuts[i],
+                cached_tokens=scores.cached_tokens,
+                scored_tokens=int(scores.tokens[i].sum()),
+            )
             for i, text in enumerate(chosen)
         ]
 

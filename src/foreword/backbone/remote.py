@@ -101,7 +101,9 @@ class RemoteBackbone:
         if problem is not None and reply.choices and reply.choices[0].finish_reason == "length":
             problem += f"; it was cut off after {limit:,} tokens: raise max_tokens"
         shown = text if choices is None or value is None else value
-        return Answer(shown, value, None, read_tokens, written, problem=problem)
+        details = usage.prompt_tokens_details if usage else None
+        cached = (details.cached_tokens or 0) if details else 0
+        return Answer(shown, value, None, read_tokens, written, problem=problem, cached_tokens=cached)
 
 
 def _response_format(name: str, schema: Schema) -> dict[str, Any]:

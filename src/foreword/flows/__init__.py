@@ -1,8 +1,31 @@
-"""Prompts that programs call, and prompts composed: a prompt as a function, chains of prompts, what calls have cost."""
+"""Whatever answers rows, behind one seam: prompts and chains on a model, Python functions; what their calls cost."""
 
+from foreword.flows.bound import Answers, ChainStrategy, PromptStrategy, bind, cost_of
 from foreword.flows.chain import Chain
-from foreword.flows.program import Program
+from foreword.flows.measure import Measured, measure
+from foreword.flows.program import Program, check
 from foreword.flows.result import Result, Usage
+from foreword.flows.strategy import Cost, Function, Kind, Strategy
 from foreword.flows.trace import Call, Trace, trace
 
-__all__ = ["Call", "Chain", "Program", "Result", "Trace", "Usage", "trace"]
+__all__ = [
+    "Answers",
+    "Call",
+    "Chain",
+    "ChainStrategy",
+    "Cost",
+    "Function",
+    "Kind",
+    "Measured",
+    "Program",
+    "PromptStrategy",
+    "Result",
+    "Strategy",
+    "Trace",
+    "Usage",
+    "bind",
+    "check",
+    "cost_of",
+    "measure",
+    "trace",
+]

@@ -7,7 +7,7 @@ no chains, so it ends after as many calls as it has steps.
 import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -76,6 +76,23 @@ class Chain:
         """
         path = Path(path)
         return _build(_read(path), path, table)
+
+    @property
+    def last(self) -> Prompt:
+        """The prompt of the step that answers."""
+        return next(step.prompt for step in self.steps if step.name == self.output)
+
+    def ending(self, prompt: Prompt) -> "Chain":
+        """This chain with another prompt in the step that answers."""
+        steps = [replace(step, prompt=prompt) if step.name == self.output else step for step in self.steps]
+        return replace(self, steps=tuple(steps))
+
+    def answering(self, choices: tuple[str, ...] | None) -> "Chain":
+        """This chain for a task with these choices, as `Prompt.answering`. Raises UsageError where it has others."""
+        try:
+            return self.ending(self.last.answering(choices))
+        except UsageError as error:
+            raise UsageError(f"chain {self.name!r}, step {self.output!r}: {error}") from error
 
     def take(self, row: Mapping[str, object], where: str) -> dict[str, object]:
         """The inputs of this chain out of a row that may hold more."""

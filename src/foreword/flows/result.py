@@ -1,7 +1,7 @@
 """What a call of a prompt gives back. Knows no models."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Generic, TypeVar
 
 from foreword.errors import ForewordError
@@ -12,15 +12,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens that calls took; they add up with `+`."""
+    """What calls took of a model; they add up with `+`."""
 
     prompt_tokens: int = 0
-    """Tokens that the model read, virtual ones and the shared front counted."""
+    """Tokens that the model read, virtual ones and the shared prefix counted."""
     completion_tokens: int = 0
     """Tokens that it wrote; 0 where choices were scored."""
+    cached_tokens: int = 0
+    """Those of `prompt_tokens` that came from a prefix cache."""
+    scored_tokens: int = 0
+    """Tokens of all choices, where choices were scored."""
+    calls: int = 0
+    """Rows that a model was given."""
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens that had to be computed: all that were read, scored or written and not in a prefix cache."""
+        return self.prompt_tokens - self.cached_tokens + self.scored_tokens + self.completion_tokens
 
     def __add__(self, other: "Usage") -> "Usage":
-        return Usage(self.prompt_tokens + other.prompt_tokens, self.completion_tokens + other.completion_tokens)
+        return Usage(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(self)))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,11 @@ Read = Callable[[Any], Any]
 """Makes the value of what an answer says. Raises ValueError that says what is wrong."""
 
 
+def as_it_is(value: Any) -> Any:
+    """Reads nothing into an answer."""
+    return value
+
+
 def returning(prompt: Prompt, kind: Any) -> tuple[Prompt, Read]:
     """`prompt` with the output that gives a `kind`, and what reads it.
 
@@ -21,7 +26,7 @@ def returning(prompt: Prompt, kind: Any) -> tuple[Prompt, Read]:
     Raises UsageError where the two do not go together, or the type's schema cannot be enforced.
     """
     if kind is None:
-        return prompt, lambda value: value
+        return prompt, as_it_is
     try:
         adapter = TypeAdapter(kind)
         schema = adapter.json_schema()

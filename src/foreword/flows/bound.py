@@ -1,0 +1,194 @@
+"""A prompt, or a chain of prompts, bound to a model: strategies. Knows models through their seam only."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from foreword.backbone import LanguageModel, Sampling
+from foreword.errors import ForewordError, UsageError
+from foreword.flows.chain import Chain
+from foreword.flows.result import Result, Usage
+from foreword.flows.returns import Read, as_it_is
+from foreword.flows.strategy import Cost, Function, Kind, Strategy
+from foreword.flows.trace import Call, tell
+from foreword.listen import Count
+from foreword.prompts import Prompt
+from foreword.prompts.prompt import expect
+from foreword.tasks import Task
+
+Rows = Sequence[Mapping[str, object]]
+
+
+class PromptStrategy:
+    """A prompt on a model. `read` makes the value of what an answer says.
+
+    Raises ForewordError where the model cannot run the prompt.
+    """
+
+    def __init__(
+        self,
+        prompt: Prompt,
+        model: LanguageModel,
+        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        read: Read = as_it_is,
+        kind: Kind | None = None,
+    ) -> None:
+        model.check(prompt)
+        self.prompt, self.model, self.sampling, self._read = prompt, model, sampling, read
+        self.kind: Kind = kind or ("hard" if prompt.soft is None else "soft")
+
+    @property
+    def name(self) -> str:
+        return self.prompt.name
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        return self.prompt.variables
+
+    @property
+    def cost(self) -> Cost:
+        return cost_of(self.prompt)
+
+    @property
+    def detail(self) -> str:
+        soft = self.prompt.soft
+        form = "calibrated" if self.prompt.output.log_prior else "as it is"
+        return form if soft is None else f"{soft.method}, {self.prompt.virtual_tokens} virtual tokens; {form}"
+
+    def take(self, row: Mapping[str, str], where: str) -> dict[str, object]:
+        """A text is read as JSON where the prompt declares another type."""
+        return self.prompt.take_texts(row, where)
+
+    def batch(self, rows: Rows, on_rows: Count | None = None) -> list[Result[Any]]:
+        """All rows in one batch on the model."""
+        taken = [self.prompt.take(row, f"row {number}") for number, row in enumerate(rows)]
+        if not taken:
+            return []
+        began = time.perf_counter()
+        answers = self.model.answer(self.prompt, taken, self.sampling, on_rows)
+        share = (time.perf_counter() - began) / len(taken)
+        results: list[Result[Any]] = []
+        for row, answer in zip(taken, answers, strict=True):
+            value, problem = read_value(self._read, answer.value, answer.problem, f"prompt {self.name!r}")
+            likely = answer.probabilities
+            likely_of = None if likely is None else dict(zip(self.prompt.output.choices or (), likely, strict=True))
+            usage = Usage(
+                answer.prompt_tokens, answer.answer_tokens, answer.cached_tokens, answer.scored_tokens, calls=1
+            )
+            results.append(Result(answer.text, value, usage, share, likely_of, problem, answer.cuts))
+            tell(Call(self.name, row, results[-1]))
+        return results
+
+
+class ChainStrategy:
+    """A chain on a model. Raises ForewordError where the model cannot run one of its prompts."""
+
+    kind: Kind = "flow"
+
+    def __init__(
+        self,
+        chain: Chain,
+        model: LanguageModel,
+        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        read: Read = as_it_is,
+    ) -> None:
+        self.chain, self.model, self._read = chain, model, read
+        self._steps = [(step, PromptStrategy(step.prompt, model, sampling)) for step in chain.steps]
+
+    @property
+    def name(self) -> str:
+        return self.chain.name
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        return self.chain.inputs
+
+    @property
+    def cost(self) -> Cost:
+        costs = [cost_of(prompt) for prompt in {step.prompt.digest: step.prompt for step in self.chain.steps}.values()]
+        return Cost(sum(cost.trained_parameters for cost in costs), sum(cost.labelled_rows for cost in costs))
+
+    @property
+    def detail(self) -> str:
+        return "chain: " + " → ".join(step.prompt.name for step in self.chain.steps)
+
+    def take(self, row: Mapping[str, str], where: str) -> dict[str, object]:
+        return self.chain.take(row, where)
+
+    def batch(self, rows: Rows, on_rows: Count | None = None) -> list[Result[Any]]:
+        """Step by step, all rows in one batch; a row whose answer has a problem stops there."""
+        values = [self.chain.take(row, f"row {number}") for number, row in enumerate(rows)]
+        results: list[dict[str, Result[Any]]] = [{} for _ in rows]
+        problems: dict[int, str] = {}
+        for place, (step, strategy) in enumerate(self._steps):
+            going = [i for i in range(len(rows)) if i not in problems]
+            where = f"chain {self.name!r}, step {step.name!r}"
+            try:
+                answered = strategy.batch([step.inputs(values[i]) for i in going])
+            except ForewordError as error:
+                raise type(error)(f"{where}: {error}") from error
+            for i, result in zip(going, answered, strict=True):
+                results[i][step.name] = result
+                if result.problem is not None:
+                    problems[i] = f"{where}, {result.problem}"
+                else:
+                    values[i][step.name] = result.value
+            if on_rows:
+                on_rows((place + 1) * len(rows), len(self._steps) * len(rows))
+        return [self._of_row(steps, problems.get(i)) for i, steps in enumerate(results)]
+
+    def _of_row(self, steps: Mapping[str, Result[Any]], problem: str | None) -> Result[Any]:
+        usage = sum((result.usage for result in steps.values()), Usage())
+        seconds = sum(result.seconds for result in steps.values())
+        cuts = tuple(cut for result in steps.values() for cut in result.cuts)
+        if problem is not None:
+            text = list(steps.values())[-1].text
+            return Result(text, None, usage, seconds, problem=problem, cuts=cuts, steps=steps)
+        last = steps[self.chain.output]
+        value, problem = read_value(self._read, last.parsed, None, f"chain {self.name!r}")
+        return Result(last.text, value, usage, seconds, last.probabilities, problem, cuts, steps)
+
+
+def cost_of(prompt: Prompt) -> Cost:
+    """What it took to make `prompt`."""
+    return Cost(prompt.soft.trained_parameters if prompt.soft is not None else 0, prompt.labelled_rows)
+
+
+def read_value(read: Read, value: Any, problem: str | None, whose: str) -> tuple[Any, str | None]:
+    """The typed value of a valid answer; or None, and what is wrong."""
+    if problem is None:
+        try:
+            return read(value), None
+        except ValueError as error:
+            problem = str(error)
+    return None, f"{whose}: {problem}"
+
+
+Answers = Prompt | Chain | Strategy | Callable[..., Any]
+"""What can be made a strategy."""
+
+
+def bind(
+    item: Answers,
+    model: LanguageModel,
+    *,
+    task: Task | None = None,
+    sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+) -> Strategy:
+    """A strategy of a prompt, a chain, a Python function, or what is one already.
+
+    With a `task` a prompt that says nothing of its output answers one of the task's choices, and so does the output
+    step of a chain. Raises UsageError where `item` cannot answer rows, ForewordError where the model cannot run it.
+    """
+    if isinstance(item, type):
+        raise UsageError(f"{item!r} is a class; give an object of it, or a function")
+    if isinstance(item, Prompt):
+        return PromptStrategy(item.answering(task.choices) if task else item, model, sampling)
+    if isinstance(item, Chain):
+        return ChainStrategy(item.answering(task.choices) if task else item, model, sampling)
+    if isinstance(item, Strategy):
+        return item
+    if callable(item):
+        return Function.of(item)
+    expect(item)  # says how a prompt is had by its name or its path
+    raise UsageError(f"{item!r:.80} answers no rows; give a Prompt, a Chain, a function or a Strategy")
