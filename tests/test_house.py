@@ -13,7 +13,8 @@ import foreword
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "foreword"
 FLOORS = (
-    {"budgets", "errors", "files", "downloads", "forms", "listen", "packages", "redact", "registry", "yaml_text"},
+    {"budgets", "errors", "files", "downloads", "forms", "interrupts"}
+    | {"listen", "packages", "redact", "registry", "yaml_text"},
     {"prompts", "tasks"},
     {"backbone", "table"},
     {"flows"},

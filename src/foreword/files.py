@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from foreword.errors import ForewordError
@@ -69,6 +69,31 @@ def one_at_a_time(path: Path) -> Iterator[None]:
         raise ForewordError(f"cannot write beside {str(path)!r}: {error.strerror or error}") from error
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def locked(folder: Path, work: str, writes: Sequence[str] = ()) -> Iterator[None]:
+    """Hold `folder` for this process, which does `work` in it; the system lets go of it when the process dies.
+
+    Of the files that the work `writes`, a process that was killed may have left parts behind: they are swept away.
+    Raises ForewordError while another process holds the folder, or where it cannot be used.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise ForewordError(f"cannot use the folder {str(folder)!r}: {error.strerror}; choose another one") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ForewordError(
+                f"another process is {work} in {str(folder)!r}; wait for it or choose another folder"
+            ) from None
+        for name in writes:
+            for part in folder.glob(f".{name}.*.part"):  # nobody writes it any more: this process holds the folder
+                part.unlink(missing_ok=True)
         yield
 
 

@@ -33,8 +33,8 @@ def settle(
     """`options` after a sweep and within a budget. The sweep comes on top of the budget; none of its trials learns for
     longer than the run to come.
     """
+    from foreword.files import locked
     from foreword.tuning.budget import plan
-    from foreword.tuning.lock import locked
 
     if (sweep or budget) and (folder / "checkpoint.safetensors").exists():
         raise ForewordError(f"{str(folder)!r} holds a run already; add --resume to go on, or choose another folder")
@@ -43,7 +43,7 @@ def settle(
         planned = plan(model, task, start, options, budget, given)
     if sweep:
         run = replace(options, steps=planned.steps, batch=planned.batch) if budget else options
-        with locked(folder):
+        with locked(folder, "tuning"):
             options = _search(model, task, start, run, given, folder, display)
     if budget:
         options = plan(model, task, start, options, budget, [*given, "batch"]) if sweep else planned

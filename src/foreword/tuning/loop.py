@@ -18,7 +18,8 @@ from torch import Tensor
 
 from foreword.backbone import Backbone
 from foreword.errors import ForewordError
-from foreword.files import write_atomic
+from foreword.files import locked, write_atomic
+from foreword.interrupts import interrupts
 from foreword.prompts import Prompt
 from foreword.tasks import Task
 from foreword.tuning import checkpoint
@@ -27,13 +28,11 @@ from foreword.tuning.curves import CurvePoint, keeps, peak
 from foreword.tuning.drift import moved, norm_ratio, real_norm
 from foreword.tuning.environment import environment
 from foreword.tuning.finished import Finished, id_of, read_finished
-from foreword.tuning.interrupts import interrupts
 from foreword.tuning.learner import Learner
 from foreword.tuning.lesson import Lesson, prepare, shares
-from foreword.tuning.lock import locked
 from foreword.tuning.methods import METHODS, by_task
 from foreword.tuning.options import TuneOptions
-from foreword.tuning.record import write_run_file
+from foreword.tuning.record import FILES, write_run_file
 from foreword.tuning.rows import COMPETITORS, encode_rows
 from foreword.tuning.run import Progress, Run
 from foreword.tuning.served import dev_score, served
@@ -101,7 +100,7 @@ def tune_many(
     path = place / "checkpoint.safetensors"
     if resume and not os.path.isfile(path):
         raise ForewordError(f"no checkpoint {str(path)!r} to resume from; start without --resume")
-    with locked(place):
+    with locked(place, "tuning", FILES):
         saved = checkpoint.read(path) if resume else None
         if saved is None and path.exists():
             raise ForewordError(f"{str(place)!r} holds a run already; add --resume to go on, or choose another folder")

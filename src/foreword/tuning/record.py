@@ -23,6 +23,8 @@ from foreword.tuning.finished import id_of
 from foreword.tuning.methods import by_task
 from foreword.tuning.options import TuneOptions
 
+FILES = ("run.json", "checkpoint.safetensors", "curves.jsonl")
+"""What a run writes into its folder."""
 POINT = TypeAdapter(CurvePoint)
 
 

@@ -26,11 +26,11 @@ from foreword.evals.search.journal import Journal
 from foreword.evals.search.proposer import Proposer
 from foreword.evals.search.scorer import Scorer
 from foreword.evals.statistics import is_right_or_wrong, paired_difference, score_interval
+from foreword.files import locked
+from foreword.interrupts import interrupts
 from foreword.prompts import Prompt
 from foreword.prompts.prompt import expect
 from foreword.tasks import Row, Task
-from foreword.tuning.interrupts import interrupts
-from foreword.tuning.lock import locked
 
 BUDGET = "2000calls"
 DEV = 100
@@ -71,7 +71,7 @@ def optimize(
     seconds, calls = parse_budget(budget, "calls")
     start = _checked(model, task, prompt)
     train, pool, dev = _rows(task, seed)
-    with locked(folder) if folder is not None else nullcontext():
+    with locked(folder, "optimizing") if folder is not None else nullcontext():
         journal = Journal(folder, _about(model, task, start, proposer, seed))
         [reference] = weigh(model, task, [start], on_stage)
         fair = isinstance(model, Backbone) and task.choices is not None and _calibrated_is_better(reference)

@@ -1,4 +1,4 @@
-"""Ctrl-C, held back until a run can stop without losing anything."""
+"""Ctrl-C, held back until work can stop without losing anything. Knows signals; knows no work."""
 
 import contextlib
 import signal
