@@ -21,10 +21,9 @@ from foreword.prompts.pieces import Text
 from foreword.serve.engines.seam import Finished, QueueFullError, Request, Stats, Token
 from foreword.serve.http.app import make_app
 from foreword.serve.http.keys import Keys
-from foreword.serve.http.limits import Limits
 from foreword.serve.http.metrics import Metrics
 from foreword.serve.http.server import Draining, address, build, listen
-from foreword.serve.http.service import Service
+from foreword.serve.http.service import Limits, Service
 from foreword.serve.prompts import Prompts
 from foreword.table import PromptTable
 

@@ -17,8 +17,8 @@ from foreword.errors import ForewordError
 from foreword.prompts import Prompt
 from foreword.prompts.soft import SoftTokens
 from foreword.serve.engines import fit
-from foreword.serve.http.limits import Limits
 from foreword.serve.http.refusals import Refusal
+from foreword.serve.http.service import Limits
 from foreword.serve.prompts import Prompts
 from foreword.table import Head, PromptTable
 from serving import House, Start, refused

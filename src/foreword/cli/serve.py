@@ -51,8 +51,8 @@ def serve(
     if context.invoked_subcommand is not None:
         return
     from foreword.serve.http.keys import Keys
-    from foreword.serve.http.limits import Limits
     from foreword.serve.http.server import address, listen, run
+    from foreword.serve.http.service import Limits
 
     options = _options(engine, engine_option)
     found = Keys(keys) if keys is not None else None

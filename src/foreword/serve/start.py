@@ -13,9 +13,8 @@ from foreword.serve.engines.seam import Engine
 from foreword.serve.http import spans
 from foreword.serve.http.app import make_app
 from foreword.serve.http.keys import Keys
-from foreword.serve.http.limits import Limits
 from foreword.serve.http.metrics import Metrics
-from foreword.serve.http.service import Service
+from foreword.serve.http.service import Limits, Service
 from foreword.serve.prompts import Prompts
 from foreword.table import PromptTable
 

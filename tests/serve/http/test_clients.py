@@ -20,8 +20,8 @@ from transformers import AutoModelForCausalLM
 import tiny
 from foreword.backbone import Backbone
 from foreword.prompts import Output, Prompt
-from foreword.serve.http.limits import Limits
 from foreword.serve.http.server import address, build, listen
+from foreword.serve.http.service import Limits
 from foreword.serve.start import make
 from foreword.table import PromptTable
 

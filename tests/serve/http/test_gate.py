@@ -18,8 +18,8 @@ import pytest
 from foreword.errors import ForewordError, UsageError
 from foreword.serve.http import keys as files
 from foreword.serve.http.keys import Keys
-from foreword.serve.http.limits import Limits
 from foreword.serve.http.server import listen
+from foreword.serve.http.service import Limits
 from foreword.serve.log import NAME, Lines
 from serving import House, Start, refused
 

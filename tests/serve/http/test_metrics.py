@@ -15,8 +15,8 @@ from foreword.errors import ForewordError
 from foreword.prompts import Prompt
 from foreword.serve.engines.seam import Stats
 from foreword.serve.http import spans
-from foreword.serve.http.limits import Limits
 from foreword.serve.http.metrics import Metrics
+from foreword.serve.http.service import Limits
 from serving import House, Start
 
 

@@ -13,8 +13,8 @@ import pytest
 
 import tiny
 from foreword.prompts import Prompt
-from foreword.serve.http.limits import Limits
 from foreword.serve.http.server import address, build, listen
+from foreword.serve.http.service import Limits
 from foreword.serve.start import make
 from foreword.table import PromptTable
 from serving import refused

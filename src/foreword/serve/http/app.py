@@ -11,8 +11,9 @@ from starlette.middleware.cors import CORSMiddleware
 
 from foreword import __version__
 from foreword.errors import ForewordError
-from foreword.serve.http import admin, chat, classify, completions, embeddings, probes, refusals
+from foreword.serve.http import refusals
 from foreword.serve.http.gate import Gate
+from foreword.serve.http.routes import chat, classify, completions, embeddings, operations
 from foreword.serve.http.service import Service
 from foreword.serve.log import write
 from foreword.serve.prompts import POLL_SECONDS, RETRY_SECONDS
@@ -50,8 +51,9 @@ def make_app(service: Service, origins: Sequence[str] = ()) -> FastAPI:
         dependencies=[Depends(HTTPBearer(auto_error=False, description="An API key, where the server has keys."))],
     )
     refusals.install(app)
-    for room in (chat, completions, classify, embeddings, probes, admin):
+    for room in (chat, completions, classify, embeddings, operations):
         app.include_router(room.routes(service))
+    app.include_router(operations.admin_routes(service))
     return app
 
 

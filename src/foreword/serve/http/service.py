@@ -1,18 +1,55 @@
-"""All that the routes of one server share. Knows no HTTP."""
+"""All that the routes of one server share, and what one request may cost. Knows no HTTP."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from foreword.serve.embedder import Embedder
 from foreword.serve.engines.seam import Engine
 from foreword.serve.http.keys import Keys
-from foreword.serve.http.limits import Limits
 from foreword.serve.http.metrics import Metrics
 from foreword.serve.prompts import Prompts
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of a server; see `foreword serve --help` for those that can be set there."""
+
+    body_bytes: int = 1024 * 1024
+    """Of a request."""
+    max_tokens: int = 1024
+    """Tokens that a request may ask for."""
+    default_tokens: int = 256
+    """Tokens that are written at most where a request does not say."""
+    json_tokens: int = 512
+    """The same for JSON by a schema: cut off, it would be of no use."""
+    seconds: float = 120.0
+    """For an answer, from its request to its last token."""
+    header_seconds: float = 10.0
+    """For a client to send the head of a request."""
+    body_seconds: float = 20.0
+    """For a client to send the rest of it."""
+    read_seconds: float = 20.0
+    """For a client to read something of what waits for it."""
+    slack_seconds: float = 5.0
+    """Beyond `seconds`, for the last bytes to reach a slow client."""
+    connections: int = 512
+    """Open at once."""
+    rows: int = 16
+    """Answers in one request: `n`, times the prompts of a completion."""
+    prompt_bytes: int = 256 * 1024**2
+    """Of prompts that are held in memory; those that are pinned stay beyond it."""
+    labels: int = 200
+    """Prompts that metrics tell apart; further ones count together as `other`."""
+
+    def within(self, context: int) -> "Limits":
+        """These for a model that holds `context` tokens: what is only a default leaves most of them to the prompt."""
+        share = max(1, context // 4)
+        tokens, json = min(self.default_tokens, share), min(self.json_tokens, share)
+        return replace(self, default_tokens=tokens, json_tokens=json)
 
 
 @dataclass
@@ -24,7 +61,7 @@ class Service:
     metrics: Metrics
     backbone: str
     """Its name, which is a model's name too."""
-    limits: Limits = Limits()  # noqa: RUF009 - frozen
+    limits: Limits = Limits()
     keys: Keys | None = None
     """None: everyone who reaches the server may do everything."""
     tracer: "Tracer | None" = None

@@ -8,11 +8,10 @@ from fastapi.responses import JSONResponse, Response
 from foreword.backbone.answer import Answer
 from foreword.prompts import Prompt
 from foreword.serve.http import calls
-from foreword.serve.http.answers import head, usage
+from foreword.serve.http.answers import head, unless_gone, usage
 from foreword.serve.http.bodies import ClassifyBody
 from foreword.serve.http.running import Running
 from foreword.serve.http.service import Service
-from foreword.serve.http.stream import unless_gone
 
 
 def routes(service: Service) -> APIRouter:

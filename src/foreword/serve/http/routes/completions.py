@@ -1,4 +1,7 @@
-"""POST /v1/completions: answers as OpenAI's older API gives them, whole or streamed."""
+"""POST /v1/completions: answers as OpenAI's older API gives them, whole or streamed, or a text that is echoed.
+
+An echo is for those who ask how likely a text is: its own tokens, each with its log-probability.
+"""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -7,14 +10,13 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from foreword.serve.engines.seam import Finished, Token
-from foreword.serve.http import calls, echo
-from foreword.serve.http.answers import head, usage
+from foreword.serve.http import calls
+from foreword.serve.http.answers import head, respond, usage
 from foreword.serve.http.bodies import LEAST_LOGPROB, CompletionBody
 from foreword.serve.http.calls import Call
 from foreword.serve.http.refusals import bad
 from foreword.serve.http.running import Piece, Running
 from foreword.serve.http.service import Service
-from foreword.serve.http.stream import respond
 
 
 def routes(service: Service) -> APIRouter:
@@ -26,7 +28,7 @@ def routes(service: Service) -> APIRouter:
         """What the prompt, or the bare backbone, that `model` names writes behind `prompt`."""
         notes = request.scope["notes"]
         if body.echo:
-            echo.check(service, body)
+            _check_echo(service, body)
         call = await calls.completion(service, body, notes["id"])
         if call.served.prompt.output.choices is not None:
             raise bad(f"prompt {call.served.key!r} answers one of its choices; use /v1/classify or chat", "model")
@@ -34,7 +36,7 @@ def routes(service: Service) -> APIRouter:
         start = {**head("cmpl", call, body.model), "object": "text_completion"}
         whole = None
         if body.echo:
-            whole = echo.answer(running, body, start)
+            whole = _echo(running, body, start)
         elif not body.stream:
             whole = _whole(running, call, body, start)
         return await respond(request, running, whole, lambda pieces: _chunks(running, pieces, call, body, start))
@@ -92,3 +94,37 @@ class _Answer:
             self.logprobs["top_logprobs"].append(told)
             self.logprobs["text_offset"].append(self._offset + len(self.text))
         self.text += piece.text
+
+
+def _check_echo(service: Service, body: CompletionBody) -> None:
+    """Raises Refusal where an echo cannot be had: a prompt's own words are not told, and nothing is written on."""
+    if body.model != service.backbone:
+        raise bad(f"'echo' is for the bare backbone {service.backbone!r}: a prompt's own words are not told", "echo")
+    if body.max_tokens not in (0, 1) or body.temperature or body.stops or body.n > 1 or body.stream:
+        raise bad("'echo' goes with 'max_tokens' 0 or 1, temperature 0, and no 'stop', 'n' or 'stream'", "echo")
+
+
+async def _echo(running: Running, body: CompletionBody, start: dict[str, Any]) -> Response:
+    """The texts' tokens, each with its log-probability behind those before it; with `max_tokens` 1, the next too."""
+    async with running:
+        found = await running.read(body.max_tokens or 0)
+    choices = []
+    for i, tokens in enumerate(found):
+        text = "".join(token.text for token in tokens)
+        logprobs = None if body.logprobs is None else _echo_logprobs(tokens, body.logprobs)
+        choices.append({"index": i, "text": text, "logprobs": logprobs, "finish_reason": "length"})
+    return JSONResponse({**start, "choices": choices, "usage": usage(running)})
+
+
+def _echo_logprobs(tokens: list[Token], top: int) -> dict[str, list[Any]]:
+    """The first token has none: nothing stands before it."""
+    told: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+    offset = 0
+    for token in tokens:
+        likeliest = {text: max(value, LEAST_LOGPROB) for text, value in token.top[:top]}
+        told["tokens"].append(token.text)
+        told["token_logprobs"].append(None if token.logprob is None else max(token.logprob, LEAST_LOGPROB))
+        told["top_logprobs"].append(None if token.logprob is None else likeliest)
+        told["text_offset"].append(offset)
+        offset += len(token.text)
+    return told

@@ -8,12 +8,11 @@ from fastapi.responses import JSONResponse, Response
 
 from foreword.serve.engines.seam import Finished, Token
 from foreword.serve.http import calls
-from foreword.serve.http.answers import head, usage
+from foreword.serve.http.answers import Events, head, respond, usage
 from foreword.serve.http.bodies import LEAST_LOGPROB, ChatBody
 from foreword.serve.http.calls import Call
 from foreword.serve.http.running import Piece, Running
 from foreword.serve.http.service import Service
-from foreword.serve.http.stream import Events, respond
 
 
 def routes(service: Service) -> APIRouter:

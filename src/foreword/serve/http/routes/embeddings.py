@@ -8,10 +8,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from foreword.serve.http.answers import unless_gone
 from foreword.serve.http.bodies import Text
 from foreword.serve.http.refusals import bad, unknown
 from foreword.serve.http.service import Service
-from foreword.serve.http.stream import unless_gone
 
 Words = Annotated[Text, Field(min_length=1)]
 
