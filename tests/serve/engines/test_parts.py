@@ -14,10 +14,9 @@ from foreword.backbone.model import Front
 from foreword.serve.engines.local import linear
 from foreword.serve.engines.local.attend import _together, attention
 from foreword.serve.engines.local.choose import Chooser, held
-from foreword.serve.engines.local.fair import FairQueue
 from foreword.serve.engines.local.fronts import Fronts
 from foreword.serve.engines.local.kv import Memory, Shape
-from foreword.serve.engines.places import Places
+from foreword.serve.engines.queueing import FairQueue, QueueLimit
 from foreword.serve.engines.seam import QueueFullError
 
 SHAPE = Shape(2, 3, 4, torch.float32, torch.device("cpu"))
@@ -156,7 +155,7 @@ def test_weights_laid_out_anew_give_the_same_products_and_leave_the_model_as_it_
 
 @given(st.integers(1, 300), st.lists(st.integers(0, 11), max_size=900), st.integers(0, 20))
 def test_no_prompt_fills_the_queue_and_a_new_one_finds_a_place(waiting: int, asked: list[int], running: int) -> None:
-    places, held = Places(waiting, running), Counter[int]()
+    places, held = QueueLimit(waiting, running), Counter[int]()
 
     def ask(key: int) -> None:
         with contextlib.suppress(QueueFullError):
@@ -176,7 +175,7 @@ def test_no_prompt_fills_the_queue_and_a_new_one_finds_a_place(waiting: int, ask
 
 @given(st.integers(1, 300), st.integers(1, 12))
 def test_prompts_that_ask_alike_share_the_queue(waiting: int, prompts: int) -> None:
-    places, held = Places(waiting), Counter[int]()
+    places, held = QueueLimit(waiting), Counter[int]()
     for _ in range(waiting):
         for key in range(prompts):
             with contextlib.suppress(QueueFullError):

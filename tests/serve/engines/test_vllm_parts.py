@@ -14,9 +14,9 @@ import pytest
 from foreword.errors import ForewordError
 from foreword.prompts import Prompt
 from foreword.prompts.soft import SoftTokens
-from foreword.serve.engines.vllm.orphans import end_with_the_server
+from foreword.serve.engines.queueing import FairPriority
+from foreword.serve.engines.vllm.launch import end_with_the_server
 from foreword.serve.engines.vllm.prefixes import STEM, Prefixes
-from foreword.serve.engines.vllm.turns import Turns
 
 
 def prefix(seed: int, size: int = 4) -> Prompt:
@@ -26,17 +26,17 @@ def prefix(seed: int, size: int = 4) -> Prompt:
 
 
 def test_who_has_left_the_queue_takes_no_turn_from_those_behind() -> None:
-    turns = Turns()
-    turns.begun(turns.place("a"))
-    gone = [turns.place("a") for _ in range(1_000)]
+    priorities = FairPriority()
+    priorities.begun(priorities.next("a"))
+    gone = [priorities.next("a") for _ in range(1_000)]
     for place in reversed(gone):
-        turns.left("a", place)
-    other = turns.place("b")
-    assert turns.place("a") - other <= 1
-    ran = turns.place("a")
-    turns.begun(ran)
-    turns.left("a", ran)
-    assert turns.place("a") >= ran, "who has run has had its turn"
+        priorities.finished("a", place)
+    other = priorities.next("b")
+    assert priorities.next("a") - other <= 1
+    ran = priorities.next("a")
+    priorities.begun(ran)
+    priorities.finished("a", ran)
+    assert priorities.next("a") >= ran, "who has run has had its turn"
 
 
 def test_prefixes_are_private_and_go_when_nobody_reads_them_and_others_need_the_room() -> None:

@@ -26,7 +26,7 @@ from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Output, Prompt
 from foreword.prompts.schema import checked
 from foreword.serve.engines.local import LocalEngine
-from foreword.serve.engines.places import Places
+from foreword.serve.engines.queueing import QueueLimit
 from foreword.serve.engines.seam import ClosedError, Finished, ModelError, QueueFullError
 from foreword.serve.engines.vllm.launch import OTHERWISE, launch
 from foreword.serve.engines.vllm.vllm_engine import VllmEngine
@@ -278,7 +278,7 @@ def test_who_leaves_or_is_late_frees_the_place(both: Both, monkeypatch: pytest.M
         await crowd.until(lambda: not both.vllm.stats().running)
         assert await both.vllm._llm.is_tracing_enabled() is False  # vLLM itself still answers
         assert not both.vllm._llm.output_processor.has_unfinished_requests()
-        monkeypatch.setattr(both.vllm, "_places", Places(1))
+        monkeypatch.setattr(both.vllm, "_waiting", QueueLimit(1))
         async with aclosing(await both.vllm.generate(long)) as stream:  # type: ignore[type-var]
             await anext(stream)
             with pytest.raises(QueueFullError) as full:

@@ -22,6 +22,9 @@ class QueueFullError(ForewordError):
 class ClosedError(ForewordError):
     """The engine is shutting down and takes no more requests."""
 
+    def __init__(self, message: str = "the engine is shutting down; send the request to another one") -> None:
+        super().__init__(message)
+
 
 class DeadlineError(ForewordError):
     """A request's deadline has passed before its answer was there."""

@@ -21,8 +21,8 @@ from foreword.serve.engines.local.reading import Reading, TextReader
 from foreword.serve.engines.local.rows import Row
 from foreword.serve.engines.local.scoring import Classifier, Job
 from foreword.serve.engines.local.select import choose_runner
-from foreword.serve.engines.places import Places
 from foreword.serve.engines.prepare import Preparer
+from foreword.serve.engines.queueing import QueueLimit
 from foreword.serve.engines.seam import ClosedError, Finished, Request, Stats, Token
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ GB = 1024**3
 class LocalEngine:
     """An `Engine` on a backbone in this process.
 
-    `max_rows` are written at once, `max_waiting` more are accepted, shared by prompts as `Places` says. `kv_bytes`
+    `max_rows` are written at once, `max_waiting` more are accepted, shared by prompts as `QueueLimit` says. `kv_bytes`
     bound the keys and values of what is running, `front_bytes` those of fronts that are kept. At most `chunk` prompt
     tokens are read between two tokens of a row that is being written. `masks` hold answers to schemas; llguidance's,
     unless others are given.
@@ -60,7 +60,7 @@ class LocalEngine:
         self._masks = masks or masks_of(backbone)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="foreword-prepare")
         self._lock = threading.Lock()
-        self._places = Places(max_waiting)
+        self._waiting = QueueLimit(max_waiting)
         self._entering_now = 0
         self._closed = self._ending = False
         self._thread = threading.Thread(target=self._loop.run, name="foreword-engine", daemon=True)
@@ -127,7 +127,7 @@ class LocalEngine:
         counters, fronts = self._loop.counters, self._runner.fronts
         return Stats(
             running=len(self._loop.running),
-            waiting=self._places.taken,
+            waiting=self._waiting.taken,
             kv_used=self._runner.used,
             kv_total=self._runner.total,
             fronts=len(fronts),
@@ -156,16 +156,16 @@ class LocalEngine:
         """Count a request as waiting, and no more where it fails before it has `entered`."""
         with self._lock:
             if self._closed or not self._thread.is_alive():
-                raise ClosedError("the engine is shutting down; send the request to another one")
-            self._places.check(key, self._loop.seconds_per_row())
-            self._places.take(key)
+                raise ClosedError()
+            self._waiting.check(key, self._loop.pace.seconds())
+            self._waiting.take(key)
             self._entering_now += 1
         inside = False
 
         def entered() -> None:
             nonlocal inside
             if self._ending:
-                raise ClosedError("the engine is shutting down; send the request to another one")
+                raise ClosedError()
             inside = True
 
         try:
@@ -178,7 +178,7 @@ class LocalEngine:
 
     def _leave(self, key: str) -> None:
         with self._lock:
-            self._places.give_back(key)
+            self._waiting.give_back(key)
 
 
 class _Post:

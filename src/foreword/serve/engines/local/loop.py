@@ -2,23 +2,19 @@
 
 import queue
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from foreword.serve.engines.local.fair import FairQueue
 from foreword.serve.engines.local.reading import Reading, TextReader
 from foreword.serve.engines.local.rows import Row
 from foreword.serve.engines.local.runner import Runner
 from foreword.serve.engines.local.scoring import Classifier, Job
+from foreword.serve.engines.queueing import FairQueue, Pace
 from foreword.serve.engines.seam import ClosedError, DeadlineError, ModelError
 from foreword.serve.log import failure
-
-RECENT = 32
-"""Rows whose ends tell how fast the queue moves."""
 
 
 @dataclass
@@ -39,7 +35,7 @@ class Loop:
     def __init__(
         self, runner: Runner, classifier: Classifier, reader: TextReader, max_rows: int, flush: Callable[[], None]
     ) -> None:
-        self.counters = Counters()
+        self.counters, self.pace = Counters(), Pace()
         self.running: list[Row] = []
         self._runner, self._classifier, self._max_rows, self._flush = runner, classifier, max_rows, flush
         self._reader = reader
@@ -47,7 +43,6 @@ class Loop:
         self._rows: FairQueue[Row] = FairQueue()
         self._jobs: FairQueue[Job] = FairQueue()
         self._readings: FairQueue[Reading] = FairQueue()
-        self._ends: deque[float] = deque(maxlen=RECENT)
         self._until: float | None = None
 
     # Called from other threads.
@@ -73,11 +68,6 @@ class Loop:
 
         self._inbox.put(closing)
 
-    def seconds_per_row(self) -> float:
-        """How far the last rows' ends were apart."""
-        ends = list(self._ends)
-        return (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else 1.0
-
     # The loop's own thread.
 
     @torch.inference_mode()
@@ -97,9 +87,9 @@ class Loop:
             for row in [*self.running, *self._rows]:
                 row.finish("cancelled")
             for job in [*self._jobs, *self._readings]:
-                job.fail(ClosedError("the engine is shutting down"))
+                job.fail(ClosedError())
             for part in (self._classifier, self._reader):
-                part.stop(ClosedError("the engine is shutting down"))
+                part.stop(ClosedError())
             self._sweep()
             self._flush()
 
@@ -111,7 +101,7 @@ class Loop:
         """Take what has come in; wait for it where there is nothing else to do."""
         if self._idle() and self._until is None:
             news = self._inbox.get()
-            self._ends.clear()  # a pause tells nothing of how fast rows end
+            self.pace.clear()
             news()
         self._hear()
 
@@ -193,7 +183,7 @@ class Loop:
             return
         self.running = [row for row in self.running if not row.over]
         for row in over:
-            self._ends.append(time.monotonic())
+            self.pace.ended()
             self._count(row)
             self._runner.release(row, spoiled=spoiled or row.spoiled)
 

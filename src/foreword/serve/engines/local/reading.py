@@ -10,8 +10,8 @@ from torch import Tensor
 
 from foreword.backbone.backbone import Backbone
 from foreword.errors import let_go
-from foreword.serve.engines.local.fair import FairQueue
 from foreword.serve.engines.prepare import Prepared
+from foreword.serve.engines.queueing import FairQueue
 from foreword.serve.engines.seam import ClosedError, DeadlineError, ModelError, Request, Token
 from foreword.serve.engines.text import Decoder
 

@@ -14,10 +14,10 @@ from foreword.backbone.batch import Example, Part
 from foreword.backbone.model import Front
 from foreword.errors import let_go
 from foreword.serve.engines.choices import chosen
-from foreword.serve.engines.local.fair import FairQueue
 from foreword.serve.engines.local.fronts import Fronts, check
 from foreword.serve.engines.local.large import pieces
 from foreword.serve.engines.prepare import Prepared
+from foreword.serve.engines.queueing import FairQueue
 from foreword.serve.engines.seam import ClosedError, DeadlineError, ModelError, Request
 
 

@@ -23,7 +23,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 from vllm.distributed.parallel_state import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 from vllm.model_executor.models.utils import extract_layer_index
 
-from foreword.serve.engines.vllm.orphans import end_with_the_server
+from foreword.serve.engines.vllm.launch import end_with_the_server
 
 log = logging.getLogger("vllm.foreword")
 

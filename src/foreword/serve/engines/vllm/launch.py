@@ -1,15 +1,22 @@
-"""vLLM started beside this process: its settings, and those that Foreword must have as they are. Knows no requests."""
+"""vLLM started beside this process, with the settings that Foreword must have, and ended with it. Knows no requests.
+
+vLLM's own processes import this too, so it takes no more than it must.
+"""
 
 import dataclasses
+import multiprocessing
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from foreword.backbone import Backbone
 from foreword.errors import ForewordError, UsageError
+
+if TYPE_CHECKING:
+    from foreword.backbone import Backbone
 
 ON_CPU = {
     "kv_cache_memory_bytes": 2 * 1024**3,
@@ -34,7 +41,7 @@ OTHERWISE = {
 """Engine arguments that would go unnoticed and make answers wrong, by what they would give."""
 
 
-def launch(backbone: Backbone, source: str, prefixes: Path, options: Mapping[str, Any], figures: Any) -> Any:
+def launch(backbone: "Backbone", source: str, prefixes: Path, options: Mapping[str, Any], figures: Any) -> Any:
     """An AsyncLLM on the model at `source`, of which `backbone` is the front part. Takes seconds to minutes.
 
     `options` are vLLM's own engine arguments. Raises UsageError for those that it does not have, or that are ours to
@@ -58,7 +65,7 @@ def launch(backbone: Backbone, source: str, prefixes: Path, options: Mapping[str
             kv_role="kv_consumer",
             kv_connector_extra_config={"folder": str(prefixes)},
         ),
-        "scheduling_policy": "priority",  # by `Turns`
+        "scheduling_policy": "priority",  # by `FairPriority`
         "enable_log_requests": False,
         "use_tqdm_on_load": False,
         "disable_log_stats": True,  # those that it prints; `figures` has its own
@@ -81,3 +88,16 @@ def launch(backbone: Backbone, source: str, prefixes: Path, options: Mapping[str
         raise ForewordError(
             f"vLLM does not start on {backbone.name!r}: {reason:.400}. What its process wrote above may say more"
         ) from error
+
+
+def end_with_the_server() -> None:
+    """Called in a process of vLLM's, which would go on for good, and keep the GPU's memory from the next server."""
+    server = multiprocessing.parent_process()
+    if server is None:  # something else made this process, and looks after it
+        return
+
+    def wait() -> None:
+        server.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="foreword-orphans", daemon=True).start()

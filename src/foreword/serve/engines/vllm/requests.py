@@ -1,4 +1,4 @@
-"""What vLLM is asked, and what it tells: a row's ids and vectors, settings, log-probabilities, figures. Knows no engine."""
+"""What vLLM is asked and what it tells: ids and vectors, settings, log-probabilities, figures. Knows no engine."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -20,8 +20,8 @@ PLACEHOLDER = 0
 """The token that a learned vector is announced by; it is never looked at."""
 
 
-def inputs(backbone: Backbone, prepared: Prepared, after: Sequence[int] = ()) -> Any:
-    """The row, `after` it the first tokens of an answer.
+def row_input(backbone: Backbone, prepared: Prepared, after: Sequence[int] = ()) -> Any:
+    """What vLLM reads for a prepared row and `after` it the first tokens of an answer.
 
     Blocks of its keys and values are shared by what they hold and, for a soft prompt, with its own requests alone:
     vLLM tells learned keys and values by nothing else.
@@ -42,8 +42,8 @@ def inputs(backbone: Backbone, prepared: Prepared, after: Sequence[int] = ()) ->
     return embeds_input(rows, prompt_token_ids=tokens.tolist(), is_token_ids=(~learned).tolist(), **salt)
 
 
-def writing(request: Request, limit: int, ends: Sequence[int]) -> SamplingParams:
-    """For an answer of at most `limit` tokens, which `ends` end: the model's own settings are not asked."""
+def sampling_params(request: Request, limit: int, ends: Sequence[int]) -> SamplingParams:
+    """Settings for an answer of at most `limit` tokens, which `ends` end: the model's own settings are not asked."""
     wanted, schema = request.sampling, request.schema
     return SamplingParams(
         temperature=wanted.temperature,
@@ -59,8 +59,8 @@ def writing(request: Request, limit: int, ends: Sequence[int]) -> SamplingParams
     )
 
 
-def scoring(token: int) -> SamplingParams:
-    """For the log-probability of one token: nothing else may be chosen, and the model tells what it thinks of it.
+def scoring_params(token: int) -> SamplingParams:
+    """Settings for the log-probability of one token: nothing else may be chosen, and the model tells its own opinion.
 
     `logprob_token_ids` would ask for several at once, but takes the likeliest ones from other rows of a step.
     """
@@ -75,24 +75,28 @@ def scoring(token: int) -> SamplingParams:
     )
 
 
-def likely(found: Any, token: int, most: int, tokenizer: Any) -> tuple[float, tuple[tuple[str, float], ...]]:
-    """The log-probability of a token, and those of the `most` likely ones, likeliest first."""
-    ranked = sorted(found.items(), key=lambda item: item[1].rank)[:most]
-    return found[token].logprob, tuple((tokenizer.decode([i]), one.logprob) for i, one in ranked)
+def token_logprobs(
+    told: Any, token: int, most: int, tokenizer: Any
+) -> tuple[float | None, tuple[tuple[str, float], ...]]:
+    """The log-probability of a token and those of the `most` likely ones, likeliest first; or nothing."""
+    if told is None:
+        return None, ()
+    ranked = sorted(told.items(), key=lambda item: item[1].rank)[:most]
+    return told[token].logprob, tuple((tokenizer.decode([i]), one.logprob) for i, one in ranked)
 
 
-Step = tuple[tuple[int, ...], int]
+TokenQuery = tuple[tuple[int, ...], int]
 """The tokens of an answer that stand before, and the one that is asked about."""
 
 
-def steps(answers: Iterable[Sequence[int]]) -> list[Step]:
-    """All that must be asked; what answers begin with alike is asked once."""
+def token_queries(answers: Iterable[Sequence[int]]) -> list[TokenQuery]:
+    """All tokens whose log-probabilities score the answers; what answers begin with alike is asked once."""
     return list(dict.fromkeys((tuple(answer[:i]), answer[i]) for answer in answers for i in range(len(answer))))
 
 
-def sums(answers: Iterable[Sequence[int]], found: dict[Step, float]) -> list[float]:
+def log_likelihoods(answers: Iterable[Sequence[int]], logprobs: dict[TokenQuery, float]) -> list[float]:
     """The log-likelihood of each answer, in nats."""
-    return [sum(found[tuple(answer[:i]), answer[i]] for i in range(len(answer))) for answer in answers]
+    return [sum(logprobs[tuple(answer[:i]), answer[i]] for i in range(len(answer))) for answer in answers]
 
 
 class Figures(StatLoggerBase):  # type: ignore[misc]

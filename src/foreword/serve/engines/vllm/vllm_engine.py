@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import math
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeVar
@@ -23,8 +22,8 @@ from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Prompt
 from foreword.serve.engines import fit
 from foreword.serve.engines.choices import chosen
-from foreword.serve.engines.places import Places
 from foreword.serve.engines.prepare import Prepared, Preparer
+from foreword.serve.engines.queueing import FairPriority, Pace, QueueLimit
 from foreword.serve.engines.seam import (
     ClosedError,
     DeadlineError,
@@ -36,13 +35,18 @@ from foreword.serve.engines.seam import (
     Token,
 )
 from foreword.serve.engines.text import Writer
-from foreword.serve.engines.vllm.figures import Figures
-from foreword.serve.engines.vllm.inputs import inputs
 from foreword.serve.engines.vllm.launch import launch
 from foreword.serve.engines.vllm.prefixes import Prefixes
-from foreword.serve.engines.vllm.scoring import Step, steps, sums
-from foreword.serve.engines.vllm.settings import likely, scoring, writing
-from foreword.serve.engines.vllm.turns import Turns
+from foreword.serve.engines.vllm.requests import (
+    Figures,
+    TokenQuery,
+    log_likelihoods,
+    row_input,
+    sampling_params,
+    scoring_params,
+    token_logprobs,
+    token_queries,
+)
 from foreword.serve.log import failure
 
 T = TypeVar("T")
@@ -50,7 +54,6 @@ Reason = Literal["stop", "length", "cancelled", "deadline", "error"]
 LARGEST = 1e6
 """Beyond every vector that was ever learned, and too little to become infinite in any layer. One request that gives NaN
 would leave it in blocks that others use after it."""
-SHUT = "the engine is shutting down; send the request to another one"
 MAX_WAITING = 256
 """Requests that are accepted beyond those that vLLM runs at once, half of them for one prompt at most."""
 SECONDS_TO_CANCEL, SECONDS_TO_END = 1.0, 3.0
@@ -85,7 +88,7 @@ class VllmEngine:
             raise
         config = self._llm.vllm_config
         self.context = min(backbone.context, config.model_config.max_model_len)
-        self._places = Places(max_waiting, config.scheduler_config.max_num_seqs)
+        self._waiting = QueueLimit(max_waiting, config.scheduler_config.max_num_seqs)
         L, H, size = backbone.cache_shape
         tokens = (config.cache_config.num_gpu_blocks or 0) * config.cache_config.block_size
         self._kv_bytes = 2 * L * H * size * tokens * backbone.dtype.itemsize
@@ -93,11 +96,11 @@ class VllmEngine:
         self._grammars = Grammars(backbone.tokenizer, ends_of(backbone), backbone.name)
         self._ends = tuple(ends_of(backbone))
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="foreword-prepare")
-        self._turns = Turns()
+        self._priorities = FairPriority()
         self._names: dict[str, None] = {}
         """Of vLLM's requests that are under way."""
         self._number = self._entering_now = 0
-        self._last = deque[float](maxlen=32)
+        self._pace = Pace()
         self._closed = False
         self._read = self._wrote = self._hits = self._misses = self._errors = 0
 
@@ -123,9 +126,9 @@ class VllmEngine:
         """As `Engine` has it. What choices begin with alike is asked once; the prompt's own blocks are shared."""
         with self._entering(request.key):
             prepared, answers = await self._prepare(lambda: self._preparer.job(request))
-            asked, place = steps(answers), self._turns.place(request.key)
+            queries, priority = token_queries(answers), self._priorities.next(request.key)
             try:
-                values = await asyncio.gather(*(self._log_probability(prepared, place, step) for step in asked))
+                values = await asyncio.gather(*(self._log_probability(prepared, priority, query) for query in queries))
             except TimeoutError:
                 raise DeadlineError("the deadline has passed before the choices were scored") from None
             except (EngineDeadError, EngineGenerateError) as problem:
@@ -135,12 +138,11 @@ class VllmEngine:
                 self._errors += 1
                 raise
             finally:
-                self._turns.left(request.key, place)
-        found = dict(zip(asked, values, strict=True))
+                self._priorities.finished(request.key, priority)
         if not all(map(math.isfinite, values)):
             self._errors += 1
             raise ModelError(f"prompt {request.key!r}: the model's answer is no number")
-        return chosen(prepared, answers, sums(answers, found))
+        return chosen(prepared, answers, log_likelihoods(answers, dict(zip(queries, values, strict=True))))
 
     def stats(self) -> Stats:
         """As `Engine` has it; vLLM tells neither fronts nor their bytes."""
@@ -191,12 +193,12 @@ class VllmEngine:
         limit = request.sampling.limit(request.prompt)
         writer = Writer(tokenizer, request.sampling.stop if hold is None else ())
         ends = self._ends if hold is None else hold.ends
-        self._places.take(request.key)
+        self._waiting.take(request.key)
         written = cached = 0
         reason: Reason | None = None
         error = None
-        place = self._turns.place(request.key)
-        outputs = self._outputs(prepared, writing(request, limit, ends), place)
+        priority = self._priorities.next(request.key)
+        outputs = self._outputs(prepared, sampling_params(request, limit, ends), priority)
         try:
             async for output in outputs:
                 cached = max(cached, output.num_cached_tokens or 0)
@@ -207,8 +209,9 @@ class VllmEngine:
                         reason = "stop"
                         break
                     written += 1
-                    told = likely(part.logprobs[i], token, request.logprobs, tokenizer) if part.logprobs else (None, ())
-                    yield Token(writer.push(token), (token,), *told)
+                    told = part.logprobs[i] if part.logprobs else None
+                    logprob, top = token_logprobs(told, token, request.logprobs, tokenizer)
+                    yield Token(writer.push(token), (token,), logprob, top)
                     if writer.stopped or done or written == limit:
                         reason = "stop" if writer.stopped or done else "length"
                         break
@@ -221,7 +224,7 @@ class VllmEngine:
         except (EngineDeadError, EngineGenerateError) as problem:
             reason, error = "error", f"vLLM: {problem!s:.200}"
         finally:
-            self._turns.left(request.key, place)
+            self._priorities.finished(request.key, priority)
             self._counted(prepared, written, cached, failed=reason == "error")
             await outputs.aclose()
         if rest := writer.end():
@@ -231,10 +234,10 @@ class VllmEngine:
             failure("model", ModelError(), problem=error, id=request.id, prompt=request.key)
         yield Finished(reason, len(prepared.ids), cached, written, error)
 
-    async def _log_probability(self, prepared: Prepared, place: int, step: Step) -> float:
+    async def _log_probability(self, prepared: Prepared, priority: int, query: TokenQuery) -> float:
         """Nats of one token behind the row and some of an answer."""
-        before, token = step
-        outputs = self._outputs(prepared, scoring(token), place, before)
+        before, token = query
+        outputs = self._outputs(prepared, scoring_params(token), priority, before)
         try:
             async for output in outputs:
                 part = output.outputs[0]
@@ -244,10 +247,10 @@ class VllmEngine:
                     raise ModelError(f"prompt {prepared.request.key!r}: vLLM gave the request up")
         finally:
             await outputs.aclose()
-        raise ClosedError(SHUT)
+        raise ClosedError()
 
     async def _outputs(
-        self, prepared: Prepared, params: Any, place: int, after: tuple[int, ...] = ()
+        self, prepared: Prepared, params: Any, priority: int, after: tuple[int, ...] = ()
     ) -> AsyncGenerator[Any, None]:
         """vLLM's outputs to one request, which is aborted where nobody waits for its end. Raises TimeoutError."""
         request, lent = prepared.request, None
@@ -258,17 +261,17 @@ class VllmEngine:
             if prepared.vectors.prefix:
                 lent = await self._prepare(lambda: self._lend(request.prompt))
                 params.extra_args = {"kv_transfer_params": dict(lent)}
-            row = await self._prepare(lambda: inputs(self.backbone, prepared, after))
+            row = await self._prepare(lambda: row_input(self.backbone, prepared, after))
             if self._llm is None:
-                raise ClosedError(SHUT)
-            stream = self._llm.generate(row, params, name, priority=place)
+                raise ClosedError()
+            stream = self._llm.generate(row, params, name, priority=priority)
             try:
                 while True:
                     async with asyncio.timeout_at(_loop_time(request.deadline)):
                         output = await anext(stream, None)
                     if output is None:
                         return
-                    self._turns.begun(place)
+                    self._priorities.begun(priority)
                     yield output
             finally:
                 await stream.aclose()
@@ -286,8 +289,8 @@ class VllmEngine:
             raise ModelError(str(error)) from error
 
     def _counted(self, prepared: Prepared, written: int, cached: int, *, failed: bool) -> None:
-        self._places.give_back(prepared.request.key)
-        self._last.append(time.monotonic())
+        self._waiting.give_back(prepared.request.key)
+        self._pace.ended()
         self._read += len(prepared.ids) - cached
         self._wrote += written
         self._hits += cached > 0
@@ -300,16 +303,15 @@ class VllmEngine:
     @contextlib.contextmanager
     def _entering(self, key: str) -> Iterator[None]:
         if self._closed or self._broken:
-            raise ClosedError(SHUT)
-        last = list(self._last)
-        self._places.check(key, (last[-1] - last[0]) / (len(last) - 1) if len(last) > 1 else 1.0)
-        self._places.take(key)
+            raise ClosedError()
+        self._waiting.check(key, self._pace.seconds())
+        self._waiting.take(key)
         self._entering_now += 1
         try:
             yield
         finally:
             self._entering_now -= 1
-            self._places.give_back(key)
+            self._waiting.give_back(key)
 
 
 def _loop_time(deadline: float | None) -> float | None:
