@@ -5,6 +5,7 @@ from foreword.backbone.backbone import Backbone, Scores
 from foreword.backbone.batch import Example
 from foreword.backbone.load import load
 from foreword.backbone.remote import RemoteBackbone
+from foreword.backbone.sentence_embedder import SentenceEmbedder
 from foreword.backbone.vectors import Vectors
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "RemoteBackbone",
     "Sampling",
     "Scores",
+    "SentenceEmbedder",
     "Vectors",
     "load",
 ]

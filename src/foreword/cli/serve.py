@@ -62,9 +62,10 @@ def serve(
         limits = Limits(body_bytes=max_body, max_tokens=max_tokens, seconds=timeout)
         embedder = None
         if embeddings is not None:  # a folder that is none is told before a model is waited for
-            from foreword.serve.embedder import Embedder
+            from foreword.backbone import SentenceEmbedder
+            from foreword.serve.engines.embedding_queue import EmbeddingQueue
 
-            embedder = Embedder.load(embeddings)
+            embedder = EmbeddingQueue(SentenceEmbedder.load(embeddings))
         if engine == "vllm":
             model, runs = load_on_vllm(backbone, dtype, options, display)
         else:

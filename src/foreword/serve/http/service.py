@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from foreword.serve.embedder import Embedder
+from foreword.serve.engines.embedding_queue import EmbeddingQueue
 from foreword.serve.engines.seam import Engine
 from foreword.serve.http.keys import Keys
 from foreword.serve.http.metrics import Metrics
@@ -67,7 +67,7 @@ class Service:
     tracer: "Tracer | None" = None
     chats: bool = True
     """Whether the backbone's tokenizer has a chat template."""
-    embedder: Embedder | None = None
+    embedder: EmbeddingQueue | None = None
     began: int = field(default_factory=lambda: int(time.time()))
     """Seconds since 1970."""
     ready: bool = False
