@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types fix bench clean
+.PHONY: demo test lint types fix docs wheel bench clean
 
 demo: .venv/demo
 	$(BIN)/foreword demo
@@ -11,15 +11,24 @@ test: lint types
 	$(BIN)/pytest --durations=10
 
 lint: .venv/dev
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks scripts
+	$(BIN)/ruff format --check src tests benchmarks scripts
 
 types: .venv/dev
 	$(BIN)/mypy
 
 fix: .venv/dev
-	$(BIN)/ruff check --fix src tests benchmarks
-	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks scripts
+	$(BIN)/ruff format src tests benchmarks scripts
+
+# Every warning is an error: a link that leads nowhere, a name that the reference cannot find.
+docs: .venv/dev
+	$(BIN)/python scripts/pages.py
+	$(BIN)/zensical build --strict --clean
+	@echo "Open site/index.html."
+
+wheel: .venv/dev
+	$(BIN)/python -m build --wheel
 
 bench: .venv/dev
 	$(BIN)/python benchmarks/train_vs_peft.py
@@ -27,7 +36,7 @@ bench: .venv/dev
 	$(BIN)/python benchmarks/serve.py
 
 clean:
-	rm -rf .venv
+	rm -rf .venv site dist
 
 .venv/pip:
 	@echo "Installing into .venv: a minute or two, and about 2 GB."

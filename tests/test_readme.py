@@ -5,16 +5,19 @@ import io
 import os
 import random
 import re
+import runpy
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from foreword.table import PromptTable
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 SAID = {
     "billing": [
         "I was charged for {}.",
@@ -45,19 +48,35 @@ def test_the_example_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
     Path("tickets.prompt").write_text(block("--- tickets.prompt").split("\n", 1)[1])
 
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    said = ""
-    for line in block("foreword tune", "sh").splitlines():
+    said = {}
+    for line in block("foreword prompts lint", "sh").splitlines():
         command = [str(Path(sys.executable).with_name("foreword")), *shlex.split(line)[1:]]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
-        said = done.stdout if line.startswith("foreword prompts") else said
-    assert "tickets-prompt-tuning:1" in said
+        said[" ".join(command[1:3])] = done.stdout
+    assert "tickets-prompt-tuning:1" in said["prompts list"]
+    assert '"value": "billing"' in said["run tickets-prompt-tuning@prod"]
     assert Path("report.html").stat().st_size > 10_000
     assert (tmp_path / "runs" / "tickets" / "checkpoint.safetensors").is_file()
 
+    session: dict[str, Any] = {}
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        exec(block("import foreword", "python"), {})
-    verdict, answer, called = printed.getvalue().strip().splitlines()
+        exec(block("import foreword", "python"), session)
+    verdict, called = printed.getvalue().strip().splitlines()
     assert verdict.endswith(".")
-    assert answer == called == "billing"
+    assert called == session["model"].generate(session["run"].prompt, text="I was charged twice.") == "billing"
     assert "staging" in PromptTable.open().list("tickets-prompt-tuning")[0].aliases
+
+
+def test_it_can_be_read_in_a_few_minutes() -> None:
+    assert len(README.encode()) <= 8_000
+
+
+def test_its_links_lead_to_what_is_there() -> None:
+    for place in re.findall(r"\]\(([^)]+)\)", README):
+        assert (ROOT / place).exists(), place
+
+
+def test_its_picture_shows_the_figures_of_its_table() -> None:
+    drawn = runpy.run_path(str(ROOT / "scripts" / "picture.py"))["picture"](README)
+    assert (ROOT / "docs" / "demo.svg").read_text() == drawn, "run scripts/picture.py"

@@ -49,7 +49,7 @@ def on_vllm(
         raise ForewordError(
             f"--engine vllm needs vLLM 0.32 in an environment of its own ({error}): "
             "python -m venv vllm && vllm/bin/pip install 'foreword[vllm]', and vllm/bin/foreword serve --engine vllm; "
-            "for a machine without a GPU see 'The vLLM engine' in docs/serving.md"
+            "for a machine without a GPU see docs/how-to/gpu.md"
         ) from error
     backbone = load(name, dtype, on_bytes, layers=False)
     source = str(built_in_folder(name)) if name in BUILT_IN else name
