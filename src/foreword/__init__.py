@@ -7,8 +7,9 @@ from foreword.errors import ForewordError, UsageError
 
 if TYPE_CHECKING:
     from foreword.backbone import Backbone, RemoteBackbone, Sampling
-    from foreword.evals import Lora, calibrate, compare, few_shot, optimize
-    from foreword.flows import Chain, Program, Result, trace
+    from foreword.evals import Lora, calibrate, compare, few_shot
+    from foreword.flows import Chain, Function, Program, Result, Strategy, trace
+    from foreword.optimization import optimize
     from foreword.prompts import Prompt, diff
     from foreword.table import PromptTable
     from foreword.tasks import Task
@@ -19,6 +20,7 @@ __all__ = [
     "Backbone",
     "Chain",
     "ForewordError",
+    "Function",
     "Lora",
     "Program",
     "Prompt",
@@ -26,6 +28,7 @@ __all__ = [
     "RemoteBackbone",
     "Result",
     "Sampling",
+    "Strategy",
     "Task",
     "UsageError",
     "calibrate",
@@ -41,6 +44,7 @@ __all__ = [
 _ROOMS = {
     "Backbone": "backbone",
     "Chain": "flows",
+    "Function": "flows",
     "Lora": "evals",
     "Program": "flows",
     "Prompt": "prompts",
@@ -48,12 +52,13 @@ _ROOMS = {
     "RemoteBackbone": "backbone",
     "Result": "flows",
     "Sampling": "backbone",
+    "Strategy": "flows",
     "Task": "tasks",
     "calibrate": "evals",
     "compare": "evals",
     "diff": "prompts",
     "few_shot": "evals",
-    "optimize": "evals",
+    "optimize": "optimization",
     "trace": "flows",
     "tune": "tuning",
     "tune_many": "tuning",

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 from foreword.errors import ForewordError, UsageError
-from foreword.evals import calibrate, compare, few_shot, weigh
-from foreword.evals.baselines import majority, tfidf
+from foreword.evals import calibrate, compare, evaluate_on_dev, few_shot, gate
+from foreword.evals.baselines import STRATEGIES, majority, tfidf
 from foreword.evals.report import render_report
+from foreword.flows import Chain, Program, Usage, bind, measure
 from foreword.prompts import Output, Prompt
+from foreword.table import PromptTable
 from foreword.tasks import Row, Task
 from foreword.tuning import tune
+from heard import Heard
 from tiny import backbone
 
 CHOICES = ("bad", "good")
@@ -37,7 +40,7 @@ def task(**changes: Any) -> Task:
     return replace(made, **changes)
 
 
-def test_calibration_takes_the_leaning_off_without_looking_at_labels() -> None:
+def test_calibration_takes_label_bias_off_without_looking_at_labels() -> None:
     model, data = backbone(), task()
     leaning = calibrate(model, PLAIN.answering(CHOICES), data.train)
     flipped = [replace(row, target=CHOICES[row.target == "bad"]) for row in data.train]
@@ -47,15 +50,15 @@ def test_calibration_takes_the_leaning_off_without_looking_at_labels() -> None:
     assert np.allclose(np.exp(leaning.output.log_prior), shares.mean(0), atol=1e-3)
 
 
-def test_weighing_reports_both_forms_as_they_answer() -> None:
+def test_dev_reports_both_forms_as_they_answer() -> None:
     model, data = backbone(), task()
-    [found] = weigh(model, data, [PLAIN])
+    [found] = evaluate_on_dev(model, data, [PLAIN])
     for prompt, score in ((found.plain, found.plain_score), (found.calibrated, found.calibrated_score)):
         answers = model.answer(prompt, [{"text": row.inputs["text"]} for row in data.dev])
         assert score == np.mean([a.value == row.target for a, row in zip(answers, data.dev, strict=True)])
     assert found.score == max(found.plain_score, found.calibrated_score)
     with pytest.raises(ForewordError, match="no dev rows"):
-        weigh(model, task(dev=()), [PLAIN])
+        evaluate_on_dev(model, task(dev=()), [PLAIN])
 
 
 def test_demonstrations_are_training_rows_balanced_by_label() -> None:
@@ -79,11 +82,13 @@ def test_demonstrations_are_training_rows_balanced_by_label() -> None:
 
 def test_baselines_learn_from_train_alone() -> None:
     data = task()
-    assert set(majority(data).predictions) == {"good"}
-    words = tfidf(data)
+    assert set(measure(majority(data), data, data.test).answers) == {"good"}
+    words = measure(tfidf(data), data, data.test)
     assert words.scores == (1.0,) * 40
+    assert words.usage == Usage()
     shuffled = task(test=tuple(replace(row, target="bad") for row in data.test))
-    assert tfidf(shuffled).predictions == words.predictions
+    assert measure(tfidf(shuffled), shuffled, shuffled.test).answers == words.answers
+    assert measure(STRATEGIES["tfidf"](backbone(), data), data, data.test).answers == words.answers
 
 
 def test_a_baseline_that_cannot_be_had_is_left_out_and_said() -> None:
@@ -106,10 +111,10 @@ def test_a_comparison_holds_every_strategy_and_what_it_costs(tmp_path: Any) -> N
     assert (by_name["plain-2-shot"].rows, plain.rows) == (2, 0)
     assert soft.curve == run.curves
     assert soft.ms_per_request > 0
-    [candidate] = weigh(model, data, [run.prompt])
+    [candidate] = evaluate_on_dev(model, data, [run.prompt])
     answers = model.answer(candidate.best, [{"text": row.inputs["text"]} for row in data.test])
     assert soft.predictions == tuple(answer.value for answer in answers)
-    on_dev = {c.plain.name: c.score for c in weigh(model, data, [PLAIN, other, few_shot(PLAIN, data, 2)])}
+    on_dev = {c.plain.name: c.score for c in evaluate_on_dev(model, data, [PLAIN, other, few_shot(PLAIN, data, 2)])}
     assert result.reference == max(on_dev, key=lambda name: on_dev[name])
 
 
@@ -154,3 +159,66 @@ def test_what_cannot_be_compared_is_said() -> None:
         compare(model, data, [Prompt("p", "{{ title }}")])
     with pytest.raises(UsageError, match="make them the same"):
         compare(model, data, [PLAIN.replace(output=Output(choices=("yes", "no")))])
+
+
+def quiet(text: str) -> str:
+    """Good where the film is quiet."""
+    return CHOICES["quiet" in text]
+
+
+def test_a_chain_a_function_and_a_program_stand_in_the_table(tmp_path: Any) -> None:
+    model, data = backbone(), task()
+    table = PromptTable.open(tmp_path / "table.db")
+    table.put(Prompt("shorten", "Shorten: {{ text }}\nShort:"))
+    table.put(Prompt("judge", "Review: {{ text }}\nSentiment:"))
+    (tmp_path / "two-steps.yaml").write_text(
+        "inputs: [text]\nsteps:\n"
+        '  - {call: shorten, as: short, with: {text: "{{ text }}"}}\n'
+        '  - {call: judge, as: verdict, with: {text: "{{ short }}"}}\noutput: verdict\n'
+    )
+    chain = Chain.load(tmp_path / "two-steps.yaml", table)
+    program = Program(Prompt("program", "{{ text }} is", output=Output(choices=CHOICES)), model)
+    heard = Heard()
+    result = compare(model, data, [PLAIN, chain, quiet, program], listener=heard)
+    kinds = {s.name: s.kind for s in result.strategies}
+    assert list(kinds.items())[2:] == [("plain", "hard"), ("two-steps", "flow"), ("quiet", "flow"), ("program", "hard")]
+    assert result.reference == "plain"
+    flow, function = result.strategy("two-steps"), result.strategy("quiet")
+    by_hand = measure(bind(chain, model, task=data), data, data.test)
+    assert flow.predictions == by_hand.answers
+    assert set(flow.predictions) <= set(CHOICES)
+    assert (flow.calls_per_request, flow.tokens_per_request) == (2, by_hand.usage.prompt_tokens / 40)
+    assert flow.computed_tokens_per_request == by_hand.usage.computed_tokens / 40
+    assert flow.detail == "chain: shorten → judge"
+    assert function.mean == 1.0
+    assert (function.calls_per_request, function.tokens_per_request) == (0, 0)
+    assert function.detail == "Good where the film is quiet."
+    assert "two-steps: test" in {name for name, *_ in heard.stages}
+    document = {s["name"]: s for s in result.to_json()["strategies"]}
+    assert document["two-steps"]["kind"] == "flow"
+    assert document["two-steps"]["calls_per_request"] == 2
+    assert "quiet" in result.verdict, "the honest rival is named where it wins"
+    assert "two-steps" in render_report(result)
+
+
+def test_what_a_strategy_lacks_is_said_before_anything_is_measured() -> None:
+    class Unheard(Heard):
+        def stage(self, *_: Any) -> None:  # type: ignore[override]
+            raise AssertionError("something was measured")
+
+    def needs(title: str) -> str:
+        return title
+
+    with pytest.raises(UsageError, match="dev:0: 'needs' needs the input 'title'"):
+        compare(backbone(), task(), [PLAIN, needs], listener=Unheard())
+    with pytest.raises(UsageError, match="is a class; give an object of it"):
+        compare(backbone(), task(), [PLAIN, dict], listener=Unheard())
+
+
+def test_a_gate_takes_chains_and_functions() -> None:
+    def worse(text: str) -> str:
+        return CHOICES["quiet" not in text]
+
+    verdict = gate(backbone(), task(), worse, quiet, ("worse", "quiet"))
+    assert not verdict.passed
+    assert gate(backbone(), task(), quiet, PLAIN, ("quiet", "plain")).passed

@@ -8,6 +8,7 @@ from scipy.stats import binomtest
 from foreword.errors import ForewordError, UsageError
 from foreword.evals import Flips, flips
 from foreword.prompts import Output, Prompt
+from heard import Heard
 from scripted import A, B, Scripted, task
 
 
@@ -21,8 +22,8 @@ def test_flips_are_counted_and_tested_on_dev_alone() -> None:
         ("bad", "bad", "bad"): None,
     }
     rows = rng.choices(list(kinds), weights=[3, 9, 4, 5, 10], k=120)
-    model, stages = Scripted(), []
-    found = flips(model, task(rows), A, B, ("p:1", "p:2"), lambda *stage: stages.append(stage))
+    model, heard = Scripted(), Heard()
+    found = flips(model, task(rows), A, B, ("p:1", "p:2"), heard)
     assert [(f.row.id, f.kind) for f in found.flips] == [
         (f"dev:{i}", kinds[row]) for i, row in enumerate(rows) if kinds[row]
     ]
@@ -32,7 +33,7 @@ def test_flips_are_counted_and_tested_on_dev_alone() -> None:
     assert found.difference.p_value == pytest.approx(binomtest(better, better + worse).pvalue)
     assert found.b.value - found.a.value == pytest.approx(found.difference.value)
     assert not any("a=x" in text for text in model.asked), "the test rows stay closed"
-    assert stages == [("p:1: dev", 120, 120), ("p:2: dev", 120, 120)]
+    assert heard.stages == [("p:1: dev", 120, 120), ("p:2: dev", 120, 120)]
     document = found.to_json()
     assert document["counts"] == {"worse": worse, "better": better, "changed": rows.count(("good", "bad", "odd"))}
     assert document["split"] == "dev"

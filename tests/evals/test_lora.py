@@ -15,12 +15,13 @@ import foreword as fw
 from evals.test_comparison import CHOICES, PLAIN, task
 from foreword.backbone import Backbone, Vectors
 from foreword.errors import ForewordError, UsageError
-from foreword.evals import compare, lora, weigh
+from foreword.evals import compare, evaluate_on_dev, lora
 from foreword.evals.lora import Lora, adapt, with_adapters
 from foreword.prompts import Output, Prompt
 from foreword.tuning.accumulate import Accumulator
 from foreword.tuning.loop import dev_score
 from foreword.tuning.rows import encode_rows
+from heard import Heard
 from tiny import backbone
 
 UNEVEN = ("bad", "very good")
@@ -137,15 +138,17 @@ def test_the_model_is_left_as_it_was_however_it_ends(stop: type[BaseException] |
     modules = [(name, type(module), id(module)) for name, module in model.model.named_modules()]
     config, answers = model.model.config.to_dict(), model.score(prompt, inputs).log_likelihoods
 
-    def on_stage(what: str, done: int, total: int) -> None:  # noqa: ARG001
-        if stop and what.endswith("training") and done == 4:
-            raise stop
+    class Stopping(Heard):
+        def stage(self, name: str, done: int, total: int, figures: str = "") -> None:
+            super().stage(name, done, total, figures)
+            if stop and name.endswith("training") and done == 4:
+                raise stop
 
     if stop:
         with pytest.raises(stop):
-            adapt(model, data, PLAIN, Lora(rank=2, steps=6), on_stage)
+            adapt(model, data, PLAIN, Lora(rank=2, steps=6), Stopping())
     else:
-        found = adapt(model, data, PLAIN, Lora(rank=2, steps=6), on_stage)
+        found = adapt(model, data, PLAIN, Lora(rank=2, steps=6), Stopping())
         changed = found.backbone.score(prompt, inputs).log_likelihoods
         assert abs(changed - answers).max() > 1e-2, "the adapters do something"
     after = model.model.state_dict()
@@ -237,10 +240,9 @@ def test_a_comparison_reports_it_with_what_it_costs() -> None:
     model, data = backbone(), task()
     other = Prompt("other", "{{ text }} is")
     plain = compare(model, data, [PLAIN, other])
-    stages: set[str] = set()
-    result = fw.compare(
-        model, data, [PLAIN, other], lora=fw.Lora(rank=4, steps=30), on_stage=lambda what, *_: stages.add(what)
-    )
+    heard = Heard()
+    result = fw.compare(model, data, [PLAIN, other], lora=fw.Lora(rank=4, steps=30), listener=heard)
+    stages = {name for name, *_ in heard.stages}
     found = result.strategy("toy-lora")
     linear = [m for m in model.model.model.modules() if isinstance(m, torch.nn.Linear)]
     assert (found.kind, found.rows) == ("lora", 60)
@@ -258,7 +260,7 @@ def test_a_comparison_reports_it_with_what_it_costs() -> None:
     # The form that does better on dev is the one reported, as for prompts.
     start = next(prompt for prompt in (PLAIN, other) if prompt.name == result.reference)
     again = adapt(model, data, start, Lora(rank=4, steps=30))
-    [candidate] = weigh(again.backbone, data, [again.prompt])
+    [candidate] = evaluate_on_dev(again.backbone, data, [again.prompt])
     answers = again.backbone.answer(candidate.best, [{"text": row.inputs["text"]} for row in data.test])
     assert found.predictions == tuple(answer.value for answer in answers)
 
@@ -276,19 +278,20 @@ def test_free_text_is_adapted_too() -> None:
 def test_what_cannot_be_done_is_said_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = backbone(), task()
 
-    def measured(*_: object) -> None:
-        raise AssertionError("work was done before the refusal")
+    class Measured(Heard):
+        def stage(self, *_: Any) -> None:  # type: ignore[override]
+            raise AssertionError("work was done before the refusal")
 
     def refused(*strategies: Any, on: Any = model, **settings: int) -> str:
         with pytest.raises(ForewordError) as error:
-            compare(on, data, strategies or [PLAIN], lora=Lora(**settings), on_stage=measured)
+            compare(on, data, strategies or [PLAIN], lora=Lora(**settings), listener=Measured())
         return str(error.value)
 
     remote = fw.RemoteBackbone.parse("openai:http://127.0.0.1:9/v1#far")
     assert "are remote; give a local backbone" in refused(on=remote)
     assert "two strategies are called 'toy-lora'" in refused(PLAIN.replace(name="toy-lora"))
     with pytest.raises(UsageError, match="behind the text of a hard prompt; compare one too"):
-        compare(model, data, [], lora=Lora(), on_stage=measured)
+        compare(model, data, [], lora=Lora(), listener=Measured())
     with pytest.raises(UsageError, match="rank of LoRA must be a whole number of at least 1, not 0"):
         Lora(rank=0)
     with pytest.raises(UsageError, match="steps must be a whole number"):

@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 
 import pytest
 
+from foreword.evals import Result, StrategyResult, build_result
 from foreword.evals.report import render_report
-from foreword.evals.result import Result, StrategyResult, build_result
 from foreword.tasks import Row
 from foreword.tuning.curves import CurvePoint
 

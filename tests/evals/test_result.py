@@ -9,7 +9,7 @@ from rich.console import Console
 from scipy import stats
 
 from foreword.errors import UsageError
-from foreword.evals.result import Result, StrategyResult, build_result
+from foreword.evals import Result, StrategyResult, build_result
 from foreword.tasks import Row
 
 N = 1000

@@ -93,4 +93,4 @@ def _judge(
     new, old = store.get(names[0]), store.get(names[1]) if before is not None else None
     with Display() as display:
         task = load_task(gate, display)
-        return judge(load_model(backbone, dtype, display), task, new, old, names, display.stage)
+        return judge(load_model(backbone, dtype, display), task, new, old, names, display)

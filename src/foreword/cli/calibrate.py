@@ -33,7 +33,7 @@ def calibrate(
     A small model may prefer one choice whatever it reads. How much is measured and becomes part of the prompt.
     """
     from foreword.cli.tasks import load_task
-    from foreword.evals import weigh
+    from foreword.evals import evaluate_on_dev
     from foreword.table import PromptTable
 
     store = PromptTable.open(table)
@@ -42,7 +42,7 @@ def calibrate(
         data = load_task(task, display)
         model = load_backbone(backbone, dtype, display)
         model.check(prompt)
-        [found] = weigh(model, data, [prompt], display.stage)
+        [found] = evaluate_on_dev(model, data, [prompt], display)
     if found.calibrated is None or found.calibrated_score is None:
         raise UsageError(f"{ref!r} has no choices, so there is nothing to calibrate; give its task 'choices'")
     origin = {"calibrated on": model.name, "task": data.name, "data": data.data_hash}

@@ -46,7 +46,7 @@ def compare(
     from foreword.backbone import Backbone
     from foreword.cli.tasks import load_task
     from foreword.errors import UsageError
-    from foreword.evals import Lora, few_shot, weigh
+    from foreword.evals import Lora, evaluate_on_dev, few_shot
     from foreword.evals import compare as measure
     from foreword.evals.comparison import save
 
@@ -71,11 +71,11 @@ def compare(
             hard = [prompt for prompt in chosen if prompt.soft is None]
             if not hard or not data.dev:
                 raise UsageError("--examples needs a hard prompt and dev rows to choose it on")
-            weighed = {c.plain.name: c for c in weigh(model, data, hard, display.stage)}
+            weighed = {c.plain.name: c for c in evaluate_on_dev(model, data, hard, display)}
             best = max(weighed.values(), key=lambda candidate: candidate.score)
             chosen.append(few_shot(best.plain, data, examples))
         settings = {"dtype": short(model.dtype)} if isinstance(model, Backbone) else {}
-        result = measure(model, data, chosen, lora=adapters, weighed=weighed, on_stage=display.stage, settings=settings)
+        result = measure(model, data, chosen, lora=adapters, evaluated=weighed, listener=display, settings=settings)
         page, document = save(result, out)
     if as_json:
         print_json(result.to_json())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from foreword.tuning import Progress
+    from foreword.listen import Progress
 
 QUIET_SECONDS = 15.0
 """Between two lines of progress where stderr is no terminal."""

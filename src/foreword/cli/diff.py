@@ -129,4 +129,4 @@ def _flips(task: Path, backbone: str, dtype: str, a: "Prompt", b: "Prompt", name
 
     with Display() as display:
         data = load_task(task, display)
-        return flips(load_model(backbone, dtype, display), data, a, b, names, display.stage)
+        return flips(load_model(backbone, dtype, display), data, a, b, names, display)

@@ -21,7 +21,7 @@ from foreword.errors import UsageError
 
 if TYPE_CHECKING:
     from foreword.backbone import LanguageModel
-    from foreword.evals.search import Optimized, Standing
+    from foreword.optimization import Optimized
     from foreword.prompts import Prompt
     from foreword.table import PromptTable
     from foreword.tasks import Task
@@ -58,7 +58,7 @@ def optimize(
     """
     from foreword.budgets import parse_budget
     from foreword.cli.tasks import load_task
-    from foreword.evals import optimize as search
+    from foreword.optimization import optimize as search
     from foreword.table import PromptTable
     from foreword.table.refs import check_alias
 
@@ -76,8 +76,7 @@ def optimize(
         model = load_model(backbone, dtype, display)
         thinker = model if proposer == "backbone" else load_model(proposer, dtype, display) if proposer else None
         found = search(
-            model, data, start, budget=budget, proposer=thinker, seed=seed, folder=out, on_stage=display.stage,
-            on_standing=_Teller(display),
+            model, data, start, budget=budget, proposer=thinker, seed=seed, folder=out, listener=display,
         )  # fmt: skip
         ref = None
         if found.improved:
@@ -92,21 +91,6 @@ def optimize(
     print(f"dev {found.start_dev:.3f} before, {found.dev:.3f} after (which it was chosen on)\n{found.verdict}")
     if ref is not None:
         print(ref)
-
-
-class _Teller:
-    """A line for each better one, and what stands between in the bar."""
-
-    def __init__(self, display: Display) -> None:
-        self._display = display
-        self._best = -1.0
-
-    def __call__(self, standing: "Standing") -> None:
-        if standing.best > self._best:
-            self._best = standing.best
-            shown = f" and {standing.demonstrations} demonstrations" if standing.demonstrations else ""
-            self._display.say(f"  {standing.calls:6,} calls  dev {standing.best:.3f}  {standing.body!r}{shown}")
-        self._display.stage("calls", standing.calls, 0, f"best dev {standing.best:.3f}, {standing.tried} tried")
 
 
 def _store(

@@ -206,11 +206,11 @@ def _store(
     alias: str | None, display: Display, heading: str,
 ) -> dict[str, Any]:  # fmt: skip
     """Put a task's prompt into the table and measure it: its part of the document."""
-    from foreword.evals import weigh
+    from foreword.evals import evaluate_on_dev
 
     learned = run.prompt
     if task.dev:
-        [candidate] = weigh(model, task, [learned], display.stage)
+        [candidate] = evaluate_on_dev(model, task, [learned], display)
         learned = candidate.best  # calibrated, where that does better on dev
     message, how = f"tuned on {task.name}, run {run.folder}", origin(task, start, parent, run)
     stored = store.put(learned, alias, message, parent, how)

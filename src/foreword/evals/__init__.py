@@ -1,29 +1,29 @@
 """Measuring honestly: baselines, calibration, comparison, statistics, the report."""
 
-from foreword.evals.calibration import calibrate
-from foreword.evals.choose import Candidate, weigh
-from foreword.evals.comparison import compare
+from foreword.evals.baselines import STRATEGIES
+from foreword.evals.calibration import CALIBRATION_ROWS, calibrate
+from foreword.evals.choose import Candidate, evaluate_on_dev
+from foreword.evals.comparison import Result, build_result, compare
 from foreword.evals.examples import few_shot
 from foreword.evals.flips import Flips, flips
 from foreword.evals.gate import Verdict, gate
 from foreword.evals.lora import Lora
-from foreword.evals.result import Result, StrategyResult, build_result
-from foreword.evals.search import Optimized, optimize
+from foreword.evals.result import StrategyResult
 
 __all__ = [
+    "CALIBRATION_ROWS",
+    "STRATEGIES",
     "Candidate",
     "Flips",
     "Lora",
-    "Optimized",
     "Result",
     "StrategyResult",
     "Verdict",
     "build_result",
     "calibrate",
     "compare",
+    "evaluate_on_dev",
     "few_shot",
     "flips",
     "gate",
-    "optimize",
-    "weigh",
 ]

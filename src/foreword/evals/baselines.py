@@ -1,22 +1,60 @@
-"""What any prompt must beat: the commonest answer, and a linear model over words. Know rows; know no language model."""
+"""What any prompt must beat: the commonest answer, and a linear model over words. Know rows; know no language model.
+
+Each is a strategy that is made for a task from its training rows; other packages add theirs by entry point.
+"""
 
 import time
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from foreword.backbone import LanguageModel
 from foreword.errors import ForewordError
-from foreword.evals.result import StrategyResult
+from foreword.flows import Cost, Kind, Result, Strategy, Usage
+from foreword.listen import Count
+from foreword.registry import Registry
 from foreword.tasks import Row, Task
 
 
-def majority(task: Task) -> StrategyResult:
+@dataclass(frozen=True)
+class Classifier:
+    """Answers rows of a task with a function over their texts, all at once. No language model is called."""
+
+    name: str
+    takes: tuple[str, ...]
+    cost: Cost
+    detail: str
+    predict: Callable[[Sequence[str]], Sequence[str]]
+    """One answer for each text; a text holds all inputs of a row, one a line."""
+    kind: Kind = "baseline"
+
+    def take(self, row: Mapping[str, str], where: str) -> Mapping[str, object]:  # noqa: ARG002 - a task's rows fit
+        """The task's inputs."""
+        return {name: row[name] for name in self.takes}
+
+    def batch(self, rows: Sequence[Mapping[str, object]], on_rows: Count | None = None) -> list[Result[Any]]:
+        """All rows in one call of the function."""
+        began = time.perf_counter()
+        answers = self.predict(["\n".join(map(str, row.values())) for row in rows]) if rows else []
+        share = (time.perf_counter() - began) / max(1, len(rows))
+        if on_rows:
+            on_rows(len(rows), len(rows))
+        return [Result(answer, answer, Usage(), share) for answer in answers]
+
+
+def majority(task: Task) -> Strategy:
     """Always the commonest training answer."""
     answer = Counter(row.target for row in task.train).most_common(1)[0][0]
-    predictions = [answer] * len(task.test)
-    return _result("majority class", task, predictions, 0.0, f"always {answer!r}")
+    cost = Cost(labelled_rows=len(task.train))
+    return Classifier("majority class", task.inputs, cost, f"always {answer!r}", lambda texts: [answer] * len(texts))
 
 
-def tfidf(task: Task) -> StrategyResult:
-    """TF-IDF over words and pairs of words, then logistic regression; its one strength setting is chosen on dev."""
+def tfidf(task: Task) -> Strategy:
+    """TF-IDF over words and pairs of words, then logistic regression; its one strength setting is chosen on dev.
+
+    Raises ForewordError where the training rows hold one label only, or no word.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -24,45 +62,39 @@ def tfidf(task: Task) -> StrategyResult:
     if len({row.target for row in task.train}) < 2:
         raise ForewordError(f"task {task.name!r}: the training rows hold one label only; add rows of the others")
 
-    def fit(strength: float) -> object:
+    def fit(strength: float) -> Any:
         words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
         model = make_pipeline(words, LogisticRegression(C=strength, max_iter=1000))
         return model.fit([_text(row) for row in task.train], [row.target for row in task.train])
 
-    def predict(model: object, rows: tuple[Row, ...]) -> list[str]:
-        return [str(answer) for answer in model.predict([_text(row) for row in rows])]  # type: ignore[attr-defined]
+    def on_dev(model: Any) -> float:
+        return sum(task.score([str(answer) for answer in model.predict([_text(row) for row in task.dev])], task.dev))
 
     try:
         models = [(strength, fit(strength)) for strength in (1.0, 10.0)]
     except ValueError as error:  # no word in any row
         raise ForewordError(f"task {task.name!r}: {error}") from error
-    strength, model = max(
-        models, key=lambda pair: sum(task.score(predict(pair[1], task.dev), task.dev)) if task.dev else -pair[0]
+    strength, model = max(models, key=lambda pair: on_dev(pair[1]) if task.dev else -pair[0])
+    weights = int(model[-1].coef_.size + model[-1].intercept_.size)
+    return Classifier(
+        "TF-IDF + logistic regression",
+        task.inputs,
+        Cost(weights, len(task.train)),
+        f"words and pairs of words, C = {strength:g}",
+        lambda texts: [str(answer) for answer in model.predict(texts)],
     )
-    began = time.perf_counter()
-    for row in task.test[:20]:
-        predict(model, (row,))
-    ms = 1e3 * (time.perf_counter() - began) / min(20, len(task.test))
-    weights = model[-1].coef_.size + model[-1].intercept_.size  # type: ignore[index]
-    detail = f"words and pairs of words, C = {strength:g}"
-    return _result("TF-IDF + logistic regression", task, predict(model, task.test), ms, detail, int(weights))
 
 
 def _text(row: Row) -> str:
     return "\n".join(row.inputs.values())
 
 
-def _result(
-    name: str, task: Task, predictions: list[str], ms: float, detail: str, parameters: int = 0
-) -> StrategyResult:
-    return StrategyResult(
-        name=name,
-        kind="baseline",
-        predictions=tuple(predictions),
-        scores=tuple(task.score(predictions, task.test)),
-        tokens_per_request=0.0,
-        ms_per_request=ms,
-        trained_parameters=parameters,
-        rows=len(task.train),
-        detail=detail,
-    )
+Factory = Callable[[LanguageModel, Task], Strategy]
+"""Makes a strategy for a task, from its training rows; test rows stay closed."""
+
+STRATEGIES: Registry[Factory] = Registry(
+    "foreword.strategies",
+    {"majority": lambda model, task: majority(task), "tfidf": lambda model, task: tfidf(task)},  # noqa: ARG005
+    callable,
+)
+"""By name: what `compare` can be asked for beside prompts, chains and functions."""

@@ -7,12 +7,10 @@ same bytes. Colours are Okabe & Ito's, which colour-blind readers tell apart, an
 import re
 from collections.abc import Callable
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from foreword.evals.result import ResultData, StrategyResult
 from foreword.evals.wording import count, number
-
-if TYPE_CHECKING:
-    from foreword.evals.result import Result, StrategyResult
 
 KINDS = {
     "baseline": ("baseline", "#6b7280", "s"),
@@ -28,7 +26,7 @@ WIDTH = 8.6  # inches; the page shows a chart at about its own size
 INK, QUIET, GRID = "#1f2430", "#5b6470", "#e4e7eb"
 
 
-def accuracy_chart(result: "Result") -> str:
+def accuracy_chart(result: ResultData) -> str:
     """Every strategy's metric with its 95 % interval, best on top; a dashed line marks the reference."""
     ranked = sorted(result.strategies, key=lambda s: s.mean)
     scale, intervals = result.scale, result.intervals
@@ -54,7 +52,7 @@ def accuracy_chart(result: "Result") -> str:
     return _svg(draw, 1.15 + 0.4 * len(ranked), f"{scale.label} of each strategy, best first: {spoken}")
 
 
-def cost_chart(result: "Result") -> str:
+def cost_chart(result: ResultData) -> str:
     """The metric against what a request costs in tokens: up and left is better."""
     scale, intervals = result.scale, result.intervals
 
@@ -84,7 +82,7 @@ def cost_chart(result: "Result") -> str:
     return _svg(draw, 4.4, f"{scale.label} against tokens per request: {spoken}")
 
 
-def curves_chart(result: "Result") -> str | None:
+def curves_chart(result: ResultData) -> str | None:
     """Training loss and the metric on dev against steps, one line per tuned strategy; None where nothing was tuned."""
     tuned = [s for s in result.strategies if s.curve]
     if not tuned:
@@ -117,7 +115,7 @@ def curves_chart(result: "Result") -> str | None:
     return _svg(draw, 3.7, f"Learning curves: {spoken}")
 
 
-def _ticks(result: "Result") -> Callable[[float, int], str]:
+def _ticks(result: ResultData) -> Callable[[float, int], str]:
     return lambda value, _: f"{value:g}" if result.scale.graded else f"{100 * value:.3g} %"
 
 
@@ -127,7 +125,7 @@ def _whole_numbers() -> Any:
     return MaxNLocator(6, integer=True)
 
 
-def _kinds_legend(figure: Any, strategies: "tuple[StrategyResult, ...]", more: list[Any]) -> None:
+def _kinds_legend(figure: Any, strategies: tuple[StrategyResult, ...], more: list[Any]) -> None:
     from matplotlib.lines import Line2D
 
     present = [look for kind, look in KINDS.items() if any(s.kind == kind for s in strategies)]

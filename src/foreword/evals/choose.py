@@ -1,16 +1,15 @@
 """Which form of which prompt to report: each as it is and calibrated, the best on dev. Never looks at test."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from foreword.backbone import Backbone, LanguageModel
 from foreword.errors import ForewordError
 from foreword.evals.calibration import calibrate
+from foreword.flows import PromptStrategy, measure
+from foreword.listen import SILENT, Listener, counter
 from foreword.prompts import Prompt
 from foreword.tasks import Task
-
-OnStage = Callable[[str, int, int], None]
-"""Called with (what is being done, rows done, rows in all)."""
 
 
 @dataclass(frozen=True)
@@ -31,31 +30,33 @@ class Candidate:
 
     @property
     def score(self) -> float:
+        """The metric on dev of the better form."""
         return max(self.plain_score, self.calibrated_score or 0.0)
 
 
-def weigh(
-    model: LanguageModel, task: Task, prompts: Sequence[Prompt], on_stage: OnStage | None = None
+def evaluate_on_dev(
+    model: LanguageModel, task: Task, prompts: Sequence[Prompt], listener: Listener = SILENT
 ) -> list[Candidate]:
-    """Measure `prompts` on dev, in the order given. Soft prompts lean to a label too, if less than hard ones."""
+    """Measure `prompts` on dev, in the order given. Soft prompts have a label bias too, if less of it than hard ones.
+
+    Raises ForewordError where the task has no dev rows.
+    """
     if not task.dev:
         raise ForewordError(f"task {task.name!r} has no dev rows to choose on; give it some: 'split: {{dev: 200}}'")
-    return [_weigh(model, task, prompt.answering(task.choices), on_stage) for prompt in prompts]
+    return [_evaluate(model, task, prompt.answering(task.choices), listener) for prompt in prompts]
 
 
-def _weigh(model: LanguageModel, task: Task, prompt: Prompt, on_stage: OnStage | None) -> Candidate:
-    def tell(what: str) -> Callable[[int, int], None]:
-        return lambda done, total: on_stage(f"{prompt.name}: {what}", done, total) if on_stage else None
-
-    def mean(predictions: Sequence[str]) -> float:
-        return sum(task.score(predictions, task.dev)) / len(task.dev)
-
-    inputs = [prompt.take_texts(row.inputs, row.id) for row in task.dev]
-    choices = prompt.output.choices
+def _evaluate(model: LanguageModel, task: Task, prompt: Prompt, listener: Listener) -> Candidate:
+    on_rows, choices = counter(listener, f"{prompt.name}: dev"), prompt.output.choices
     if not isinstance(model, Backbone) or choices is None or prompt.output.log_prior is not None:
-        answers = model.answer(prompt, inputs, on_rows=tell("dev"))
-        return Candidate(prompt, None, mean([answer.text for answer in answers]), None)
-    scores = model.score(prompt, inputs, tell("dev"))  # read once: the two forms differ in the choice alone
-    calibrated = calibrate(model, prompt, task.train, tell("unlabelled rows"))
-    plain, fair = ([choices[k] for k in scores.choose(form.output.log_prior)] for form in (prompt, calibrated))
-    return Candidate(prompt, calibrated, mean(plain), mean(fair))
+        measured = measure(PromptStrategy(prompt, model), task, task.dev, on_rows)
+        return Candidate(prompt, None, measured.mean, None)
+    inputs = [prompt.take_texts(row.inputs, row.id) for row in task.dev]
+    scores = model.score(prompt, inputs, on_rows)  # read once: the two forms differ in the choice alone
+    calibrated = calibrate(model, prompt, task.train, listener)
+
+    def mean(form: Prompt) -> float:
+        answers = [choices[k] for k in scores.choose(form.output.log_prior)]
+        return sum(task.score(answers, task.dev)) / len(task.dev)
+
+    return Candidate(prompt, calibrated, mean(prompt), mean(calibrated))

@@ -1,21 +1,26 @@
 """Strategies side by side on the same test rows. Chooses on dev, opens test once, measures what a request costs."""
 
+import json
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
-from typing import Literal
 
 from foreword.backbone import LanguageModel
 from foreword.errors import ForewordError, UsageError
 from foreword.evals.baselines import majority, tfidf
-from foreword.evals.choose import Candidate, OnStage, weigh
+from foreword.evals.choose import Candidate, evaluate_on_dev
 from foreword.evals.lora import Lora, adapt
-from foreword.evals.result import Result, StrategyResult, build_result
+from foreword.evals.report import render_report
+from foreword.evals.result import Comparison, ResultData, StrategyResult
+from foreword.evals.statistics import paired_difference
+from foreword.evals.verdict import verdict
+from foreword.files import write_atomic
+from foreword.flows import Answers, Cost, Measured, PromptStrategy, Strategy, bind, measure
+from foreword.listen import SILENT, Listener, counter
 from foreword.prompts import Prompt
-from foreword.prompts.prompt import expect
-from foreword.tasks import Task
+from foreword.tasks import Row, Task
 from foreword.tuning import CurvePoint, Run
 from foreword.tuning.lesson import soft_name
 
@@ -24,88 +29,110 @@ LATENCY_ROWS = 15
 
 
 @dataclass(frozen=True)
-class _Arm:
-    """A strategy as it is measured."""
+class Result(ResultData):
+    """A finished comparison, and where it can be written. Made by `compare`."""
 
-    model: LanguageModel
-    prompt: Prompt
-    """In the form that did better on dev."""
-    kind: Literal["hard", "soft", "lora"]
-    trained_parameters: int
-    curve: tuple[CurvePoint, ...]
+    def save(self, path: str | Path) -> Path:
+        """Write the report page (`.html`) or the machine-readable result (`.json`); returns the path."""
+        path = Path(path)
+        if path.suffix.lower() == ".html":
+            text = render_report(self)
+        elif path.suffix.lower() == ".json":
+            text = json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n"
+        else:
+            raise UsageError(
+                f"cannot save a result as {path.name!r}; name it .html for the report or .json for the data"
+            )
+        write_atomic(path, text.encode())
+        return path
+
+
+@dataclass(frozen=True)
+class _Arm:
+    """A strategy as it is measured; a prompt in the form that did better on dev."""
+
+    strategy: Strategy
     detail: str
+    calibrated: bool = False
+    curve: tuple[CurvePoint, ...] = ()
 
 
 def compare(
     model: LanguageModel,
     task: Task,
-    strategies: Sequence[Prompt | Run],
+    strategies: Sequence[Answers | Run],
     *,
     lora: Lora | None = None,
-    weighed: Mapping[str, Candidate] | None = None,
-    on_stage: OnStage | None = None,
+    evaluated: Mapping[str, Candidate] | None = None,
+    listener: Listener = SILENT,
     settings: Mapping[str, str | int | float] | None = None,
     notes: Sequence[str] = (),
 ) -> Result:
-    """Measure prompts and finished runs on the test rows, with the baselines beside them.
+    """Measure strategies on the test rows, with the baselines beside them.
 
-    Prompts are reported as they are or calibrated, whichever did better on dev (those in `weighed` have been through
-    that already); the hard prompt that is best on dev is the reference that all others are compared with.
-    With `lora`, adapters are trained behind that prompt's text and reported beside it; `model` stays as it is.
+    A strategy is a prompt, a finished run, a chain, a Python function that takes a row's inputs by keyword, or any
+    other object of `foreword.flows.Strategy`. Prompts are reported as they are or calibrated, whichever did better on
+    dev (those in `evaluated` have been through that already); the hard prompt that is best on dev is the reference that
+    all others are compared with. With `lora`, adapters are trained behind that prompt's text and reported beside it;
+    `model` stays as it is.
+
+    Raises ForewordError or UsageError, before anything is measured, where a strategy does not fit task or model.
     """
     if not task.test:
         raise ForewordError(f"task {task.name!r} has no test rows; give it some: 'split: {{test: 500}}'")
-    prompts = [item.prompt if isinstance(item, Run) else expect(item).answering(task.choices) for item in strategies]
+    bound = [bind(item.prompt if isinstance(item, Run) else item, model, task=task) for item in strategies]
+    prompts = [strategy.prompt for strategy in bound if isinstance(strategy, PromptStrategy)]
     hard = [prompt for prompt in prompts if prompt.soft is None]
     if lora is not None:
         lora.check(model)
         if not hard:
             raise UsageError("LoRA is trained behind the text of a hard prompt; compare one too")
-    _check_names([prompt.name for prompt in prompts] + [soft_name(task.name, "lora")] * (lora is not None))
-    for prompt in prompts:
-        model.check(prompt)  # before anything is measured
+    _check_names([strategy.name for strategy in bound] + [soft_name(task.name, "lora")] * (lora is not None))
     if len(hard) > 1 and not task.dev:
         raise ForewordError(
             f"task {task.name!r} has no dev rows to choose the best of {len(hard)} hard prompts on; give it some: "
             "'split: {dev: 200}', or compare one hard prompt"
         )
-    known = dict(weighed or {})
+    for strategy in bound:
+        for row in (*task.dev, *task.test):
+            strategy.take(row.inputs, row.id)
+    known = dict(evaluated or {})
     if task.dev:
         new = [prompt for prompt in prompts if prompt.name not in known]
-        known |= {candidate.plain.name: candidate for candidate in weigh(model, task, new, on_stage)}
+        known |= {candidate.plain.name: candidate for candidate in evaluate_on_dev(model, task, new, listener)}
     best = max(hard, key=lambda prompt: known[prompt.name].score if prompt.name in known else 0.0, default=None)
-    arms = [_arm(model, item, prompt, known.get(prompt.name)) for item, prompt in zip(strategies, prompts, strict=True)]
-    if lora is not None and best is not None:
-        arms.append(_adapted(lora, model, task, best, on_stage))
     baselines, left_out = _baselines(task)
-    answered = [_answer(task, arm, on_stage) for arm in arms]
-    latency = _latencies(task, arms)
-    results = [
-        _result(task, arm, predictions, tokens, latency[arm.prompt.name])
-        for arm, (predictions, tokens) in zip(arms, answered, strict=True)
+    arms = baselines + [
+        _arm(strategy, known.get(strategy.name), item.curves if isinstance(item, Run) else ())
+        for strategy, item in zip(bound, strategies, strict=True)
     ]
+    if lora is not None and best is not None:
+        arms.append(_adapted(lora, model, task, best, listener))
+    measured = [measure(arm.strategy, task, task.test, counter(listener, f"{arm.strategy.name}: test")) for arm in arms]
+    latency = _latencies(task, [arm.strategy for arm in arms])
     result = build_result(
         task_name=task.name,
         backbone=model.name,
         seed=task.seed,
         metric=task.metric,
         rows=task.test,
-        strategies=[*baselines, *results],
-        reference=(best or baselines[0]).name,
+        strategies=[_result(*each) for each in zip(arms, measured, latency, strict=True)],
+        reference=best.name if best else baselines[0].strategy.name,
         settings=settings,
     )
     power = _power_note(result)
     return replace(result, notes=(*task.notes, *([power] if power else []), *left_out, *notes))
 
 
-def _baselines(task: Task) -> tuple[list[StrategyResult], list[str]]:
+def _baselines(task: Task) -> tuple[list[_Arm], list[str]]:
     """The baselines, and a note where one of them cannot be had."""
-    if task.choices is None:
-        return [majority(task)], []
-    try:
-        return [majority(task), tfidf(task)], []
-    except ForewordError as error:
-        return [majority(task)], [f"TF-IDF is left out: {error}"]
+    strategies, notes = [majority(task)], []
+    if task.choices is not None:
+        try:
+            strategies.append(tfidf(task))
+        except ForewordError as error:
+            notes.append(f"TF-IDF is left out: {error}")
+    return [_Arm(strategy, strategy.detail) for strategy in strategies], notes
 
 
 def _check_names(names: list[str]) -> None:
@@ -114,70 +141,108 @@ def _check_names(names: list[str]) -> None:
             raise UsageError(f"two strategies are called {name!r}; rename one so that the table can tell them apart")
 
 
-def _arm(model: LanguageModel, item: Prompt | Run, prompt: Prompt, candidate: Candidate | None) -> _Arm:
-    form = candidate.best if candidate else prompt
-    curve: tuple[CurvePoint, ...] = item.curves if isinstance(item, Run) else ()
-    if form.soft is None:
-        return _Arm(model, form, "hard", 0, curve, _form(form, candidate))
-    detail = f"{form.soft.method}, {form.virtual_tokens} virtual tokens; {_form(form, candidate)}"
-    return _Arm(model, form, "soft", form.soft.trained_parameters, curve, detail)
+def _arm(strategy: Strategy, candidate: Candidate | None, curve: tuple[CurvePoint, ...] = ()) -> _Arm:
+    if not isinstance(strategy, PromptStrategy):
+        return _Arm(strategy, strategy.detail)
+    form = strategy
+    if candidate is not None:
+        form = PromptStrategy(candidate.best, strategy.model, strategy.sampling, kind=strategy.kind)
+    return _Arm(form, _detail(form.detail, candidate), form.prompt.output.log_prior is not None, curve)
 
 
-def _adapted(lora: Lora, model: LanguageModel, task: Task, start: Prompt, on_stage: OnStage | None) -> _Arm:
+def _adapted(lora: Lora, model: LanguageModel, task: Task, start: Prompt, listener: Listener) -> _Arm:
     """LoRA trained behind `start`, then offered calibration as every prompt is."""
-    found = adapt(lora.check(model), task, start, lora, on_stage)
-    [candidate] = weigh(found.backbone, task, [found.prompt], on_stage) if task.dev else [None]
+    found = adapt(lora.check(model), task, start, lora, listener)
+    [candidate] = evaluate_on_dev(found.backbone, task, [found.prompt], listener) if task.dev else [None]
+    cost = Cost(found.trained_parameters, found.prompt.labelled_rows)
     form = candidate.best if candidate else found.prompt
-    detail = f"rank {lora.rank}, not merged, behind the text of {start.name}; {_form(form, candidate)}"
-    return _Arm(found.backbone, form, "lora", found.trained_parameters, found.curve, detail)
+    strategy = PromptStrategy(form, found.backbone, kind="lora", cost=cost)
+    detail = f"rank {lora.rank}, not merged, behind the text of {start.name}; {_detail(strategy.detail, candidate)}"
+    calibrated = strategy.prompt.output.log_prior is not None
+    return _Arm(strategy, detail, calibrated, found.curve)
 
 
-def _form(prompt: Prompt, candidate: Candidate | None) -> str:
-    form = "calibrated" if prompt.output.log_prior else "as it is"
+def _detail(form: str, candidate: Candidate | None) -> str:
     if candidate is None or candidate.calibrated_score is None:
         return form
     return f"{form}; on dev {candidate.plain_score:.3f} as it is, {candidate.calibrated_score:.3f} calibrated"
 
 
-def _answer(task: Task, arm: _Arm, on_stage: OnStage | None) -> tuple[tuple[str, ...], float]:
-    """Answers to the test rows, and the mean tokens that were read per row."""
-    prompt = arm.prompt
-
-    def on_rows(done: int, total: int) -> None:
-        if on_stage:
-            on_stage(f"{prompt.name}: test", done, total)
-
-    answers = arm.model.answer(prompt, [prompt.take_texts(row.inputs, row.id) for row in task.test], on_rows=on_rows)
-    return tuple(answer.text for answer in answers), statistics.mean(answer.prompt_tokens for answer in answers)
-
-
-def _latencies(task: Task, arms: Sequence[_Arm]) -> dict[str, float]:
-    """Median milliseconds of one request alone, its front computed beforehand as a server does."""
-    times: dict[str, list[float]] = {arm.prompt.name: [] for arm in arms}
+def _latencies(task: Task, strategies: Sequence[Strategy]) -> list[float]:
+    """Median milliseconds of one request alone, its shared prefix computed beforehand as a server does."""
+    times: list[list[float]] = [[] for _ in strategies]
     for i, row in enumerate(task.test[: LATENCY_ROWS + 1]):
-        for arm in arms:
-            inputs = arm.prompt.take_texts(row.inputs, row.id)
-            began = time.perf_counter()
-            arm.model.answer(arm.prompt, [inputs])
-            if i or len(task.test) == 1:  # the first one computes the front
-                times[arm.prompt.name].append(1e3 * (time.perf_counter() - began))
-    return {name: statistics.median(values) for name, values in times.items()}
+        for own, strategy in zip(times, strategies, strict=True):
+            [result] = strategy.batch([strategy.take(row.inputs, row.id)])
+            if i or len(task.test) == 1:  # the first one computes the shared prefix
+                own.append(1e3 * result.seconds)
+    return [statistics.median(own) for own in times]
 
 
-def _result(task: Task, arm: _Arm, predictions: tuple[str, ...], tokens: float, ms: float) -> StrategyResult:
+def _result(arm: _Arm, measured: Measured, ms: float) -> StrategyResult:
+    usage, rows = measured.usage, len(measured.answers)
     return StrategyResult(
-        name=arm.prompt.name,
-        kind=arm.kind,
-        predictions=predictions,
-        scores=tuple(task.score(predictions, task.test)),
-        tokens_per_request=tokens,
+        name=arm.strategy.name,
+        kind=arm.strategy.kind,
+        predictions=measured.answers,
+        scores=measured.scores,
+        tokens_per_request=usage.prompt_tokens / rows,
         ms_per_request=ms,
-        trained_parameters=arm.trained_parameters,
-        rows=arm.prompt.labelled_rows,
+        trained_parameters=arm.strategy.cost.trained_parameters,
+        rows=arm.strategy.cost.labelled_rows,
         detail=arm.detail,
-        calibrated=arm.prompt.output.log_prior is not None,
+        calibrated=arm.calibrated,
         curve=arm.curve,
+        computed_tokens_per_request=usage.computed_tokens / rows,
+        calls_per_request=usage.calls / rows,
     )
+
+
+def build_result(
+    task_name: str,
+    backbone: str,
+    seed: int,
+    metric: str,
+    rows: Sequence[Row],
+    strategies: Sequence[StrategyResult],
+    reference: str,
+    notes: Sequence[str] = (),
+    settings: Mapping[str, str | int | float] | None = None,
+) -> Result:
+    """Compare every strategy with `reference`, row by row, and say what came out.
+
+    Raises UsageError when a strategy did not score every row, scored one with no finite number, or a name is
+    missing or used twice.
+    """
+    _check(rows, strategies)
+    result = Result(
+        task_name, backbone, seed, metric, tuple(rows), tuple(strategies), (), "", reference, tuple(notes),
+        dict(settings or {}),
+    )  # fmt: skip
+    base = result.strategy(reference)
+    comparisons = tuple(_compare(s, base, metric, seed) for s in strategies if s is not base)
+    result = replace(result, comparisons=comparisons)
+    return replace(result, verdict=verdict(result))
+
+
+def _compare(a: StrategyResult, b: StrategyResult, metric: str, seed: int) -> Comparison:
+    d = paired_difference(a.scores, b.scores, seed)
+    return Comparison(a.name, b.name, metric, d.value, d.low, d.high, d.p_value, d.test)
+
+
+def _check(rows: Sequence[Row], strategies: Sequence[StrategyResult]) -> None:
+    names = [s.name for s in strategies]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UsageError(f"two strategies are named {min(twice)!r}; give each its own name")
+    if not rows:
+        raise UsageError("there are no test rows to compare on; give the task a test split")
+    for s in strategies:
+        for what, values in (("scores", s.scores), ("predictions", s.predictions)):
+            if len(values) != len(rows):
+                raise UsageError(f"strategy {s.name!r} has {len(values)} {what} for {len(rows)} test rows")
+        for row, score in zip(rows, s.scores, strict=True):
+            if not isfinite(score):
+                raise UsageError(f"strategy {s.name!r} scores {score!r} on row {row.id!r}; the metric must be a number")
 
 
 def _power_note(result: Result) -> str | None:

@@ -1,25 +1,16 @@
-"""Two prompts on the same dev rows: whose answers flip, and whether one is better. Never opens the test rows."""
+"""Two strategies on the same dev rows: whose answers flip, and whether one is better. Never opens the test rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from foreword.backbone import LanguageModel
-from foreword.backbone.answer import Inputs
 from foreword.errors import ForewordError
-from foreword.evals.choose import OnStage
 from foreword.evals.statistics import Difference, Interval, is_right_or_wrong, paired_difference, score_interval
 from foreword.evals.wording import Scale
-from foreword.prompts import Prompt
+from foreword.flows import Answers, Measured, bind, measure
+from foreword.listen import SILENT, Listener, counter
 from foreword.tasks import Row, Task
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A prompt's answers to the dev rows, in their order."""
-
-    answers: tuple[str, ...]
-    scores: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -80,39 +71,34 @@ class Flips:
 
 
 def flips(
-    model: LanguageModel, task: Task, a: Prompt, b: Prompt, names: tuple[str, str], on_stage: OnStage | None = None
+    model: LanguageModel, task: Task, a: Answers, b: Answers, names: tuple[str, str], listener: Listener = SILENT
 ) -> Flips:
-    """Answer the dev rows with both prompts, as they are stored; `names` tell them apart in errors and progress.
+    """Answer the dev rows with both, as they are stored; `names` tell them apart in errors and progress.
 
-    Raises ForewordError, or UsageError, where the task has no dev rows or a prompt does not fit it or the model.
+    Raises ForewordError, or UsageError, where the task has no dev rows or one does not fit it or the model.
     """
-    old, new = measure(model, task, [(names[0], a), (names[1], b)], on_stage)
+    old, new = on_dev(model, task, [(names[0], a), (names[1], b)], listener)
     return paired(task, old, new)
 
 
-def measure(
-    model: LanguageModel, task: Task, named: Sequence[tuple[str, Prompt]], on_stage: OnStage | None = None
+def on_dev(
+    model: LanguageModel, task: Task, named: Sequence[tuple[str, Answers]], listener: Listener = SILENT
 ) -> list[Measured]:
-    """Each prompt on the dev rows. What is wrong with one of them is raised before any is measured."""
+    """Each prompt, chain or other strategy on the dev rows. What is wrong with one of them is raised before any is
+    measured.
+    """
     if not task.dev:
         raise ForewordError(f"task {task.name!r} has no dev rows to measure on; give it some: 'split: {{dev: 200}}'")
-    work = []
-    for name, prompt in named:
+    bound = []
+    for name, item in named:
         try:
-            fitting = prompt.answering(task.choices)
-            model.check(fitting)
-            work.append((name, fitting, [fitting.take_texts(row.inputs, row.id) for row in task.dev]))
+            strategy = bind(item, model, task=task)
+            for row in task.dev:
+                strategy.take(row.inputs, row.id)
         except ForewordError as error:
             raise type(error)(f"{name!r}: {error}") from error
-    return [_measured(model, task, *each, on_stage) for each in work]
-
-
-def _measured(
-    model: LanguageModel, task: Task, name: str, prompt: Prompt, inputs: Sequence[Inputs], on_stage: OnStage | None
-) -> Measured:
-    answers = model.answer(prompt, inputs, on_rows=lambda *rows: on_stage(f"{name}: dev", *rows) if on_stage else None)
-    texts = tuple(answer.text for answer in answers)
-    return Measured(texts, tuple(task.score(texts, task.dev)))
+        bound.append((name, strategy))
+    return [measure(strategy, task, task.dev, counter(listener, f"{name}: dev")) for name, strategy in bound]
 
 
 def paired(task: Task, a: Measured, b: Measured) -> Flips:

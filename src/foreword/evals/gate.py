@@ -1,19 +1,19 @@
 """May an alias move to another version? Measures both on a task's dev rows and refuses one that is worse.
 
-Knows prompts and rows, not where an alias is kept. Test rows are never opened: a gate that is asked before every move
-would wear them out. Dev rows may have helped to choose either version, so that passing means "not shown to be worse on
-these rows" and no more; who wants rows that nothing was chosen on gives the gate a task of its own.
+Knows strategies and rows, not where an alias is kept. Test rows are never opened: a gate that is asked before every
+move would wear them out. Dev rows may have helped to choose either version, so that passing means "not shown to be
+worse on these rows" and no more; who wants rows that nothing was chosen on gives the gate a task of its own.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 from foreword.backbone import LanguageModel
-from foreword.evals.choose import OnStage
-from foreword.evals.flips import Flips, measure, paired
+from foreword.evals.flips import Flips, on_dev, paired
 from foreword.evals.statistics import Interval, is_right_or_wrong, score_interval
 from foreword.evals.wording import Scale, p_text
-from foreword.prompts import Prompt
+from foreword.flows import Answers
+from foreword.listen import SILENT, Listener
 from foreword.tasks import Task
 
 
@@ -68,17 +68,17 @@ class Verdict:
 def gate(
     model: LanguageModel,
     task: Task,
-    new: Prompt,
-    old: Prompt | None,
+    new: Answers,
+    old: Answers | None,
     names: tuple[str, str],
-    on_stage: OnStage | None = None,
+    listener: Listener = SILENT,
 ) -> Verdict:
     """Judge `new` against `old`, the version that would be replaced; `names` are those of the two, for messages.
 
     Raises ForewordError, or UsageError, where the task has no dev rows or a version does not fit it or the model.
     """
     named = [(names[0], new)] + ([(names[1], old)] if old is not None else [])
-    measured, *before = measure(model, task, named, on_stage)
+    measured, *before = on_dev(model, task, named, listener)
     against = paired(task, before[0], measured) if before else None
     graded = against.graded if against else not is_right_or_wrong(measured.scores)
     found = score_interval(measured.scores, task.seed)

@@ -17,7 +17,7 @@ import torch
 from foreword.backbone import Backbone, Example, LanguageModel
 from foreword.backbone.vectors import NONE
 from foreword.errors import ForewordError, UsageError
-from foreword.evals.choose import OnStage
+from foreword.listen import SILENT, Listener
 from foreword.prompts import Prompt
 from foreword.tasks import Task
 from foreword.tuning import CurvePoint, TuneOptions
@@ -68,7 +68,7 @@ class Adapted:
     trained_parameters: int
 
 
-def adapt(backbone: Backbone, task: Task, start: Prompt, lora: Lora, on_stage: OnStage | None = None) -> Adapted:
+def adapt(backbone: Backbone, task: Task, start: Prompt, lora: Lora, listener: Listener = SILENT) -> Adapted:
     """Train `lora` behind the text of `start`, and keep the version that does best on dev, the last one without dev.
 
     `backbone` is never changed, however this ends. Raises ForewordError when PEFT is missing or the loss is not finite.
@@ -103,8 +103,7 @@ def adapt(backbone: Backbone, task: Task, start: Prompt, lora: Lora, on_stage: O
             raise ForewordError(f"LoRA: {error}; compute in float32, or leave LoRA out") from error
         for mean, weight in zip(average, weights, strict=True):
             mean.lerp_(weight.detach(), newest(step + 1))
-        if on_stage:
-            on_stage(f"{prompt.name}: training", step + 1, options.steps)
+        listener.stage(f"{prompt.name}: training", step + 1, options.steps)
     for weight, kept in zip(weights, best, strict=True):
         weight.data = kept
         weight.requires_grad_(False).grad = None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from foreword.evals.charts import KINDS, accuracy_chart, cost_chart, curves_chart
-from foreword.evals.result import Result, StrategyResult
+from foreword.evals.result import ResultData, StrategyResult
 from foreword.evals.wording import count, number, p_text
 
 ROWS_SHOWN = 10
@@ -58,7 +58,7 @@ class Disagreement:
     answers: list[tuple[str, Text, float]]
 
 
-def render_report(result: Result) -> str:
+def render_report(result: ResultData) -> str:
     """The page, as HTML; the same result gives the same bytes."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
@@ -90,19 +90,19 @@ def render_report(result: Result) -> str:
     )
 
 
-def _rival(result: Result) -> StrategyResult | None:
+def _rival(result: ResultData) -> StrategyResult | None:
     """Whom to read beside the reference: the best soft prompt, or else the best other strategy."""
     others = [s for s in result.strategies if s.name != result.reference]
     return max(others, key=lambda s: (s.kind == "soft", s.mean), default=None)
 
 
-def _labels(result: Result) -> list[str]:
+def _labels(result: ResultData) -> list[str]:
     """The task's labels; none where targets are free text, which seldom repeats, or scores are graded."""
     labels = sorted({row.target for row in result.rows})
     return labels if 2 * len(labels) <= len(result.rows) and not result.scale.graded else []
 
 
-def _matrices(result: Result, rival: StrategyResult | None) -> list[Matrix]:
+def _matrices(result: ResultData, rival: StrategyResult | None) -> list[Matrix]:
     labels = _labels(result)
     if not 2 <= len(labels) <= MATRIX_LABELS:
         return []
@@ -113,7 +113,7 @@ def _matrices(result: Result, rival: StrategyResult | None) -> list[Matrix]:
     return [_matrix(result, s, [*labels, OTHER] if other else labels) for s in shown]
 
 
-def _matrix(result: Result, strategy: StrategyResult, columns: list[str]) -> Matrix:
+def _matrix(result: ResultData, strategy: StrategyResult, columns: list[str]) -> Matrix:
     known = set(columns)
     seen = Counter(
         (row.target, answer if answer in known else OTHER)
@@ -123,7 +123,7 @@ def _matrix(result: Result, strategy: StrategyResult, columns: list[str]) -> Mat
     return Matrix(strategy.name, columns, cells)
 
 
-def _confusions(result: Result, prompts: list[StrategyResult]) -> list[Confusion]:
+def _confusions(result: ResultData, prompts: list[StrategyResult]) -> list[Confusion]:
     if len(_labels(result)) <= MATRIX_LABELS:
         return []
     seen = [
@@ -145,7 +145,7 @@ def _split(base: StrategyResult, rival: StrategyResult) -> tuple[int, int]:
     return sum(x > y for x, y in pairs), sum(x < y for x, y in pairs)
 
 
-def _disagreements(result: Result, rival: StrategyResult) -> list[Disagreement]:
+def _disagreements(result: ResultData, rival: StrategyResult) -> list[Disagreement]:
     """The rows that split the strategies the most, half of them won by the rival and half by the reference."""
     base = result.strategy(result.reference)
 
@@ -166,7 +166,7 @@ def _disagreements(result: Result, rival: StrategyResult) -> list[Disagreement]:
     return [_disagreement(result, i) for i in sorted(chosen)]
 
 
-def _disagreement(result: Result, index: int) -> Disagreement:
+def _disagreement(result: ResultData, index: int) -> Disagreement:
     row = result.rows[index]
     return Disagreement(
         row.id,

@@ -3,32 +3,26 @@
 Knows nothing of models or prompts: the scores come in, and nothing here chooses anything but words.
 """
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from math import isfinite
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from foreword import files
 from foreword.errors import UsageError
 from foreword.evals.statistics import (
     Interval,
     bootstrap_mean,
     is_right_or_wrong,
-    paired_difference,
     smallest_difference,
     wilson,
 )
-from foreword.evals.verdict import verdict
 from foreword.evals.wording import Scale, count, number, p_text
+from foreword.flows import Kind
+from foreword.tasks import Row
+from foreword.tuning import CurvePoint
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-    from foreword.tasks import Row
-    from foreword.tuning.curves import CurvePoint
 
 
 @dataclass(frozen=True)
@@ -36,7 +30,7 @@ class StrategyResult:
     """How one strategy did on the test rows."""
 
     name: str
-    kind: Literal["baseline", "hard", "soft", "flow", "lora"]
+    kind: Kind
     predictions: tuple[str, ...]
     """Its answers, in row order."""
     scores: tuple[float, ...]
@@ -44,14 +38,19 @@ class StrategyResult:
     tokens_per_request: float
     """Mean tokens that the backbone reads per row, virtual ones counted; 0 without a backbone."""
     ms_per_request: float
+    """Median of single requests, in milliseconds."""
     trained_parameters: int
     rows: int
     """Labelled training rows that it used."""
     detail: str = ""
     """One line: the prompt's reference, or what the strategy is."""
-    curve: "tuple[CurvePoint, ...]" = ()
+    curve: tuple[CurvePoint, ...] = ()
     calibrated: bool = False
-    """Whether the model's leaning to some choices was taken off."""
+    """Whether the model's label bias was taken off."""
+    computed_tokens_per_request: float = 0.0
+    """Mean tokens per row that had to be computed: a cached prefix is not counted, scored choices and answers are."""
+    calls_per_request: float = 0.0
+    """Mean calls of a model per row."""
 
     @property
     def mean(self) -> float:
@@ -74,14 +73,14 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Result:
-    """A finished comparison. Make one with `build_result`."""
+class ResultData:
+    """A finished comparison: its numbers and words. What writes it down stands above it, in `Result`."""
 
     task: str
     backbone: str
     seed: int
     metric: str
-    rows: "tuple[Row, ...]"
+    rows: tuple[Row, ...]
     strategies: tuple[StrategyResult, ...]
     comparisons: tuple[Comparison, ...]
     """Every other strategy against the reference, in the order of `strategies`."""
@@ -139,6 +138,8 @@ class Result:
                     "trained_parameters": s.trained_parameters,
                     "rows": s.rows,
                     "detail": s.detail,
+                    "computed_tokens_per_request": s.computed_tokens_per_request,
+                    "calls_per_request": s.calls_per_request,
                 }
                 for s in self.strategies
             ],
@@ -161,6 +162,7 @@ class Result:
             f"{self.scale.label} (95 % interval)",
             "difference to the reference",
             "tokens/\nrequest",
+            "computed/\nrequest",
             "ms/\nrequest",
             "trained\nparameters",
             "training\nrows",
@@ -175,71 +177,9 @@ class Result:
                 f"{self.scale.value(interval.value)} ({self.scale.span(interval.low, interval.high)})",
                 f"{self.scale.signed(against.difference)} ({p_text(against.p_value)})" if against else "reference",
                 count(s.tokens_per_request),
+                count(s.computed_tokens_per_request),
                 count(s.ms_per_request),
                 number(s.trained_parameters),
                 number(s.rows),
             )
         return table
-
-    def save(self, path: str | Path) -> Path:
-        """Write the report page (`.html`) or the machine-readable result (`.json`); returns the path."""
-        path = Path(path)
-        if path.suffix.lower() == ".html":
-            from foreword.evals.report import render_report  # the report stands on this module
-
-            text = render_report(self)
-        elif path.suffix.lower() == ".json":
-            text = json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n"
-        else:
-            raise UsageError(
-                f"cannot save a result as {path.name!r}; name it .html for the report or .json for the data"
-            )
-        files.write_atomic(path, text.encode())
-        return path
-
-
-def build_result(
-    task_name: str,
-    backbone: str,
-    seed: int,
-    metric: str,
-    rows: "Sequence[Row]",
-    strategies: Sequence[StrategyResult],
-    reference: str,
-    notes: Sequence[str] = (),
-    settings: Mapping[str, str | int | float] | None = None,
-) -> Result:
-    """Compare every strategy with `reference`, row by row, and say what came out.
-
-    Raises UsageError when a strategy did not score every row, scored one with no finite number, or a name is
-    missing or used twice.
-    """
-    _check(rows, strategies)
-    result = Result(
-        task_name, backbone, seed, metric, tuple(rows), tuple(strategies), (), "", reference, tuple(notes),
-        dict(settings or {}),
-    )  # fmt: skip
-    base = result.strategy(reference)
-    comparisons = tuple(_compare(s, base, metric, seed) for s in strategies if s is not base)
-    result = replace(result, comparisons=comparisons)
-    return replace(result, verdict=verdict(result))
-
-
-def _compare(a: StrategyResult, b: StrategyResult, metric: str, seed: int) -> Comparison:
-    d = paired_difference(a.scores, b.scores, seed)
-    return Comparison(a.name, b.name, metric, d.value, d.low, d.high, d.p_value, d.test)
-
-
-def _check(rows: "Sequence[Row]", strategies: Sequence[StrategyResult]) -> None:
-    names = [s.name for s in strategies]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise UsageError(f"two strategies are named {min(twice)!r}; give each its own name")
-    if not rows:
-        raise UsageError("there are no test rows to compare on; give the task a test split")
-    for s in strategies:
-        for what, values in (("scores", s.scores), ("predictions", s.predictions)):
-            if len(values) != len(rows):
-                raise UsageError(f"strategy {s.name!r} has {len(values)} {what} for {len(rows)} test rows")
-        for row, score in zip(rows, s.scores, strict=True):
-            if not isfinite(score):
-                raise UsageError(f"strategy {s.name!r} scores {score!r} on row {row.id!r}; the metric must be a number")

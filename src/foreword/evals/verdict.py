@@ -4,22 +4,15 @@ When several soft prompts, or several rivals, were tried, each claim about one r
 that trying more of them does not make a false win likelier.
 """
 
-from typing import TYPE_CHECKING
-
+from foreword.evals.result import ResultData, StrategyResult
 from foreword.evals.statistics import holm, paired_difference
-from foreword.evals.wording import p_text
-
-if TYPE_CHECKING:
-    from foreword.evals.result import Result, StrategyResult
+from foreword.evals.wording import count, p_text
 
 LEVEL = 0.05
 """A difference counts as shown when its (adjusted) p-value is below this."""
 
-COST = {"baseline": ", which needs no language model,", "lora": ", which needs an adapted copy of the weights,"}
-"""What a rival takes, where that is another thing than a prompt."""
 
-
-def verdict(result: "Result") -> str:
+def verdict(result: ResultData) -> str:
     """One plain statement whichever way it goes, then whatever beats the prompt that it is about."""
     scale, n = result.scale, len(result.rows)
     base = result.strategy(result.reference)
@@ -56,18 +49,18 @@ def verdict(result: "Result") -> str:
     return text + _rivals(result, lead)
 
 
-def _role(result: "Result") -> str:
+def _role(result: ResultData) -> str:
     kinds = [s.kind for s in result.strategies]
     if result.strategy(result.reference).kind != "hard":
         return "the reference"
     return "the best hard prompt" if kinds.count("hard") > 1 else "the hard prompt"
 
 
-def _keep(base: "StrategyResult") -> str:
+def _keep(base: StrategyResult) -> str:
     return "keep the hard prompt, it can be read and edited" if base.kind == "hard" else f"keep {base.name}"
 
 
-def _rivals(result: "Result", lead: "StrategyResult") -> str:
+def _rivals(result: ResultData, lead: StrategyResult) -> str:
     """A sentence for each strategy, soft prompts apart, that scores at least as high as `lead`: a reader would ask."""
     others = [s for s in result.strategies if s is not lead and s.kind != "soft" and s.name != result.reference]
     found = [paired_difference(s.scores, lead.scores, result.seed) for s in others]
@@ -75,7 +68,7 @@ def _rivals(result: "Result", lead: "StrategyResult") -> str:
     for s, c, p in zip(others, found, holm([c.p_value for c in found]), strict=True):
         if s.mean < lead.mean:
             continue
-        name = s.name + COST.get(s.kind, "")
+        name = s.name + _cost(s)
         if p < LEVEL:
             sentences.append(
                 f" But {name} beats {lead.name}: {scale.value(s.mean)}, {scale.gap(c.value)} more"
@@ -87,3 +80,11 @@ def _rivals(result: "Result", lead: "StrategyResult") -> str:
                 f" ({many}{p_text(p)})."
             )
     return "".join(sentences)
+
+
+def _cost(rival: StrategyResult) -> str:
+    """What a rival takes, where that is another thing than one call with a prompt."""
+    if rival.kind == "flow":
+        return f", which calls a model {count(rival.calls_per_request)} times a row," if rival.calls_per_request else ""
+    costs = {"baseline": ", which needs no language model,", "lora": ", which needs an adapted copy of the weights,"}
+    return costs.get(rival.kind, "")

@@ -20,7 +20,7 @@ Rows = Sequence[Mapping[str, object]]
 
 
 class PromptStrategy:
-    """A prompt on a model. `read` makes the value of what an answer says.
+    """A prompt on a model. `read` makes the value of what an answer says; `kind` and `cost` follow from the prompt.
 
     Raises ForewordError where the model cannot run the prompt.
     """
@@ -32,10 +32,12 @@ class PromptStrategy:
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         read: Read = as_it_is,
         kind: Kind | None = None,
+        cost: Cost | None = None,
     ) -> None:
         model.check(prompt)
         self.prompt, self.model, self.sampling, self._read = prompt, model, sampling, read
         self.kind: Kind = kind or ("hard" if prompt.soft is None else "soft")
+        self.cost = cost or cost_of(prompt)
 
     @property
     def name(self) -> str:
@@ -44,10 +46,6 @@ class PromptStrategy:
     @property
     def takes(self) -> tuple[str, ...]:
         return self.prompt.variables
-
-    @property
-    def cost(self) -> Cost:
-        return cost_of(self.prompt)
 
     @property
     def detail(self) -> str:

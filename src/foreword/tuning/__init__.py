@@ -3,6 +3,6 @@
 from foreword.tuning.curves import CurvePoint
 from foreword.tuning.loop import tune, tune_many
 from foreword.tuning.options import TuneOptions
-from foreword.tuning.run import Progress, Run
+from foreword.tuning.run import Run
 
-__all__ = ["CurvePoint", "Progress", "Run", "TuneOptions", "tune", "tune_many"]
+__all__ = ["CurvePoint", "Run", "TuneOptions", "tune", "tune_many"]

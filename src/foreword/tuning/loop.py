@@ -20,6 +20,7 @@ from foreword.backbone import Backbone
 from foreword.errors import ForewordError
 from foreword.files import locked, write_atomic
 from foreword.interrupts import interrupts
+from foreword.listen import Progress
 from foreword.prompts import Prompt
 from foreword.tasks import Task
 from foreword.tuning import checkpoint
@@ -34,7 +35,7 @@ from foreword.tuning.methods import METHODS, by_task
 from foreword.tuning.options import TuneOptions
 from foreword.tuning.record import FILES, write_run_file
 from foreword.tuning.rows import COMPETITORS, encode_rows
-from foreword.tuning.run import Progress, Run
+from foreword.tuning.run import Run
 from foreword.tuning.served import dev_score, served
 from foreword.tuning.start import begin
 from foreword.tuning.step import DivergedError, check_finite, schedule
@@ -210,7 +211,8 @@ class _Loop:
                     dev, measured = self.curve[-1].dev, self.curve[-1].step
                     loss = self.losses[-1] if self.losses else self.curve[-1].loss or math.nan
                     rate = sum(self.shares) / per_step
-                    on_step(Progress(self.step, self.options.steps, loss, dev, measured, rate, left))
+                    lr = self.options.rate * schedule(self.step - 1, self.options.steps, self.options.warmup)
+                    on_step(Progress(self.step, self.options.steps, loss, dev, measured, lr, rate, left))
                 if interrupted():
                     self._save()
                     raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""What a run tells: where it stands after every step, and what it has given when it is over."""
+"""What a run has given when it is over."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,21 +7,6 @@ from foreword.prompts import Prompt
 from foreword.tuning.curves import CurvePoint
 from foreword.tuning.diagnose import diagnose
 from foreword.tuning.options import TuneOptions
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands, told after every step."""
-
-    step: int
-    steps: int
-    loss: float
-    dev: float | None
-    """Last measurement on dev."""
-    dev_step: int
-    """After how many steps it was made."""
-    rows_per_second: float
-    seconds_left: float
 
 
 @dataclass(frozen=True)

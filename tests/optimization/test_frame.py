@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from follower import Follower
-from foreword.evals.search.candidate import DEMONSTRATIONS, INSTRUCTION, Ground, RefusedError, demonstrations
-from foreword.evals.search.edits import MAX_DEMONSTRATIONS, reshow, reword
-from foreword.evals.search.frame import Frame, frame
+from foreword.optimization.candidate import DEMONSTRATIONS, INSTRUCTION, RefusedError, SearchSpace, demonstrations
+from foreword.optimization.edits import MAX_DEMONSTRATIONS, reshow, reword
+from foreword.optimization.frame import Frame, frame
 from foreword.prompts import Prompt
 from foreword.prompts.inputs import Input
 from foreword.tasks import Row, Task
@@ -48,7 +48,7 @@ def test_a_frame_knows_which_words_are_which() -> None:
 
 @given(st.sampled_from(BODIES), st.integers(0, 10_000))
 def test_every_edit_makes_a_prompt_of_the_same_variables_and_roles(body: str, seed: int) -> None:
-    ground = Ground(Follower(), Prompt("p", body).answering(TASK.choices), ROWS, ROWS)
+    space = SearchSpace(Follower(), Prompt("p", body).answering(TASK.choices), ROWS, ROWS)
     parts, rng, shown = frame(body), random.Random(seed), "[]"
     for _ in range(4):
         assert parts is not None
@@ -57,8 +57,8 @@ def test_every_edit_makes_a_prompt_of_the_same_variables_and_roles(body: str, se
         assert len(set(ids)) == len(ids) <= MAX_DEMONSTRATIONS
         shown = json.dumps(ids)
         assert frame(parts.body) is not None
-    prompt = ground.prompt({INSTRUCTION: parts.body, DEMONSTRATIONS: shown})
-    assert set(prompt.variables) == set(ground.start.variables)
+    prompt = space.prompt({INSTRUCTION: parts.body, DEMONSTRATIONS: shown})
+    assert set(prompt.variables) == set(space.start.variables)
 
 
 def test_rows_are_added_of_the_target_that_is_shown_least() -> None:
@@ -69,13 +69,13 @@ def test_rows_are_added_of_the_target_that_is_shown_least() -> None:
 
 
 def test_a_merge_too_long_for_the_model_is_refused_not_measured() -> None:
-    ground = Ground(Follower(), Prompt("p", "{{ text }} {{ year }}").answering(TASK.choices), ROWS, ROWS)
+    space = SearchSpace(Follower(), Prompt("p", "{{ text }} {{ year }}").answering(TASK.choices), ROWS, ROWS)
     with pytest.raises(RefusedError, match="too long for this model"):
-        ground.prompt({INSTRUCTION: "word " * 700 + "{{ text }} {{ year }}", DEMONSTRATIONS: "[]"})
+        space.prompt({INSTRUCTION: "word " * 700 + "{{ text }} {{ year }}", DEMONSTRATIONS: "[]"})
 
 
 def test_a_text_of_a_row_is_read_as_the_type_that_the_prompt_declares() -> None:
     inputs = {"text": Input(), "year": Input(type="integer")}
     start = Prompt("p", "{{ text }} {{ year + 1 }}", inputs=inputs).answering(TASK.choices)
-    ground = Ground(backbone(), start, ROWS, ROWS)
-    assert ground.prompt(ground.seed).body == start.body
+    space = SearchSpace(backbone(), start, ROWS, ROWS)
+    assert space.prompt(space.seed).body == start.body

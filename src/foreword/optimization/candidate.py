@@ -20,7 +20,7 @@ class RefusedError(ForewordError):
     """A candidate that is no prompt for this task: told, and never measured."""
 
 
-class Ground:
+class SearchSpace:
     """What all candidates have in common: they do what `start` does, in other words, with rows of `pool` shown."""
 
     def __init__(self, model: LanguageModel, start: Prompt, pool: Sequence[Row], tried: Sequence[Row]) -> None:

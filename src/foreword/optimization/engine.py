@@ -13,12 +13,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from foreword.errors import ForewordError
-from foreword.evals.search.candidate import DEMONSTRATIONS, INSTRUCTION, Ground, Parts, RefusedError, demonstrations
-from foreword.evals.search.edits import reshow, reword
-from foreword.evals.search.found import Step
-from foreword.evals.search.frame import frame
-from foreword.evals.search.proposer import MISTAKES, Proposer
-from foreword.evals.search.scorer import Scorer
+from foreword.listen import Listener
+from foreword.optimization.candidate import (
+    DEMONSTRATIONS,
+    INSTRUCTION,
+    Parts,
+    RefusedError,
+    SearchSpace,
+    demonstrations,
+)
+from foreword.optimization.edits import reshow, reword
+from foreword.optimization.frame import frame
+from foreword.optimization.outcome import Accepted
+from foreword.optimization.proposer import MISTAKES, Proposer
+from foreword.optimization.scorer import Scorer
 from foreword.tasks import Row, Task
 
 if TYPE_CHECKING:
@@ -30,21 +38,6 @@ TRIES = 30
 """Changes that are thought of until one is new and fits."""
 IDLE = 25
 """Rounds without anything new to measure, after which the search has run dry."""
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How far a search is."""
-
-    calls: int
-    seconds: float
-    tried: int
-    refused: int
-    best: float
-    """On the dev rows of the search."""
-    body: str
-    """Of the best."""
-    demonstrations: int
 
 
 @dataclass
@@ -72,16 +65,16 @@ class Adapter:
     """Between gepa and a task; its methods are those that gepa calls."""
 
     def __init__(
-        self, task: Task, ground: Ground, scorer: Scorer, proposer: Proposer | None, limits: Limits, seed: int,
-        dev: Sequence[Row], on_standing: Callable[[Standing], None] | None,
+        self, task: Task, space: SearchSpace, scorer: Scorer, proposer: Proposer | None, limits: Limits, seed: int,
+        dev: Sequence[Row], listener: Listener,
     ) -> None:  # fmt: skip
         self.stopped = ""
         self.failure: Exception | None = None
         self.refused: list[str] = []
-        self._task, self._ground, self._scorer, self._proposer = task, ground, scorer, proposer
-        self._limits, self._rng, self._on_standing = limits, random.Random(seed), on_standing
+        self._task, self._space, self._scorer, self._proposer = task, space, scorer, proposer
+        self._limits, self._rng, self._listener = limits, random.Random(seed), listener
         self._dev = len(dev), {row.id for row in dev}
-        self._seen: set[str] = {ground.start.digest}
+        self._seen: set[str] = {space.start.digest}
         self._tried: set[str] = set()
         self._best: tuple[float, Parts] | None = None
         self._measured: dict[str, int] = {}
@@ -112,7 +105,7 @@ class Adapter:
 
         before = self._scorer.calls
         try:
-            prompt = self._ground.prompt(candidate)
+            prompt = self._space.prompt(candidate)
             answers, scores = self._scorer.judge(prompt, batch)
             self._tried.add(prompt.digest)
         except RefusedError as error:  # a merge of two that fit alone
@@ -172,7 +165,7 @@ class Adapter:
 
     def _edited(self, candidate: Parts, part: int, wrong: Sequence[Row]) -> str | None:
         if part == DEMONSTRATIONS:
-            pool = list(self._ground.pool.values())
+            pool = list(self._space.pool.values())
             return json.dumps(reshow(demonstrations(candidate), pool, wrong, self._rng))
         parts = frame(candidate[INSTRUCTION])
         return reword(parts, self._task, self._rng).body if parts is not None else None
@@ -181,20 +174,20 @@ class Adapter:
         """Rows that may be shown and are answered wrongly now. None of those that changes are tried on is among them:
         whoever shows a row and asks it learns nothing.
         """
-        pool = list(self._ground.pool.values())
+        pool = list(self._space.pool.values())
         if not pool:
             return []
         shown = demonstrations(candidate)
         rows = [row for row in self._rng.sample(pool, min(MINIBATCH, len(pool))) if row.id not in shown]
         if not rows:
             return []
-        _, scores = self._scorer.judge(self._ground.prompt(candidate), rows)
+        _, scores = self._scorer.judge(self._space.prompt(candidate), rows)
         return [row for row, score in zip(rows, scores, strict=True) if score < 1]
 
     def _fits(self, parts: Parts) -> bool:
         """Whether `parts` make a prompt that has not been thought of before."""
         try:
-            digest = self._ground.prompt(parts).digest
+            digest = self._space.prompt(parts).digest
         except RefusedError as error:
             self._refuse(str(error))
             return False
@@ -202,33 +195,36 @@ class Adapter:
         self._seen.add(digest)
         return new
 
-    def step(self, parts: Parts, parents: Sequence[int | None], dev: float) -> Step:
+    def step(self, parts: Parts, parents: Sequence[int | None], dev: float) -> Accepted:
         """What is told of a candidate that was measured on dev."""
-        calls = self._measured[self._ground.prompt(parts).digest]
+        calls = self._measured[self._space.prompt(parts).digest]
         known = tuple(parent for parent in parents if parent is not None)
-        return Step(calls, known, dev, parts[INSTRUCTION], demonstrations(parts))
+        return Accepted(calls, known, dev, parts[INSTRUCTION], demonstrations(parts))
 
     def _refuse(self, reason: str) -> None:
         self.refused.append(reason)
 
     def _tell(self, candidate: Parts, score: float) -> None:
-        self._measured.setdefault(self._ground.prompt(candidate).digest, self._scorer.calls)
+        """A line for each better one, and the calls so far."""
+        calls = self._scorer.calls
+        self._measured.setdefault(self._space.prompt(candidate).digest, calls)
         if self._best is None or score > self._best[0]:
             self._best = score, dict(candidate)
-        if self._on_standing:
-            best, parts = self._best
-            seconds, shown = time.monotonic() - self._limits.began, len(demonstrations(parts))
-            self._on_standing(
-                Standing(self._scorer.calls, seconds, self.tried, len(self.refused), best, parts[INSTRUCTION], shown)
-            )
+            count = len(demonstrations(candidate))
+            shown = f" and {count} demonstrations" if count else ""
+            self._listener.say(f"  {calls:6,} calls  dev {score:.3f}  {candidate[INSTRUCTION]!r}{shown}")
+        figures = f"best dev {self._best[0]:.3f}, {self.tried} tried"
+        self._listener.stage("calls", calls, self._limits.calls or 0, figures)
 
 
 class _Silent:
     def log(self, message: str) -> None:
-        """gepa tells each of its steps; what matters of them is in `Standing` and `Step`."""
+        """gepa tells each of its steps; what matters of them the listener hears."""
 
 
-def search(adapter: Adapter, seed_candidate: Parts, train: Sequence[Row], dev: Sequence[Row], seed: int) -> list[Step]:
+def search(
+    adapter: Adapter, seed_candidate: Parts, train: Sequence[Row], dev: Sequence[Row], seed: int
+) -> list[Accepted]:
     """The candidates that were measured on dev, the start first. Raises what the model raised, if it failed."""
     try:
         from gepa.api import optimize

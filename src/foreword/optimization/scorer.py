@@ -1,7 +1,7 @@
 """How candidates do on rows, none of them measured twice. Knows prompts and rows; knows nothing of the search.
 
-Choices are scored the way they will be served if that did better for the start: with the model's leaning to some of
-them taken off, measured for every prompt on the same rows, whose labels are not looked at.
+Choices are scored the way they will be served if that did better for the start: with the model's label bias
+taken off, measured for every prompt on the same rows, whose labels are not looked at.
 """
 
 import math
@@ -12,7 +12,8 @@ import numpy as np
 
 from foreword.backbone import Backbone, LanguageModel
 from foreword.errors import ForewordError
-from foreword.evals.search.journal import Journal
+from foreword.flows import PromptStrategy
+from foreword.optimization.journal import Journal
 from foreword.prompts import Prompt
 from foreword.tasks import Row, Task
 
@@ -21,27 +22,27 @@ Value = str | list[float]
 
 
 class Scorer:
-    """`leaning`: the rows that a leaning is measured on; None: answers are taken as they come."""
+    """`bias_rows`: the rows that a label bias is measured on; None: answers are taken as they come."""
 
-    def __init__(self, model: LanguageModel, task: Task, journal: Journal, leaning: Sequence[Row] | None) -> None:
+    def __init__(self, model: LanguageModel, task: Task, journal: Journal, bias_rows: Sequence[Row] | None) -> None:
         self.calls = 0
         """Rows that a prompt was asked for the first time in this search, those that the journal knew included: the
         same search counts the same however often it was ended and begun again."""
-        self._model, self._task, self._journal, self._leaning = model, task, journal, leaning
+        self._model, self._task, self._journal, self._bias_rows = model, task, journal, bias_rows
         self._values: dict[tuple[str, str], Value] = {}
 
     def judge(self, prompt: Prompt, rows: Sequence[Row]) -> tuple[list[str], list[float]]:
         """The answers to `rows` and the task's metric of each."""
-        if self._leaning is None:
+        if self._bias_rows is None:
             answers = [str(value) for value in self._said(prompt, rows)]
         else:
             choices = self._task.choices
             assert choices is not None
-            both = np.array(self._said(prompt, [*self._leaning, *rows]))
-            likely = both[: len(self._leaning)]
+            both = np.array(self._said(prompt, [*self._bias_rows, *rows]))
+            likely = both[: len(self._bias_rows)]
             likely = likely - np.logaddexp.reduce(likely, axis=1, keepdims=True)
-            fair = both[len(self._leaning) :] - np.logaddexp.reduce(likely, axis=0)
-            answers = [choices[k] for k in fair.argmax(1)]
+            calibrated = both[len(self._bias_rows) :] - np.logaddexp.reduce(likely, axis=0)
+            answers = [choices[k] for k in calibrated.argmax(1)]
         return answers, self._task.score(answers, rows)
 
     def _said(self, prompt: Prompt, rows: Sequence[Row]) -> list[Value]:
@@ -66,15 +67,15 @@ class Scorer:
         return True
 
     def _fits(self, value: Any) -> bool:
-        if self._leaning is None:
+        if self._bias_rows is None:
             return isinstance(value, str)
         numbers = isinstance(value, list) and all(isinstance(v, float) and math.isfinite(v) for v in value)
         return numbers and len(value) == len(self._task.choices or ())
 
     def _ask(self, prompt: Prompt, rows: Sequence[Row]) -> list[Value]:
         inputs = [prompt.take_texts(row.inputs, row.id) for row in rows]
-        if self._leaning is None:
-            return [answer.text for answer in self._model.answer(prompt, inputs)]
+        if self._bias_rows is None:
+            return [result.text for result in PromptStrategy(prompt, self._model).batch(inputs)]
         assert isinstance(self._model, Backbone)
         values: list[Value] = self._model.score(prompt, inputs).comparable.tolist()
         return values

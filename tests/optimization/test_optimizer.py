@@ -16,10 +16,10 @@ from follower import CHOICES, Follower, task
 from foreword.backbone import Answer
 from foreword.budgets import parse_budget
 from foreword.errors import ForewordError, UsageError
-from foreword.evals import Optimized, optimize
-from foreword.evals.search import Standing
+from foreword.optimization import Optimized, optimize
 from foreword.prompts import Output, Prompt, Text, few_shot
 from foreword.tasks import Row
+from heard import Heard
 
 START = Prompt("start", "Review: {{ text }}\nSentiment:")
 
@@ -47,7 +47,7 @@ def same(a: Optimized, b: Optimized) -> bool:
 
 
 def test_it_finds_the_better_words_and_opens_test_once_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    from foreword.evals.search import optimizer
+    from foreword.optimization import optimizer
 
     Sealed.opened = False
     opened: list[str] = []
@@ -59,9 +59,9 @@ def test_it_finds_the_better_words_and_opens_test_once_at_the_end(monkeypatch: p
 
     measured = optimizer._test
     monkeypatch.setattr(optimizer, "_test", test)
-    standings: list[Standing] = []
+    heard = Heard()
     data = task(test=Sealed(task().test))
-    result = optimize(Follower(), data, START, budget="1500calls", on_standing=standings.append)
+    result = optimize(Follower(), data, START, budget="1500calls", listener=heard)
     assert result.improved
     assert opened == [result.prompt.body]
     assert result.prompt.body.endswith(" is")
@@ -74,8 +74,12 @@ def test_it_finds_the_better_words_and_opens_test_once_at_the_end(monkeypatch: p
     assert result.prompt.variables == START.variables
     assert result.prompt.output == Output(choices=CHOICES)
     assert result.prompt.labelled_rows == 75 + 75
-    assert [s.best for s in standings] == sorted(s.best for s in standings)
-    assert standings[-1].calls <= 1500
+    calls = [done for name, done, total in heard.stages if name == "calls" and total == 1500]
+    best = [float(figures.split()[2].rstrip(",")) for figures in heard.figures if figures.startswith("best dev")]
+    assert len(calls) == len(best) >= 3
+    assert best == sorted(best)
+    assert calls[-1] <= 1500
+    assert sum("calls  dev" in said for said in heard.said) == len(set(best))
     again = optimize(Follower(), task(), START, budget="1500calls")
     assert same(result, again), "the seed decides"
     assert not same(result, found(seed=1))
@@ -104,11 +108,13 @@ def test_a_search_that_was_ended_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_the_search_and_keeps_the_best() -> None:
-    def press(standing: Standing) -> None:
-        if standing.best > 0.7:
-            os.kill(os.getpid(), signal.SIGINT)
+    class Impatient(Heard):
+        def stage(self, name: str, done: int, total: int, figures: str = "") -> None:
+            super().stage(name, done, total, figures)
+            if name == "calls" and float(figures.split()[2].rstrip(",")) > 0.7:
+                os.kill(os.getpid(), signal.SIGINT)
 
-    result = found(budget="1h", on_standing=press)
+    result = found(budget="1h", listener=Impatient())
     assert (result.stopped, result.improved) == ("interrupted", True)
     assert result.test is not None
 

@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from foreword.evals.search.frame import Frame
+from foreword.optimization.frame import Frame
 from foreword.tasks import Row, Task
 
 MAX_DEMONSTRATIONS = 16

@@ -10,24 +10,25 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 from foreword.backbone import Backbone, LanguageModel
 from foreword.budgets import parse_budget
 from foreword.errors import ForewordError, UsageError
-from foreword.evals.choose import Candidate, OnStage, weigh
-from foreword.evals.search.candidate import DEMONSTRATIONS, INSTRUCTION, Ground
-from foreword.evals.search.engine import MINIBATCH, Adapter, Limits, Standing, search
-from foreword.evals.search.found import Optimized, Step, Tested
-from foreword.evals.search.frame import frame
-from foreword.evals.search.journal import Journal
-from foreword.evals.search.proposer import Proposer
-from foreword.evals.search.scorer import Scorer
+from foreword.evals import CALIBRATION_ROWS, Candidate, evaluate_on_dev
 from foreword.evals.statistics import is_right_or_wrong, paired_difference, score_interval
 from foreword.files import locked
+from foreword.flows import PromptStrategy, measure
 from foreword.interrupts import interrupts
+from foreword.listen import SILENT, Listener, counter
+from foreword.optimization.candidate import DEMONSTRATIONS, INSTRUCTION, SearchSpace
+from foreword.optimization.engine import MINIBATCH, Adapter, Limits, search
+from foreword.optimization.frame import frame
+from foreword.optimization.journal import Journal
+from foreword.optimization.outcome import Accepted, Optimized, Tested
+from foreword.optimization.proposer import Proposer
+from foreword.optimization.scorer import Scorer
 from foreword.prompts import Prompt
 from foreword.prompts.prompt import expect
 from foreword.tasks import Row, Task
@@ -37,8 +38,8 @@ DEV = 100
 """Dev rows that the search measures on."""
 TRAIN = 96
 """Training rows that changes are tried on: few, so that a candidate's answers to them are soon known."""
-LEANING = 32
-"""Of these, rows that a prompt's leaning to some choices is measured on."""
+BIAS_ROWS = 32
+"""Of these, rows that a prompt's label bias is measured on."""
 POOL = 200
 """Training rows that may be shown as demonstrations."""
 FINALISTS = 3
@@ -53,8 +54,7 @@ def optimize(
     proposer: LanguageModel | None = None,
     seed: int = 0,
     folder: Path | None = None,
-    on_stage: OnStage | None = None,
-    on_standing: Callable[[Standing], None] | None = None,
+    listener: Listener = SILENT,
 ) -> Optimized:
     """Search for words and demonstrations that answer `task` better than those of `prompt`, on the same model.
 
@@ -73,22 +73,22 @@ def optimize(
     train, pool, dev = _rows(task, seed)
     with locked(folder, "optimizing") if folder is not None else nullcontext():
         journal = Journal(folder, _about(model, task, start, proposer, seed))
-        [reference] = weigh(model, task, [start], on_stage)
-        fair = isinstance(model, Backbone) and task.choices is not None and _calibrated_is_better(reference)
-        leaning = train[:LEANING] if fair else None
-        ground = Ground(model, start, pool, [*train, *pool, *task.dev])
-        one_round = 3 * MINIBATCH + len(dev) + len(leaning or ())
-        least = len(dev) + len(leaning or ()) + one_round
+        [reference] = evaluate_on_dev(model, task, [start], listener)
+        calibrated = isinstance(model, Backbone) and task.choices is not None and _calibrated_is_better(reference)
+        bias_rows = train[:BIAS_ROWS] if calibrated else None
+        space = SearchSpace(model, start, pool, [*train, *pool, *task.dev])
+        one_round = 3 * MINIBATCH + len(dev) + len(bias_rows or ())
+        least = len(dev) + len(bias_rows or ()) + one_round
         if calls is not None and calls < least:
             raise UsageError(f"budget {budget!r} does not hold one round of the search; give at least {least}calls")
-        scorer = Scorer(model, task, journal, leaning)
+        scorer = Scorer(model, task, journal, bias_rows)
         thinker = Proposer(proposer, task, journal, seed) if proposer is not None else None
         with interrupts() as pressed:
             limits = Limits(calls, seconds, one_round, pressed)
-            adapter = Adapter(task, ground, scorer, thinker, limits, seed, dev, on_standing)
-            history = search(adapter, ground.seed, train, dev, seed)
-        finalists = [_made(ground, step) for step in sorted(history[1:], key=lambda step: -step.dev)[:FINALISTS]]
-        weighed = weigh(model, task, finalists, on_stage) if finalists else []
+            adapter = Adapter(task, space, scorer, thinker, limits, seed, dev, listener)
+            history = search(adapter, space.seed, train, dev, seed)
+        finalists = [_made(space, step) for step in sorted(history[1:], key=lambda step: -step.dev)[:FINALISTS]]
+        weighed = evaluate_on_dev(model, task, finalists, listener) if finalists else []
         best = max([reference, *weighed], key=lambda candidate: candidate.score)  # the start, where they are equal
         improved = best.score > reference.score
         found = best.best
@@ -101,7 +101,7 @@ def optimize(
             start=reference.best,
             dev=best.score,
             start_dev=reference.score,
-            test=_test(model, task, reference.best, found, on_stage) if improved and task.test else None,
+            test=_test(model, task, reference.best, found, listener) if improved and task.test else None,
             history=tuple(history),
             tried=adapter.tried,
             refused=tuple(adapter.refused),
@@ -135,7 +135,7 @@ def _rows(task: Task, seed: int) -> tuple[list[Row], list[Row], list[Row]]:
 
 
 def _calibrated_is_better(start: Candidate) -> bool:
-    """A start that brings a leaning of its own was calibrated once; one for which it makes no difference may be."""
+    """A start that brings a prior of its own was calibrated once; one for which it makes no difference may be."""
     if start.calibrated_score is None:
         return start.plain.output.log_prior is not None
     return start.calibrated_score >= start.plain_score
@@ -159,29 +159,24 @@ def _about(
     }
 
 
-def _made(ground: Ground, step: Step) -> Prompt:
+def _made(space: SearchSpace, step: Accepted) -> Prompt:
     parts = {INSTRUCTION: step.body}
-    if ground.start.examples is None:
+    if space.start.examples is None:
         parts[DEMONSTRATIONS] = json.dumps(step.demonstrations)
-    return ground.prompt(parts)
+    return space.prompt(parts)
 
 
 def _calls(task: Task, weighed: Candidate) -> int:
-    """Rows that `weigh` asked for."""
-    from foreword.evals.calibration import ROWS
-
-    return len(task.dev) + (min(ROWS, len(task.train)) if weighed.calibrated is not None else 0)
+    """Rows that `evaluate_on_dev` asked for."""
+    return len(task.dev) + (min(CALIBRATION_ROWS, len(task.train)) if weighed.calibrated is not None else 0)
 
 
-def _test(model: LanguageModel, task: Task, start: Prompt, found: Prompt, on_stage: OnStage | None) -> Tested:
+def _test(model: LanguageModel, task: Task, start: Prompt, found: Prompt, listener: Listener) -> Tested:
     """Opens the test rows."""
-    a, b = (_scores(model, task, prompt, what, on_stage) for prompt, what in ((start, "start"), (found, "found")))
+    a, b = (
+        measure(PromptStrategy(prompt, model), task, task.test, counter(listener, f"{what}: test")).scores
+        for prompt, what in ((start, "start"), (found, "found"))
+    )
     gap = paired_difference(b, a, task.seed)
     intervals = score_interval(a, task.seed), score_interval(b, task.seed)
     return Tested(len(task.test), *intervals, gap, not is_right_or_wrong([*a, *b]))
-
-
-def _scores(model: LanguageModel, task: Task, prompt: Prompt, what: str, on_stage: OnStage | None) -> Sequence[float]:
-    inputs = [prompt.take_texts(row.inputs, row.id) for row in task.test]
-    answers = model.answer(prompt, inputs, on_rows=lambda *rows: on_stage(f"{what}: test", *rows) if on_stage else None)
-    return task.score([answer.text for answer in answers], task.test)

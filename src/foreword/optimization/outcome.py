@@ -10,7 +10,7 @@ from foreword.prompts import Prompt
 
 
 @dataclass(frozen=True)
-class Step:
+class Accepted:
     """A candidate that did well enough on a few training rows to be measured on dev."""
 
     calls: int
@@ -51,7 +51,7 @@ class Optimized:
     """On all dev rows, which the prompt was chosen on: the difference flatters it."""
     test: Tested | None
     """None where the start stays, for then there is nothing to test, or where the task has no test rows."""
-    history: tuple[Step, ...]
+    history: tuple[Accepted, ...]
     tried: int
     """Candidates that were measured on anything."""
     refused: tuple[str, ...]

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 
 from foreword.backbone import Backbone, LanguageModel, Sampling
 from foreword.errors import ForewordError
-from foreword.evals.search.candidate import RefusedError
-from foreword.evals.search.edits import FREE_INTROS, INTROS
-from foreword.evals.search.frame import frame
-from foreword.evals.search.journal import Journal
+from foreword.optimization.candidate import RefusedError
+from foreword.optimization.edits import FREE_INTROS, INTROS
+from foreword.optimization.frame import frame
+from foreword.optimization.journal import Journal
 from foreword.prompts import Prompt
 from foreword.tasks import Task
 
