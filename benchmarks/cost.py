@@ -57,12 +57,12 @@ def step(backbone: Backbone, P: int, rows: int, width: int) -> float:
     """Seconds, the fastest of a few."""
     draw = np.random.default_rng(0).integers(1000, 20_000, (rows, width + 1))
     examples = [Example(row[:-1], ((int(row[-1]),),)) for row in draw]
-    front, times = np.arange(-1, -1 - P, -1), []
+    shared_prefix, times = np.arange(-1, -1 - P, -1), []
     start = backbone.model.get_input_embeddings().weight[1000 : 1000 + P].float()
     for _ in range(ROUNDS + 1):
         virtual = start.clone().requires_grad_()
         began = clock()
-        backbone.log_probs(examples, front, Vectors(virtual)).mean().neg().backward()
+        backbone.log_probs(examples, shared_prefix, Vectors(virtual)).mean().neg().backward()
         times.append(clock() - began)
     return min(times)
 

@@ -187,7 +187,7 @@ class Study:
         made = {k: v.detach().float().cpu().numpy() for k, v in vars(vectors()).items() if v is not None}
         if made:
             prompt = prompt.replace(soft=SoftTokens(made, backbone.name, backbone.fingerprint, kind, "", 1))
-        backbone.forget_fronts()
+        backbone.clear_prefix_cache()
         found = {"steps": steps, "loss": round(loss, 3), "dev": self.score(backbone, task, prompt, "dev")}
         return found, lambda: self.score(backbone, task, prompt, "test")
 
@@ -310,8 +310,8 @@ def timed(backbone: Backbone, kind: str, batch: int, rows: TrainingRows) -> Iter
     trained = [p for p in model.parameters() if p.requires_grad]
     for step in range(TIMED_ROWS // batch + 1):
         examples, _ = rows.batch(step, batch, 0)
-        front = rows.front[rows.front >= 0]
-        whole = [[*front, *e.question[e.question >= 0], *e.answers[0]] for e in examples]
+        shared = rows.shared_prefix[rows.shared_prefix >= 0]
+        whole = [[*shared, *e.question[e.question >= 0], *e.answers[0]] for e in examples]
         width = max(map(len, whole))
         ids = torch.zeros(len(whole), width, dtype=torch.int64, device=backbone.device)
         mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)

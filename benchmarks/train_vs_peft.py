@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from foreword.backbone import Backbone, Example, Vectors
-from foreword.backbone.encode import shared_front
+from foreword.backbone.encode import shared_prefix_length
 from foreword.prompts import Prompt
 from foreword.tasks import Task
 from foreword.tuning.objective import mean_loss
@@ -107,7 +107,7 @@ def steps(
 
     virtual = torch.nn.Parameter(start.clone())
     optimisers = [torch.optim.AdamW([parameter], lr=1e-9) for parameter in (virtual, weight)]
-    front = torch.arange(-1, -1 - P, -1).numpy()
+    shared_prefix = torch.arange(-1, -1 - P, -1).numpy()
     whole = [Example(example.question, (answer,)) for example, answer in zip(examples, answers, strict=True)]
     width = max(len(e.question) + len(e.answers[0]) for e in whole)
     ids = torch.zeros(len(whole), width, dtype=torch.int64, device=backbone.device)
@@ -118,7 +118,7 @@ def steps(
         labels[i, len(row) - len(answer) : len(row)] = row[len(row) - len(answer) :]
 
     def ours() -> torch.Tensor:
-        loss = mean_loss(backbone.log_probs(whole, front, Vectors(virtual)), whole, [0] * len(whole))
+        loss = mean_loss(backbone.log_probs(whole, shared_prefix, Vectors(virtual)), whole, [0] * len(whole))
         return finish(loss, virtual, optimisers[0])
 
     def theirs() -> torch.Tensor:
@@ -150,7 +150,7 @@ def rows(backbone: Backbone, row_tokens: int) -> tuple[list[Example], list[tuple
             text += " " + str(next(rest).inputs["text"])
             example = backbone.example(prompt, {"text": text}, [row.target])
         made.append(example)
-    assert shared_front([example.question for example in made]) > 0
+    assert shared_prefix_length([example.question for example in made]) > 0
     return made, [example.answers[0] for example in made]
 
 

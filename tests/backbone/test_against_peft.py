@@ -1,4 +1,4 @@
-"""The same loss and gradient as PEFT's prompt tuning with the usual training loop, for virtual tokens at the front."""
+"""The same loss and gradient as PEFT's prompt tuning with the usual training loop, for virtual tokens before text."""
 
 import copy
 import random
@@ -88,8 +88,8 @@ def loss_of_ours(
     model: Backbone, start: torch.Tensor, rows: list[list[int]], answers: list[tuple[int, ...]]
 ) -> tuple[float, torch.Tensor]:
     virtual = start.detach().float().clone().requires_grad_()
-    front = np.arange(-1, -1 - len(virtual), -1, dtype=np.int64)
+    shared_prefix = np.arange(-1, -1 - len(virtual), -1, dtype=np.int64)
     examples = [Example(np.array(row), (answer,)) for row, answer in zip(rows, answers, strict=True)]
-    loss = -model.log_probs(examples, front, Vectors(virtual)).mean()
+    loss = -model.log_probs(examples, shared_prefix, Vectors(virtual)).mean()
     loss.backward()
     return loss.item(), virtual.grad

@@ -11,7 +11,7 @@ import transformers as hf
 
 from foreword.backbone import Backbone, Sampling, probe
 from foreword.backbone.batch import Example
-from foreword.backbone.encode import encode, encode_answer, shared_front
+from foreword.backbone.encode import encode, encode_answer, shared_prefix_length
 from foreword.backbone.generate import ends_of
 from foreword.backbone.load import best_dtype, load
 from foreword.backbone.vectors import Vectors
@@ -59,11 +59,11 @@ def test_an_answer_is_cut_as_it_would_be_in_the_text() -> None:
     assert encode_answer("positive", "<assistant>\n", tok) == tuple(tok.encode("positive"))
 
 
-def test_the_shared_front_leaves_every_row_a_token() -> None:
+def test_the_shared_prefix_leaves_every_row_a_token() -> None:
     rows = [np.array([1, 2, 3]), np.array([1, 2]), np.array([1, 2, 4])]
-    assert shared_front(rows) == 1
-    assert shared_front([np.array([1, 2, 3, 4]), np.array([1, 2, 9, 4])]) == 2
-    assert shared_front([np.array([7])]) == 0
+    assert shared_prefix_length(rows) == 1
+    assert shared_prefix_length([np.array([1, 2, 3, 4]), np.array([1, 2, 9, 4])]) == 2
+    assert shared_prefix_length([np.array([7])]) == 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -169,7 +169,7 @@ def test_a_row_longer_than_the_context_is_named() -> None:
 
 
 def test_one_row_needs_no_other_to_be_answered() -> None:
-    """The probe row that a single row's front is found with may not fit the template; then there is no front."""
+    """The probe row that a single row's shared prefix is found with may not fit the template; then there is none."""
     first = Prompt("p", "First: {{ items[0] }} is", {"items": Input(type="array")}, CHOICES)
     assert backbone().answer(first, [{"items": ["film"]}])[0].value in CHOICES.choices
 

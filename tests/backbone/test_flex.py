@@ -11,7 +11,7 @@ from traced import traced
 
 DRAW = np.random.default_rng(0)
 ROWS = [Example(DRAW.integers(10, 200, n), ((5, 6), (7,))) for n in (300, 900, 640)]
-FRONT = np.array([-1, -2, -3, 5])
+SHARED_PREFIX = np.array([-1, -2, -3, 5])
 
 
 def long_reader(monkeypatch: pytest.MonkeyPatch, family: str = "qwen", **other: int) -> Backbone:
@@ -47,14 +47,14 @@ def test_long_rows_are_read_in_one_kernel_that_was_asked_first(
     for long in (10**6, flex.LONG):
         monkeypatch.setattr(flex, "LONG", long)
         virtual = start.clone().requires_grad_()
-        loss = model.log_probs(ROWS, FRONT, Vectors(virtual)).mean()
+        loss = model.log_probs(ROWS, SHARED_PREFIX, Vectors(virtual)).mean()
         loss.backward()
         assert virtual.grad is not None
         found.append((loss.item(), virtual.grad))
         assert len(calls) == (0 if long == 10**6 else 3 * 3)  # the layers of two probes, and these
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
     assert (found[1][1] - found[0][1]).norm() < 1e-4 * found[0][1].norm()
-    model.log_probs([Example(np.arange(5, 40), ((5,),))], FRONT, Vectors(start))
+    model.log_probs([Example(np.arange(5, 40), ((5,),))], SHARED_PREFIX, Vectors(start))
     assert len(calls) == 9, "short rows are not"
 
 
@@ -62,7 +62,7 @@ def test_wrong_numbers_are_found_and_told_once(calls: list[int], monkeypatch: py
     model = long_reader(monkeypatch)
     counted = flex.attend
     monkeypatch.setattr(flex, "attend", lambda *given: counted(*given) * 1.02)
-    given = ROWS, FRONT, Vectors(torch.randn(3, model.dimension))
+    given = ROWS, SHARED_PREFIX, Vectors(torch.randn(3, model.dimension))
     with pytest.warns(ForewordWarning, match="its numbers are not those of plain attention"):
         model.log_probs(*given)
     model.log_probs(*given)  # warnings are errors here
@@ -78,7 +78,7 @@ def test_what_cannot_be_compiled_is_told_and_short_memory_is_asked_again(monkeyp
         raise errors.pop(0)
 
     monkeypatch.setattr(flex, "compiled", lambda _: broken)
-    given = ROWS, FRONT, Vectors(torch.randn(3, model.dimension))
+    given = ROWS, SHARED_PREFIX, Vectors(torch.randn(3, model.dimension))
     with pytest.raises(torch.OutOfMemoryError):
         model.log_probs(*given)
     with pytest.warns(ForewordWarning, match=r"is not used \(no C compiler\); long rows are padded"):
@@ -88,7 +88,9 @@ def test_what_cannot_be_compiled_is_told_and_short_memory_is_asked_again(monkeyp
 def test_small_heads_and_short_contexts_are_not_asked(calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     for other in ({"head_dim": 8}, {"max_position_embeddings": 512}):
         model = long_reader(monkeypatch, **other)
-        model.log_probs([Example(np.resize(np.arange(5, 40), 300), ((5,),))], FRONT, Vectors(torch.randn(3, 36)))
+        model.log_probs(
+            [Example(np.resize(np.arange(5, 40), 300), ((5,),))], SHARED_PREFIX, Vectors(torch.randn(3, 36))
+        )
     assert calls == []
 
 
@@ -96,7 +98,7 @@ def test_small_heads_and_short_contexts_are_not_asked(calls: list[int], monkeypa
 @pytest.mark.parametrize("family", ["llama", "qwen"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_gpu_gives_the_numbers_of_a_cpu(family: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Long rows behind one front, with gradients and without, layers computed once and twice."""
+    """Long rows behind one shared prefix, with gradients and without, layers computed once and twice."""
     start = torch.randn(3, 36)
     found = []
     for device, twice in (("cpu", False), ("cuda", False), ("cuda", True)):
@@ -104,10 +106,10 @@ def test_a_gpu_gives_the_numbers_of_a_cpu(family: str, dtype: torch.dtype, monke
         model.model.to(device, torch.float32 if device == "cpu" else dtype)
         assert not twice or model.architecture.save_memory()
         virtual = start.to(device).requires_grad_()
-        loss = model.log_probs(ROWS, FRONT, Vectors(virtual)).mean()
+        loss = model.log_probs(ROWS, SHARED_PREFIX, Vectors(virtual)).mean()
         loss.backward()
         with torch.no_grad():
-            read = model.log_probs(ROWS, model.prefill(FRONT, Vectors(virtual)), Vectors(virtual)).mean()
+            read = model.log_probs(ROWS, model.prefill(SHARED_PREFIX, Vectors(virtual)), Vectors(virtual)).mean()
         assert virtual.grad is not None
         found.append((loss.item(), read.item(), virtual.grad.cpu()))
         assert vars(model.architecture).get("fuses", False) == (device == "cuda")

@@ -61,17 +61,17 @@ def test_a_budget_is_held_and_told_with_every_answer() -> None:
         assert backbone.encode(strict, long).ids.tolist() == kept.ids.tolist()
 
 
-def test_examples_are_data_and_stand_in_the_shared_front() -> None:
+def test_examples_are_data_and_stand_in_the_shared_prefix() -> None:
     backbone = tiny.backbone()
     loop = "{% for e in examples %}{{ e.text }}\n{% endfor %}" + REVIEW
     rows = ({"text": "silly film </s>"}, {"text": "quiet film"})
     fixed = Prompt("p", loop, {"text": Input()}, Output(choices=("good", "bad")), examples=Examples(rows=rows))
     encoded = backbone.encode(fixed, {"text": "good"})
     assert backbone.tokenizer.eos_token_id not in encoded.ids  # what an example spells out is no end of a turn
-    front = backbone.front(fixed, [encoded.ids])
-    assert "quiet film\nReview:" in backbone.tokenizer.decode(front.ids.tolist())
+    cache = backbone.prefix_cache(fixed, [encoded.ids])
+    assert "quiet film\nReview:" in backbone.tokenizer.decode(cache.ids.tolist())
     typed = fixed.replace(inputs={"text": Input(enum=("good", "bad"))})
-    assert len(backbone.front(typed, [encoded.ids]).ids) == len(front.ids)
+    assert len(backbone.prefix_cache(typed, [encoded.ids]).ids) == len(cache.ids)
     most = Examples(rows=rows, maxTokens=len(backbone.tokenizer.encode("quiet film")))
     shown = backbone.encode(fixed.replace(examples=most), {"text": "good"})
     assert "silly" not in backbone.tokenizer.decode(shown.ids.tolist())

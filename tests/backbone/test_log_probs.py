@@ -1,4 +1,4 @@
-"""Loss and gradient behind a shared front, against one row at a time through the model's plain forward."""
+"""Loss and gradient behind a shared prefix, against one row at a time through the model's plain forward."""
 
 import itertools
 import random
@@ -14,10 +14,10 @@ from tiny import FAMILIES, backbone
 from traced import traced
 
 PLACES = {
-    "front": ([-1, -2, -3, 5, 6], [7, 8]),
+    "shared prefix": ([-1, -2, -3, 5, 6], [7, 8]),
     "middle": ([5, 6], [7, -1, -2, -3, 8]),
     "two places": ([-1, -2, 5], [7, 8, -3, 9]),
-    "no front": ([], [7, -1, -2, -3]),
+    "no shared prefix": ([], [7, -1, -2, -3]),
 }
 
 
@@ -36,7 +36,7 @@ def rows(rest: list[int], count: int = 6, seed: int = 0) -> list[Example]:
     ]
 
 
-def naive(model: Backbone, examples: list[Example], front: Ids, vectors: Vectors) -> torch.Tensor:
+def naive(model: Backbone, examples: list[Example], shared_prefix: Ids, vectors: Vectors) -> torch.Tensor:
     """Every answer of every row alone, unpadded, through the model as transformers runs it.
 
     Learned keys and values go in as a cache, as PEFT hands them over; offsets are added token by token.
@@ -45,7 +45,7 @@ def naive(model: Backbone, examples: list[Example], front: Ids, vectors: Vectors
     plain = model.model
     for example in examples:
         for answer in example.answers:
-            ids = torch.tensor([*front, *example.question, *answer])[vectors.prefix :]
+            ids = torch.tensor([*shared_prefix, *example.question, *answer])[vectors.prefix :]
             embedded = plain.get_input_embeddings()(ids.clamp_min(0))
             embedded = torch.stack(
                 [vectors.embeddings[-1 - i] if i < 0 else e for i, e in zip(ids, embedded, strict=True)]
@@ -92,8 +92,8 @@ def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ba
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_equals_one_row_at_a_time(model: Backbone, where: str, dtype: torch.dtype) -> None:
     model.model.to(dtype)
-    front, rest = PLACES[where]
-    ids, examples = np.array(front, dtype=np.int64), rows(rest)
+    prefix, rest = PLACES[where]
+    ids, examples = np.array(prefix, dtype=np.int64), rows(rest)
     start = torch.randn(3, model.dimension, dtype=dtype)
     results = []
     for function in (model.log_probs, lambda *a: naive(model, *a)):
@@ -124,9 +124,9 @@ def test_layers_computed_twice_give_the_same_numbers(model: Backbone) -> None:
     results: list[torch.Tensor] = []
     for twice in (False, True):
         assert not twice or model.architecture.save_memory() == model.packs
-        for front, kind in (([-1, -2, 5], "embeddings"), ([-1, -2, 6, 7], "prefix")):
+        for prefix, kind in (([-1, -2, 5], "embeddings"), ([-1, -2, 6, 7], "prefix")):
             vectors = learned(model, kind, torch.float64, 2)
-            loss = model.log_probs(rows([12]), np.array(front), vectors).mean()
+            loss = model.log_probs(rows([12]), np.array(prefix), vectors).mean()
             loss.backward()
             results += [loss.detach(), *(t.grad for t in vars(vectors).values() if t is not None)]
     half = len(results) // 2
@@ -157,23 +157,23 @@ def test_prefixes_and_offsets_equal_one_row_at_a_time(model: Backbone, kind: str
 
 
 def test_prompts_of_every_kind_share_a_batch(model: Backbone) -> None:
-    """Fronts of several lengths, one of them computed before, each kind of vectors, and other numbers of rows."""
+    """Prefixes of several lengths, one of them computed before, each kind of vectors, and unlike numbers of rows."""
     hard = np.array([5, 6, 7, 8, 9, 10, 11], dtype=np.int64)
     kinds = {
         kind: learned(model, kind, torch.float64, P) for kind, P in (("embeddings", 2), ("prefix", 3), ("offsets", 1))
     }
-    fronts = {"embeddings": [-1, 5, 6, -2], "prefix": [-1, -2, -3, 7], "offsets": [-1]}
+    prefixes = {"embeddings": [-1, 5, 6, -2], "prefix": [-1, -2, -3, 7], "offsets": [-1]}
     parts = [model.part(rows([12], 3, 1), model.prefill(hard)), model.part(rows([13], 1, 2), hard[:0])]
-    parts += [model.part(rows([14], i + 2, i), np.array(fronts[kind]), kinds[kind]) for i, kind in enumerate(kinds)]
+    parts += [model.part(rows([14], i + 2, i), np.array(prefixes[kind]), kinds[kind]) for i, kind in enumerate(kinds)]
     found = model.log_probs_mixed(parts)
-    alone = torch.cat([naive(model, part.examples, part.front, part.vectors) for part in parts])
+    alone = torch.cat([naive(model, part.examples, part.shared_prefix, part.vectors) for part in parts])
     assert relative(found.detach(), alone.detach()) < 1e-8
     leaves = [t for vectors in kinds.values() for t in vars(vectors).values() if t is not None]
     for a, b in zip(*(torch.autograd.grad(x.mean(), leaves) for x in (found, alone)), strict=True):
         assert relative(a, b) < 1e-6
 
 
-def test_a_cached_front_changes_nothing(model: Backbone) -> None:
+def test_a_cached_prefix_changes_nothing(model: Backbone) -> None:
     ids, examples = np.array([-1, -2, 5, 6, 7, 8, 9, 10, 11], dtype=np.int64), rows([12, 13])
     virtual = Vectors(torch.randn(2, model.dimension, dtype=torch.float64))
     with torch.no_grad():

@@ -63,12 +63,12 @@ def embedded(model: Backbone, ids: Ids, vectors: Vectors) -> torch.Tensor:
     return torch.stack(found)
 
 
-def naive(model: Backbone, examples: list[Example], front: Ids, vectors: Vectors) -> torch.Tensor:
+def naive(model: Backbone, examples: list[Example], shared_prefix: Ids, vectors: Vectors) -> torch.Tensor:
     """Every answer of every row alone, unpadded; the model itself makes the decoder's input of the labels."""
     found = []
     for example in examples:
         for answer in example.answers:
-            ids = np.concatenate([front, example.question])[vectors.prefix :]
+            ids = np.concatenate([shared_prefix, example.question])[vectors.prefix :]
             labels = torch.tensor([answer])
             more: dict[str, Any] = {"labels": labels}
             if vectors.prefix:
@@ -92,12 +92,12 @@ def model(request: pytest.FixtureRequest) -> Backbone:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("front", [[-1, -2, -3], [-1, -2, -3, 5, 6]])
+@pytest.mark.parametrize("shared_prefix", [[-1, -2, -3], [-1, -2, -3, 5, 6]])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_equals_one_answer_at_a_time(model: Backbone, kind: str, front: list[int], dtype: torch.dtype) -> None:
+def test_equals_one_answer_at_a_time(model: Backbone, kind: str, shared_prefix: list[int], dtype: torch.dtype) -> None:
     """And every number that is learned has a gradient, in every layer."""
     model.model.to(dtype)
-    ids, results = np.array(front, dtype=np.int64), []
+    ids, results = np.array(shared_prefix, dtype=np.int64), []
     for function in (model.log_probs, lambda *a: naive(model, *a)):
         vectors = learned(model, kind, dtype)
         loss = -function(rows(), ids, vectors).mean()
@@ -113,8 +113,8 @@ def test_equals_one_answer_at_a_time(model: Backbone, kind: str, front: list[int
 
 def test_virtual_tokens_may_stand_anywhere(model: Backbone) -> None:
     examples = [Example(np.array([9, -2, 7, -3]), ((20, 21),)), Example(np.array([-2, -3, 8]), ((22,), (23, 24, 25)))]
-    front, vectors = np.array([5, -1]), learned(model, "embeddings")
-    found, expected = model.log_probs(examples, front, vectors), naive(model, examples, front, vectors)
+    shared_prefix, vectors = np.array([5, -1]), learned(model, "embeddings")
+    found, expected = model.log_probs(examples, shared_prefix, vectors), naive(model, examples, shared_prefix, vectors)
     assert relative(found, expected) < 1e-8
     a, b = (torch.autograd.grad(x.mean(), vectors.embeddings)[0] for x in (found, expected))
     assert relative(a, b) < 1e-6
@@ -141,7 +141,7 @@ def test_prompts_of_every_kind_share_a_batch(model: Backbone) -> None:
     parts = [model.part(rows(2, i), np.array([-1, -2, -3, i + 5]), kinds[kind]) for i, kind in enumerate(KINDS)]
     parts.append(model.part(rows(3, 9), model.prefill(np.array([5, 6, 7]))))
     with torch.no_grad():
-        alone = torch.cat([naive(model, list(part.examples), part.front, part.vectors) for part in parts])
+        alone = torch.cat([naive(model, list(part.examples), part.shared_prefix, part.vectors) for part in parts])
         assert relative(model.log_probs_mixed(parts), alone) < 1e-8
 
 
@@ -222,7 +222,7 @@ def soft(model: Backbone, kind: str, body: str = "{{ virtual(3) }}Review: {{ tex
 
 
 def test_question_and_answer_are_texts_of_their_own() -> None:
-    """As T5 is trained: both end in eos, and the answer has no space in front that would belong to the question."""
+    """As T5 is trained: both end in eos, and the answer has no space before it that would belong to the question."""
     tok, eos = tokenizer(), tokenizer().eos_token_id
     pieces = Prompt("p", "{{ virtual(2) }}Review: {{ text }} Sentiment: ").render({"text": "a film"})
     encoded = encode(pieces, tok, apart=True)

@@ -85,7 +85,7 @@ def test_loss_and_gradient_are_those_of_peft_one_row_at_a_time(family: str, choi
     for example, right in zip(encoded.examples, encoded.right, strict=True):
         scores = []
         for answer in example.answers:
-            ids = torch.tensor([[*encoded.front, *example.question, *answer]])
+            ids = torch.tensor([[*encoded.shared_prefix, *example.question, *answer]])
             logits = theirs(input_ids=ids, use_cache=False).logits[0, -len(answer) - 1 : -1]
             tokens = torch.log_softmax(logits, -1)[range(len(answer)), answer]
             scores.append(tokens.mean() if choices == UNEVEN else tokens.sum())
@@ -163,7 +163,7 @@ def test_the_model_is_left_as_it_was_however_it_ends(stop: type[BaseException] |
 @pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bloom"])
 def test_what_is_measured_are_the_weights_of_that_step(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fronts are kept computed; one of an earlier step, or of the plain weights, would give other numbers."""
+    """Shared prefixes are kept computed; one of an earlier step, or of the plain weights, would give other numbers."""
     model, data, seen = backbone(family, torch.float64), task(), []
     long = Prompt("long", "What is the sentiment of this review? Review: {{ text }}\nSentiment:")
 

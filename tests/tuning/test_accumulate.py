@@ -71,7 +71,7 @@ def test_want_of_memory_is_known_by_all_its_names(monkeypatch: pytest.MonkeyPatc
     model = backbone()
     rows = encode_rows(model, soften(START.answering(task().choices), 3, "p"), task(), "choices")
     model.score(START.answering(task().choices), [row.inputs for row in task().dev])
-    assert model._fronts
+    assert model._prefix_caches
     errors, exact = [RuntimeError(said)], model.log_probs_mixed
 
     def once(parts: list[Part]) -> torch.Tensor:
@@ -83,7 +83,7 @@ def test_want_of_memory_is_known_by_all_its_names(monkeypatch: pytest.MonkeyPatc
     learner = Learner(TuneOptions(tokens=3), [Start(torch.ones(3, 32), None, 9)], model.device)
     accumulator = Accumulator(model, [rows])
     accumulator.loss(learner.vectors(), [rows.batch(0, 8, 0)])
-    assert not model._fronts, "computed fronts still take memory"
+    assert not model._prefix_caches, "computed prefixes still take memory"
     assert accumulator.notes[0].startswith("memory ran out: rows now go through in pieces")
 
 

@@ -74,10 +74,10 @@ def test_what_is_served_is_what_was_trained(tmp_path: Path, method: str) -> None
     served = model.score(Prompt.load(path), inputs).log_likelihoods
     vectors = Vectors(**{name: torch.from_numpy(array) for name, array in prompt.soft.tensors.items()})
     whole = [model.example(prompt, row, prompt.output.choices) for row in inputs]
-    front = whole[0].question[: vectors.prefix]
+    shared_prefix = whole[0].question[: vectors.prefix]
     rest = [replace(example, question=example.question[vectors.prefix :]) for example in whole]
     with torch.no_grad():
-        trained = model.log_probs(rest, front, vectors)
+        trained = model.log_probs(rest, shared_prefix, vectors)
     sums = [part.sum().item() for part in trained.split([len(a) for e in whole for a in e.answers])]
     assert np.allclose(np.reshape(sums, served.shape), served, rtol=1e-4)
     assert model.generate(prompt, text="a quiet film") in prompt.output.choices
@@ -92,12 +92,12 @@ def test_what_is_written_is_what_was_likeliest_in_training(tmp_path: Path, metho
     vectors = model.vectors(found.prompt)
     question = model.encode(found.prompt, {"text": "a quiet , generous film"}).ids
     written = generate_ids(model, [question], vectors, Sampling(), 6)[0]
-    front, rest = question[: vectors.prefix], question[vectors.prefix :]
+    shared_prefix, rest = question[: vectors.prefix], question[vectors.prefix :]
     said: tuple[int, ...] = ()
     for _ in written:
         every = [Example(rest, tuple((*said, token) for token in range(model.vocabulary)))]
         with torch.no_grad():
-            likely = model.log_probs(every, front, vectors).view(-1, len(said) + 1)[:, -1]
+            likely = model.log_probs(every, shared_prefix, vectors).view(-1, len(said) + 1)[:, -1]
         said = (*said, int(likely.argmax()))
     assert written
     assert tuple(written) == said
@@ -131,7 +131,7 @@ def test_an_encoder_decoder_is_trained_on_text_that_ends_once(tmp_path: Path, me
     rows = encode_rows(model, Prompt("p", "{{ text }}"), free, "choices")
     end = model.tokenizer.eos_token_id
     assert rows.examples[0].answers == ((*model.tokenizer.encode("bad"), end),)
-    assert rows.longest == max(len(rows.front) + len(example.question) for example in rows.examples)
+    assert rows.longest == max(len(rows.shared_prefix) + len(example.question) for example in rows.examples)
     settings = {"steps": 12, "eval_every": 4, "batch": 40, "tokens": 4, "learning_rate": 0.1}
     found = tune(model, free, START, folder=tmp_path / "run", method=method, **settings)
     losses = [point.loss for point in found.curves[1:]]

@@ -75,7 +75,7 @@ def naive_loss(model: Backbone, vectors: Vectors, rows: TrainingRows, batch: Bat
     naive = test_seq2seq.naive if model.architecture.answers_apart else test_log_probs.naive
     losses: list[Tensor] = []
     for example, right in zip(*batch, strict=True):
-        parts = naive(model, [example], rows.front, vectors).split([len(answer) for answer in example.answers])
+        parts = naive(model, [example], rows.shared_prefix, vectors).split([len(answer) for answer in example.answers])
         if len(parts) == 1:
             losses += list(-parts[0])
         else:

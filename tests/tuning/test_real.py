@@ -1,4 +1,4 @@
-"""On the real backbone and real reviews: the front once is exact, and a short run learns what it should."""
+"""On the real backbone and real reviews: a shared prefix computed once is exact, and a short run learns."""
 
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -26,9 +26,9 @@ def test_loss_and_gradient_are_those_of_one_row_at_a_time(task: Task) -> None:
     model = Backbone.load("smollm2-135m", "float32")
     whole = [model.example(PLAIN, row.inputs, [row.target]) for row in task.train[:6]]
     start = model.model.get_input_embeddings().weight[1000:1020].clone()
-    front = np.arange(-1, -21, -1)
+    shared_prefix = np.arange(-1, -21, -1)
     virtual = start.clone().requires_grad_()
-    loss = -model.log_probs(whole, front, Vectors(virtual)).mean()
+    loss = -model.log_probs(whole, shared_prefix, Vectors(virtual)).mean()
     loss.backward()
     naive = start.clone().requires_grad_()
     found = []

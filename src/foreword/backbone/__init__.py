@@ -1,4 +1,4 @@
-"""The frozen model: load it, embed, read rows behind a shared front, score, generate."""
+"""The frozen model: load it, embed, read rows behind a shared prefix, score, generate."""
 
 from foreword.backbone.answer import Answer, LanguageModel, Sampling
 from foreword.backbone.backbone import Backbone, Scores

@@ -51,7 +51,7 @@ class Answer:
     log_likelihoods: tuple[float, ...] | None
     """Per choice, nats, summed over the answer's tokens; None where the model does not tell."""
     prompt_tokens: int
-    """Tokens that the model read, virtual ones and the shared front counted."""
+    """Tokens that the model read, virtual ones and the shared prefix counted."""
     answer_tokens: int
     """Tokens that were generated; 0 where choices were scored."""
     probabilities: tuple[float, ...] | None = None

@@ -1,7 +1,7 @@
-"""Attention over rows laid in one sequence behind one shared front. Knows tensors; knows no prompts and no tasks.
+"""Attention over rows laid in one sequence behind one shared prefix. Knows tensors; knows no prompts and no tasks.
 
-Under causal attention the states of the front do not depend on the rows behind it, so they are computed once. It is
-registered with transformers' `AttentionInterface`, so the model's own code is left alone.
+Under causal attention the states of the shared prefix do not depend on the rows behind it, so they are computed once.
+It is registered with transformers' `AttentionInterface`, so the model's own code is left alone.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from foreword.backbone import flex
 from foreword.backbone.layout import Layout, Masks, OwnLayout, Placed, additive
 from foreword.errors import ForewordError
 
-NAME = "foreword_shared_front"
+NAME = "foreword_shared_prefix"
 LONG = 256
 """Tokens of a row from which on torch's fused attention, which keeps no scores for the way back, is faster on a CPU."""
 
@@ -29,7 +29,7 @@ def _scores(products: Tensor, scaling: float, softcap: float | None, bias: Tenso
     return scores if bias is None else scores + bias
 
 
-def _front(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scaling: float, softcap: float | None) -> Tensor:
+def _prefixes(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scaling: float, softcap: float | None) -> Tensor:
     """q [G, F, H, d], k and v [KV, G, C + F, d] → [G · F, H, d]; queries that share a KV head share a product."""
     G, F, H, d = q.shape
     KV, _, ahead, _ = k.shape
@@ -46,12 +46,12 @@ def _rows(
 ) -> Tensor:  # fmt: skip
     """q [T, H, d], k and v [T, KV, d], kf and vf [KV, G, C + F, d] → [N, H, d].
 
-    Scores against a front are one product per KV head for all rows behind it; each row's scores against itself are a
-    batched product over padded rows, the only place where padding exists.
+    Scores against a shared prefix are one product per KV head for all rows behind it; each row's scores against itself
+    are a batched product over padded rows, the only place where padding exists.
     """
     (B, n), (KV, G, ahead, d) = layout.slots.shape, kf.shape
     shared = q.shape[1] // KV
-    M = B // G * shared * n  # queries of a KV head behind one front
+    M = B // G * shared * n  # queries of a KV head behind one shared prefix
     slots = layout.slots.flatten()
     if n >= LONG and softcap is None:
         return _long_rows(q, k, v, kf, vf, layout, masks, scaling)
@@ -59,14 +59,14 @@ def _rows(
     k = k.index_select(0, slots).view(B, n, KV, d).permute(2, 0, 1, 3).reshape(KV * B, n, d)
     v = v.index_select(0, slots).view(B, n, KV, -1).permute(2, 0, 1, 3).flatten(0, 1)
     to_self = (q @ k.transpose(1, 2)).view(KV, B, shared, n, n)
-    to_front = (q.view(KV * G, M, d) @ kf.flatten(0, 1).transpose(1, 2)).view(KV, B, shared, n, ahead)
+    to_prefix = (q.view(KV * G, M, d) @ kf.flatten(0, 1).transpose(1, 2)).view(KV, B, shared, n, ahead)
     dtype = masks.own.dtype
     to_self = _scores(to_self, scaling, softcap, masks.own, dtype)
-    to_front = _scores(to_front, scaling, softcap, masks.behind, dtype)
-    weights = torch.softmax(torch.cat([to_front, to_self], -1), -1).to(v.dtype)
-    on_front, on_self = weights.split([ahead, n], -1)
+    to_prefix = _scores(to_prefix, scaling, softcap, masks.behind, dtype)
+    weights = torch.softmax(torch.cat([to_prefix, to_self], -1), -1).to(v.dtype)
+    on_prefix, on_self = weights.split([ahead, n], -1)
     out: Tensor = on_self.reshape(KV * B, shared * n, n) @ v
-    out = out + (on_front.reshape(KV * G, M, ahead) @ vf.flatten(0, 1)).view(out.shape)
+    out = out + (on_prefix.reshape(KV * G, M, ahead) @ vf.flatten(0, 1)).view(out.shape)
     out = out.view(KV, B, shared, n, -1).permute(1, 3, 0, 2, 4).reshape(B * n, KV * shared, -1)
     return out.index_select(0, layout.unpad)
 
@@ -74,16 +74,16 @@ def _rows(
 def _long_rows(
     q: Tensor, k: Tensor, v: Tensor, kf: Tensor, vf: Tensor, layout: Layout, masks: Masks, scaling: float
 ) -> Tensor:
-    """As `_rows`; the front's keys and values, few beside a long row's own, are laid before those of each row."""
+    """As `_rows`; the shared prefix's keys and values, few beside a long row's own, are laid before each row's."""
     (B, n), (KV, G, ahead, _), H = layout.slots.shape, kf.shape, q.shape[1]
     slots = layout.slots.flatten()
 
-    def heads(x: Tensor, front: Tensor | None = None) -> Tensor:
+    def heads(x: Tensor, before: Tensor | None = None) -> Tensor:
         """[B, H, (ahead +) n, size]"""
         x = x.index_select(0, slots).view(B, n, x.shape[1], -1).transpose(1, 2)
-        if front is not None:
-            front = front.transpose(0, 1).repeat_interleave(B // G, 0)
-            x = torch.cat([front, x], 2).repeat_interleave(H // KV, 1)
+        if before is not None:
+            before = before.transpose(0, 1).repeat_interleave(B // G, 0)
+            x = torch.cat([before, x], 2).repeat_interleave(H // KV, 1)
         return x
 
     own = masks.own.to(q.dtype)
@@ -94,7 +94,7 @@ def _long_rows(
     return out.transpose(1, 2).reshape(B * n, H, -1).index_select(0, layout.unpad)
 
 
-def shared_front_attention(
+def shared_prefix_attention(
     module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
@@ -126,14 +126,14 @@ def shared_front_attention(
         return flex.attend(query, key, value, cache, layout, window, scaling), None
     masks = layout.masks(window, torch.promote_types(query.dtype, torch.float32))
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [T, heads, d]
-    G, F = layout.fronts, layout.front
+    G, F = layout.groups, layout.prefix_tokens
     kf, vf = (x[: G * F].reshape(G, F, *x.shape[1:]).permute(2, 0, 1, 3) for x in (k, v))  # [KV, G, F, d]
     if cache is not None:
         kf, vf = torch.cat([cache[0], kf], 2), torch.cat([cache[1], vf], 2)
     out = _rows(q, k, v, kf, vf, layout, masks, scaling, softcap)
     if masks.inside is not None:
-        fronts = q[: G * F].reshape(G, F, *q.shape[1:])
-        out = torch.cat([_front(fronts, kf, vf, masks.inside, scaling, softcap), out])
+        inside = q[: G * F].reshape(G, F, *q.shape[1:])
+        out = torch.cat([_prefixes(inside, kf, vf, masks.inside, scaling, softcap), out])
     return out[None], None
 
 
@@ -151,5 +151,5 @@ def _capped(
     return (torch.softmax(scores, -1).to(value.dtype) @ value).transpose(1, 2), None
 
 
-AttentionInterface.register(NAME, shared_front_attention)
+AttentionInterface.register(NAME, shared_prefix_attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -1,4 +1,4 @@
-"""A local backbone that answers prompts: encodes them, computes their fronts once, scores choices, generates text."""
+"""A local backbone that answers prompts: encodes them, computes shared prefixes once, scores choices, writes text."""
 
 import threading
 from collections import OrderedDict
@@ -12,9 +12,9 @@ import torch
 
 from foreword.backbone.answer import TEXT_TOKENS, Answer, Inputs, OnRows, Sampling
 from foreword.backbone.batch import Example, batches
-from foreword.backbone.encode import Encoded, Ids, encode, encode_answer, shared_front, spans
+from foreword.backbone.encode import Encoded, Ids, encode, encode_answer, shared_prefix_length, spans
 from foreword.backbone.generate import ends_of, generate_ids
-from foreword.backbone.model import Architecture, Front, FrozenModel
+from foreword.backbone.model import Architecture, FrozenModel, PrefixCache
 from foreword.backbone.structured import Grammars
 from foreword.backbone.vectors import NONE, Vectors
 from foreword.errors import ForewordError, UsageError
@@ -24,8 +24,8 @@ from foreword.prompts.budget import fit
 BATCH_TOKENS = 1_024
 """Tokens in a scoring batch: enough to fill the machine's matrix units, little enough to stay in its caches."""
 
-FRONT_BYTES = 512 * 1024**2
-"""Of fronts that are kept computed; a hundred tokens of the default backbone take 5 MB in fp32."""
+PREFIX_CACHE_BYTES = 512 * 1024**2
+"""Of shared prefixes that are kept computed; a hundred tokens of the default backbone take 5 MB in fp32."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Scores:
     tokens: np.ndarray
     """[B, K] tokens in each answer."""
     prompt_tokens: np.ndarray
-    """[B] tokens of each prompt, the shared front counted."""
+    """[B] tokens of each prompt, the shared prefix counted."""
     cuts: tuple[tuple[Cut, ...], ...] = ()
     """Per row, what was left out of its inputs."""
     cached_tokens: int = 0
@@ -78,7 +78,7 @@ class Backbone(FrozenModel):
         architecture: Callable[[FrozenModel], Architecture] | None = None,
     ) -> None:
         super().__init__(model, tokenizer, name, architecture)
-        self._fronts: OrderedDict[tuple[str, bytes], Front] = OrderedDict()
+        self._prefix_caches: OrderedDict[tuple[str, bytes], PrefixCache] = OrderedDict()
         self._lock = threading.Lock()
         self._answer_ids = lru_cache(4_096)(
             lambda answer, tail, ended: encode_answer(answer, tail, tokenizer, ended=ended)
@@ -135,14 +135,14 @@ class Backbone(FrozenModel):
         return len(self._spans(text))
 
     def example(self, prompt: Prompt, inputs: Inputs, answers: Sequence[str], *, ended: bool = False) -> Example:
-        """A row with its candidate answers, nothing taken off as a front yet; `ended` answers tell where they end."""
+        """A row with its candidate answers, no shared prefix taken off yet; `ended` answers tell where they end."""
         return self._example(self.encode(prompt, inputs), answers, ended=ended)
 
     def _example(self, encoded: Encoded, answers: Sequence[str], *, ended: bool = False) -> Example:
         return Example(encoded.ids, tuple(self._answer_ids(answer, encoded.tail, ended) for answer in answers))
 
-    def front(self, prompt: Prompt, rows: Sequence[Ids]) -> Front:
-        """The computed front that `rows` share; kept for the next calls with the same prompt.
+    def prefix_cache(self, prompt: Prompt, rows: Sequence[Ids]) -> PrefixCache:
+        """The computed prefix that `rows` share; kept for the next calls with the same prompt.
 
         One row alone is compared with another that no input has in common with it.
         """
@@ -152,23 +152,24 @@ class Backbone(FrozenModel):
             raise ForewordError(
                 f"prompt {prompt.name!r} renders to nothing behind its prefix; give its template some text"
             )
-        shared = shared_front([rows[0], *others]) if others else 0
+        shared = shared_prefix_length([rows[0], *others]) if others else 0
         ids = rows[0][: max(shared, vectors.prefix)]
         key = (prompt.digest, ids.tobytes())
         with self._lock:
-            front = self._fronts.pop(key, None)
-        if front is None:
-            front = self.prefill(ids, vectors)
+            cache = self._prefix_caches.pop(key, None)
+        if cache is None:
+            cache = self.prefill(ids, vectors)
         with self._lock:
-            self._fronts[key] = front  # the newest stands last
-            while len(self._fronts) > 1 and sum(kept.nbytes for kept in self._fronts.values()) > FRONT_BYTES:
-                self._fronts.popitem(last=False)
-        return front
+            self._prefix_caches[key] = cache  # the newest stands last
+            kept = self._prefix_caches.values()
+            while len(kept) > 1 and sum(one.nbytes for one in kept) > PREFIX_CACHE_BYTES:
+                self._prefix_caches.popitem(last=False)
+        return cache
 
-    def forget_fronts(self) -> None:
-        """Drop all computed fronts: for whoever has changed the weights of `model`, or needs their memory."""
+    def clear_prefix_cache(self) -> None:
+        """Drop all computed prefixes: for whoever has changed the weights of `model`, or needs their memory."""
         with self._lock:
-            self._fronts.clear()
+            self._prefix_caches.clear()
 
     def other_row(self, prompt: Prompt) -> list[Ids]:
         """One row that differs from any other in every input, or none where the template cannot take it."""
@@ -180,7 +181,7 @@ class Backbone(FrozenModel):
             return []
 
     def score(self, prompt: Prompt, rows: Sequence[Inputs], on_rows: OnRows | None = None) -> Scores:
-        """Log-likelihood of every choice for every row; the front, and each question, are computed once."""
+        """Log-likelihood of every choice for every row; the shared prefix, and each question, are computed once."""
         self.check(prompt)
         choices = prompt.output.choices
         if not rows:
@@ -189,15 +190,15 @@ class Backbone(FrozenModel):
             raise ForewordError(f"prompt {prompt.name!r} has no choices to score; add 'output: {{choices: […]}}'")
         encoded = [self.encode(prompt, row) for row in rows]
         whole = [self._example(row, choices) for row in encoded]
-        front = self.front(prompt, [example.question for example in whole])
-        F = len(front.ids)
+        cache = self.prefix_cache(prompt, [example.question for example in whole])
+        F = len(cache.ids)
         examples = [Example(example.question[F:], example.answers) for example in whole]
         log_likelihoods = np.zeros((len(rows), len(choices)))
         vectors, done = self.vectors(prompt), 0
         with torch.no_grad():
             for batch in batches(examples, BATCH_TOKENS, F):
                 part = [examples[i] for i in batch]
-                flat = self.log_probs(part, front, vectors).double().cpu().numpy()
+                flat = self.log_probs(part, cache, vectors).double().cpu().numpy()
                 starts = np.cumsum([0, *(len(answer) for example in part for answer in example.answers)])[:-1]
                 log_likelihoods[batch] = np.add.reduceat(flat, starts).reshape(len(batch), len(choices))
                 done += len(batch)

@@ -1,4 +1,4 @@
-"""Rows to be read together: questions and candidate answers behind one front. Knows ids; knows no weights, no text.
+"""Rows to be read together: questions and candidate answers behind one shared prefix. Knows ids; no weights, no text.
 
 A row is a small tree: its question once, then every candidate answer as a branch that sees the question and itself.
 The last token of an answer is never read, so it is never computed.
@@ -21,7 +21,7 @@ ATTENTION = 2_000_000
 
 @dataclass(frozen=True)
 class Example:
-    """One row behind the front: the rest of the prompt, and the answers whose probability is asked for."""
+    """One row behind the shared prefix: the rest of the prompt, and the answers whose probability is asked for."""
 
     question: Ids
     """[n] at least one token; virtual tokens below zero."""
@@ -38,21 +38,21 @@ class Part:
     """Rows of one prompt. Several parts can share a batch."""
 
     examples: Sequence[Example]
-    front: Ids
+    shared_prefix: Ids
     """[F] what all of its rows begin with."""
     vectors: Vectors = NONE
     cache: LayerCache = ()
-    """Keys and values of the front's first tokens, computed before or learned."""
+    """Keys and values of the shared prefix's first tokens, computed before or learned."""
 
     @property
     def cached(self) -> int:
-        """How many of the front's tokens are in the cache."""
+        """How many of the shared prefix's tokens are in the cache."""
         return self.cache[0][0].shape[1] if self.cache else 0
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Parts in one sequence of T tokens: all fronts, as far as they are not cached, then all rows."""
+    """Parts in one sequence of T tokens: all shared prefixes, as far as they are not cached, then all rows."""
 
     ids: Tensor
     """[T] int64; below zero, a row of all parts' virtual tokens, one part's behind another's."""
@@ -68,16 +68,16 @@ class Packed:
 
 
 def pack(parts: Sequence[Part], device: torch.device) -> Packed:
-    """Lay out `parts`, the shorter fronts filled up to the longest with tokens that nothing sees."""
-    C, F = (max(lengths) for lengths in zip(*((p.cached, len(p.front) - p.cached) for p in parts), strict=True))
+    """Lay out `parts`, the shorter prefixes filled up to the longest with tokens that nothing sees."""
+    C, F = (max(lengths) for lengths in zip(*((p.cached, len(p.shared_prefix) - p.cached) for p in parts), strict=True))
     R = max(len(part.examples) for part in parts)
     sequence, ahead = _Sequence(), np.full((len(parts), C + F), -1)
     for i, part in enumerate(parts):
-        rest = np.arange(part.cached, len(part.front))
+        rest = np.arange(part.cached, len(part.shared_prefix))
         ahead[i, : part.cached] = np.arange(part.cached)
         ahead[i, C : C + len(rest)] = rest
         sequence.open(parts[:i], part, behind=0)
-        sequence.add(part.front, skip=part.cached)
+        sequence.add(part.shared_prefix, skip=part.cached)
         sequence.fill(F - len(rest))
     starts: list[int] = []
     branches: list[np.ndarray] = []
@@ -87,7 +87,7 @@ def pack(parts: Sequence[Part], device: torch.device) -> Packed:
     for i, part in enumerate(parts):
         for example in part.examples:
             starts.append(sequence.count)
-            sequence.open(parts[:i], part, behind=len(part.front))
+            sequence.open(parts[:i], part, behind=len(part.shared_prefix))
             sequence.add(example.question)
             last = len(read)
             read.append(sequence.count - 1)
@@ -104,8 +104,8 @@ def pack(parts: Sequence[Part], device: torch.device) -> Packed:
         branches += [branches[-1][:0]] * missing
     slots, unpad = _padding(np.array(starts), np.array([len(branch) for branch in branches]))
     layout = Layout(
-        fronts=len(parts),
-        front=F,
+        groups=len(parts),
+        prefix_tokens=F,
         positions=_tensor(np.concatenate(sequence.positions), device),
         ahead=_tensor(ahead, device),
         slots=_tensor(slots, device),
@@ -128,10 +128,10 @@ class _Sequence:
         self.count = 0
 
     def open(self, before: Sequence[Part], part: Part, behind: int) -> None:
-        """Begin a front or a row of `part` that stands `behind` tokens of its front."""
+        """Begin a shared prefix, or a row of `part` that stands `behind` tokens of its shared prefix."""
         self._virtual, self._offset = sum(p.vectors.count for p in before), sum(p.vectors.length for p in before)
         self._length = part.vectors.length
-        self._position, self._texts = behind, int((part.front[:behind] >= 0).sum())
+        self._position, self._texts = behind, int((part.shared_prefix[:behind] >= 0).sum())
 
     def add(self, ids: Ids, skip: int = 0, branch: bool = False) -> None:
         """Go on with `ids`, the first `skip` of which are in the cache; a `branch` leaves the place where it began."""
@@ -175,17 +175,17 @@ def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(array).to(device)
 
 
-def batches(examples: Sequence[Example], tokens: int, front: int = 0) -> list[list[int]]:
+def batches(examples: Sequence[Example], tokens: int, prefix_tokens: int = 0) -> list[list[int]]:
     """Cut into batches of like length, at most `tokens` tokens each when padded; returns indices, longest first.
 
-    Long rows, and rows behind a long front of `front` tokens, share a batch with fewer others still, because attention
-    grows with the product of what looks and what is looked at.
+    Long rows, and rows behind a long shared prefix of `prefix_tokens`, share a batch with fewer others still, because
+    attention grows with the product of what looks and what is looked at.
     """
     order = sorted(range(len(examples)), key=lambda i: -len(examples[i]))
     result: list[list[int]] = []
     for i in order:
         rows, width = (len(result[-1]) + 1, len(examples[result[-1][0]])) if result else (1, 0)
-        if not result or rows * width > tokens or rows * width * (front + width) > ATTENTION:
+        if not result or rows * width > tokens or rows * width * (prefix_tokens + width) > ATTENTION:
             result.append([])
         result[-1].append(i)
     return result

@@ -1,6 +1,7 @@
 """Models that read a prompt and go on behind it. Knows ids and tensors, no prompts' text.
 
-Rows are packed in one sequence behind their fronts; families that cannot be packed are padded behind a cached front.
+Rows are packed in one sequence behind their shared prefixes; families that cannot be packed are padded behind a
+cached one.
 """
 
 import contextlib
@@ -113,7 +114,7 @@ class DecoderOnly:
         return not reason
 
     def _long_probe(self, *, fused: bool, learn: bool = True) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of long rows, and the gradient of the virtual tokens in front of some of them."""
+        """Log-probabilities of long rows, and the gradient of the virtual tokens before some of them."""
         embedding = self.model.get_input_embeddings().weight[: probe.VIRTUAL].detach()
         with torch.inference_mode(False), torch.set_grad_enabled(learn):
             virtual = embedding.float().clone().requires_grad_(learn)
@@ -121,7 +122,7 @@ class DecoderOnly:
             learned, hard = probe.LONG
             parts = [
                 replace(learned, vectors=vectors),
-                self.frozen.part(hard.examples, self.frozen.prefill(hard.front)),
+                self.frozen.part(hard.examples, self.frozen.prefill(hard.shared_prefix)),
             ]
             packed = pack(parts, self.frozen.device)
             packed.layout.fused = fused
@@ -156,7 +157,7 @@ class DecoderOnly:
         """Whether rows can be packed: asked of the model, by numbers, and not of a list of families.
 
         Every layer must take its attention from us, and packed rows must have the log-probabilities of plain ones.
-        Raises ForewordError where even padded rows behind a cached front do not have them.
+        Raises ForewordError where even padded rows behind a cached shared prefix do not have them.
         """
         config = self.model.config.get_text_config()
         chunk = getattr(config, "attention_chunk_size", None)  # seen by no probe that is shorter than a chunk
@@ -170,7 +171,8 @@ class DecoderOnly:
         if not self._agrees(self._plain_probe(), packed=False):
             raise ForewordError(
                 f"{self.frozen.name!r} is of the family {config.model_type!r}, which reads a row differently behind a "
-                "cached front; Foreword cannot run it: choose a decoder-only model with attention in every layer"
+                "cached shared prefix; Foreword cannot run it: choose a decoder-only model with attention in every "
+                "layer"
             )
         return False
 
@@ -190,7 +192,9 @@ class DecoderOnly:
         with torch.no_grad():
             for example in probe.PART.examples:
                 for answer in example.answers:
-                    ids = torch.tensor([*probe.PART.front, *example.question, *answer], device=self.frozen.device)
+                    ids = torch.tensor(
+                        [*probe.PART.shared_prefix, *example.question, *answer], device=self.frozen.device
+                    )
                     logits = self.model(input_ids=ids[None], use_cache=False).logits[0, -len(answer) - 1 : -1]
                     found += torch.log_softmax(logits.float(), -1)[range(len(answer)), answer]
         return torch.stack(found)

@@ -120,7 +120,7 @@ def _tokens(answer: str, tail: str, tokenizer: Any) -> list[int]:
     return tokens
 
 
-def shared_front(rows: Sequence[Ids]) -> int:
+def shared_prefix_length(rows: Sequence[Ids]) -> int:
     """F: how many tokens all `rows` begin with, leaving at least one to each.
 
     Comparing tokens needs no look at the template, and is right even where a variable's first letters grow together

@@ -1,7 +1,7 @@
 """Attention over a packed sequence in one fused kernel: torch's FlexAttention (Dong et al. 2024). Knows layouts.
 
-For long rows on a GPU. It keeps no scores, pads nothing, repeats no front for its rows, and skips every block of keys
-that nothing in a block of queries sees. Torch compiles the kernel when it is first used.
+For long rows on a GPU. It keeps no scores, pads nothing, repeats no shared prefix for its rows, and skips every block
+of keys that nothing in a block of queries sees. Torch compiles the kernel when it is first used.
 """
 
 from collections.abc import Callable
@@ -27,16 +27,16 @@ and caches come together, has its own; the lengths of sequences have not."""
 class Places(NamedTuple):
     """Where tokens stand, [T] each."""
 
-    front: Tensor
-    """The front that a token is part of or stands behind."""
+    group: Tensor
+    """The shared prefix (0 … G-1) that a token is part of or stands behind."""
     row: Tensor
-    """-1 in a front."""
+    """-1 in a shared prefix."""
     branch: Tensor
-    """As in a layout; 0 in a front."""
+    """As in a layout; 0 in a shared prefix."""
     place: Tensor
-    """In the sequence, so that what was laid down earlier has the lower one; 0 in a front."""
+    """In the sequence, so that what was laid down earlier has the lower one; 0 in a shared prefix."""
     position: Tensor
-    """In its row's context, the front counted; -1 for what is never seen."""
+    """In its row's context, the shared prefix counted; -1 for what is never seen."""
 
 
 def possible(device: torch.device, head: int) -> bool:
@@ -71,7 +71,7 @@ def blocks(layout: Layout, window: int | None) -> BlockMask:
         branch = keys.branch[k]
         own = (keys.row[k] == queries.row[q]) & ((branch == 0) | (branch == queries.branch[q]))
         own = own & (keys.place[k] <= queries.place[q])
-        return near & (keys.front[k] == queries.front[q]) & ((keys.row[k] < 0) | own)
+        return near & (keys.group[k] == queries.group[q]) & ((keys.row[k] < 0) | own)
 
     make = compiled(create_block_mask)
     made: BlockMask = make(seen, None, None, len(queries.row), len(keys.row), device=str(queries.row.device))
@@ -80,20 +80,20 @@ def blocks(layout: Layout, window: int | None) -> BlockMask:
 
 def places(layout: Layout) -> tuple[Places, Places]:
     """Of the queries, which are the tokens of the sequence, and of the keys, the cached ones before them."""
-    G, F, (B, n) = layout.fronts, layout.front, layout.slots.shape
+    G, F, (B, n) = layout.groups, layout.prefix_tokens, layout.slots.shape
     cached, ahead = layout.ahead.tensor_split([layout.ahead.shape[1] - F], 1)
     position, behind = layout.positions.tensor_split([G * F])
     row = layout.unpad // n
     rows = Places(row // (B // G), row, layout.branches, torch.arange(len(row), device=row.device), behind)
-    fronts = _of_fronts(ahead)
-    return _joined(fronts._replace(position=position), rows), _joined(_of_fronts(cached), fronts, rows)
+    prefixes = _of_prefixes(ahead)
+    return _joined(prefixes._replace(position=position), rows), _joined(_of_prefixes(cached), prefixes, rows)
 
 
-def _of_fronts(position: Tensor) -> Places:
+def _of_prefixes(position: Tensor) -> Places:
     """By the positions [G, n] of their tokens."""
-    front = torch.arange(len(position), device=position.device)[:, None].expand_as(position).flatten()
-    nothing = torch.zeros_like(front)
-    return Places(front, torch.full_like(front, -1), nothing, nothing, position.flatten())
+    group = torch.arange(len(position), device=position.device)[:, None].expand_as(position).flatten()
+    nothing = torch.zeros_like(group)
+    return Places(group, torch.full_like(group, -1), nothing, nothing, position.flatten())
 
 
 def _joined(*parts: Places) -> Places:

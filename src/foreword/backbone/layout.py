@@ -1,7 +1,7 @@
 """Where the tokens of rows read together stand, and what each may see. Knows tensors; knows no prompts and no tasks.
 
-`[front | row 1 | row 2 | …]` without padding, where every row token attends to the front and to its own row; several
-prompts may stand in one sequence, each with a front of its own.
+`[shared prefix | row 1 | row 2 | …]` without padding, where every row token attends to the shared prefix and to its own
+row; several prompts may stand in one sequence, each with a shared prefix of its own.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -20,30 +20,31 @@ class Masks(NamedTuple):
     """What to add to scores: 0 where a key is seen, `NEVER` where it is not."""
 
     inside: Tensor | None
-    """[G, 1, F, C + F] front to front; None where no front is part of the sequence."""
+    """[G, 1, F, C + F] prefix to prefix; None where no shared prefix is part of the sequence."""
     own: Tensor
     """[B or 1, 1, n, n] row to row."""
     behind: Tensor | None
-    """[B, 1, n or 1, C + F] row to front; None where every row token sees the whole front."""
+    """[B, 1, n or 1, C + F] row to prefix; None where every row token sees the whole shared prefix."""
 
 
 @dataclass
 class Layout:
-    """Where the tokens of a packed sequence of T = G · F + N tokens stand: G fronts of F tokens, then all rows.
+    """Where the tokens of a packed sequence of T = G · F + N tokens stand: G shared prefixes of F tokens, then all
+    rows.
 
-    G prompts may share a batch, each with a front of its own and R rows behind it (B = G · R). What a front begins
-    with may come from a cache of C keys and values; a front that is cached as a whole leaves F = 0. Fronts shorter
-    than others, and prompts with fewer rows, are filled up, and what fills them is never seen.
+    G prompts may share a batch, each with a shared prefix of its own and R rows behind it (B = G · R). What a prefix
+    begins with may come from a cache of C keys and values; one that is cached as a whole leaves F = 0. Prefixes that
+    are shorter than others, and prompts with fewer rows, are filled up, and what fills them is never seen.
     """
 
-    fronts: int
-    """G"""
-    front: int
-    """F: tokens of every front that are part of the sequence."""
+    groups: int
+    """G: shared prefixes, each with the rows behind it."""
+    prefix_tokens: int
+    """F: tokens of every shared prefix that are part of the sequence."""
     positions: Tensor
-    """[T] position of every token in its own row's context, the front counted."""
+    """[T] position of every token in its own row's context, the shared prefix counted."""
     ahead: Tensor
-    """[G, C + F] positions of what stands in front of the rows, cached keys first; -1 where there is nothing."""
+    """[G, C + F] positions of what stands before the rows, cached keys first; -1 where there is nothing."""
     slots: Tensor
     """[B, n] for every place of the padded rows, the token (0 … T-1) that fills it; padding repeats a row's first."""
     unpad: Tensor
@@ -66,17 +67,17 @@ class Layout:
     def _masks(self, window: int | None, dtype: torch.dtype) -> Masks:
         at = self.positions[self.slots]
         ahead = self.ahead[:, None]
-        here = self.ahead[:, self.ahead.shape[1] - self.front :, None]
+        here = self.ahead[:, self.ahead.shape[1] - self.prefix_tokens :, None]
         inside = (ahead >= 0) & (ahead <= here)
         own = self._own()
-        rows = len(at) // self.fronts
+        rows = len(at) // self.groups
         behind = (ahead >= 0).repeat_interleave(rows, 0)  # [B, 1, C + F]
         if window is not None and int(at.max()) >= window:
             own = own & (at[:, :, None] - at[:, None, :] < window)
             inside = inside & (here - ahead < window)
             behind = behind & (at[:, :, None] - ahead.repeat_interleave(rows, 0) < window)
         return Masks(
-            additive(inside, dtype)[:, None] if self.front else None,
+            additive(inside, dtype)[:, None] if self.prefix_tokens else None,
             additive(own, dtype)[:, None],
             None if behind.all() else additive(behind, dtype)[:, None],
         )
@@ -86,7 +87,7 @@ class Layout:
         causal = torch.ones(self.slots.shape[1:] * 2, dtype=torch.bool, device=self.slots.device).tril()
         if not self.branches.any():
             return causal[None]
-        branch = self.branches[self.slots - self.fronts * self.front]
+        branch = self.branches[self.slots - self.groups * self.prefix_tokens]
         return causal & ((branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None]))
 
     def once(self, name: Hashable, make: Callable[[], Made]) -> Made:

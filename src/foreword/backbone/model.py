@@ -1,4 +1,4 @@
-"""The frozen model: embeds ids and vectors, reads rows behind a shared front. Knows ids and tensors, no prompts' text.
+"""The frozen model: embeds ids and vectors, reads rows behind a shared prefix. Knows ids and tensors, no prompts' text.
 
 `log_probs` is the one computation that tuning, scoring and comparison share.
 """
@@ -58,10 +58,14 @@ class Architecture(Protocol):
 
 
 @dataclass(frozen=True)
-class Front:
-    """A front that has been computed: what follows needs only its keys and values."""
+class PrefixCache:
+    """A shared prefix that has been computed: the rows behind it need only its keys and values.
+
+    The shared prefix is what all rows of a prompt begin with: the static part of its template, virtual tokens included.
+    """
 
     ids: Ids
+    """[F] of the shared prefix."""
     cache: LayerCache
     """Per layer, keys and values [H, F, head_dim]; empty where the model takes no packed rows."""
 
@@ -110,7 +114,7 @@ class FrozenModel:
 
     @property
     def packs(self) -> bool:
-        """Whether fronts are computed once."""
+        """Whether shared prefixes are computed once."""
         return self.architecture.packs
 
     @property
@@ -173,7 +177,7 @@ class FrozenModel:
         return embedded
 
     def embed_row(self, ids: Ids, vectors: Vectors = NONE, before: int = 0, asked: int | None = None) -> Tensor:
-        """Input embeddings [T, D] of one row or front, or of what follows `before` text tokens of it.
+        """Input embeddings [T, D] of one row or shared prefix, or of what follows `before` text tokens of it.
 
         Tokens past the first `asked` are an answer's, which offsets are not added to.
         """
@@ -182,23 +186,23 @@ class FrozenModel:
         moved = None if vectors.offsets is None else torch.from_numpy(places).to(self.device)
         return self.embed(torch.from_numpy(ids).to(self.device), vectors, moved)
 
-    def prefill(self, front: Ids, vectors: Vectors = NONE) -> Front:
-        """Compute a front [F] once, for any number of rows behind it."""
-        if len(front) == 0 or not self.packs:
-            return Front(front, ())
-        return Front(front, self.keys_and_values(front, vectors))
+    def prefill(self, shared_prefix: Ids, vectors: Vectors = NONE) -> PrefixCache:
+        """Compute a shared prefix [F] once, for any number of rows behind it."""
+        if len(shared_prefix) == 0 or not self.packs:
+            return PrefixCache(shared_prefix, ())
+        return PrefixCache(shared_prefix, self.keys_and_values(shared_prefix, vectors))
 
     def keys_and_values(self, ids: Ids, vectors: Vectors = NONE) -> LayerCache:
-        """What the model keeps of a row or front that it has read."""
+        """What the model keeps of a row or shared prefix that it has read."""
         cache = self.new_cache(self.learned(ids, vectors))
         if P := len(ids) - vectors.prefix:
             with torch.no_grad():
                 self.architecture.fill(cache, self.embed_row(ids[-P:], vectors)[None])
         return [(layer.keys[0], layer.values[0]) for layer in cache.layers]
 
-    def learned(self, front: Ids, vectors: Vectors) -> LayerCache:
-        """The keys and values of a prefix, in this model's dtype; checks that it stands at the very front."""
-        if (P := vectors.prefix) and (len(front) < P or (front[:P] != np.arange(-1, -1 - P, -1)).any()):
+    def learned(self, ids: Ids, vectors: Vectors) -> LayerCache:
+        """The keys and values of a prefix, in this model's dtype; checks that `ids` begin with it."""
+        if (P := vectors.prefix) and (len(ids) < P or (ids[:P] != np.arange(-1, -1 - P, -1)).any()):
             raise ForewordError(
                 f"a prefix of {P} keys and values stands before everything: its prompt must begin with "
                 f"{{{{ virtual({P}) }}}}, and hold no other virtual tokens"
@@ -212,19 +216,21 @@ class FrozenModel:
             cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
         return cache
 
-    def log_probs(self, examples: Sequence[Example], front: Ids | Front, vectors: Vectors = NONE) -> Tensor:
+    def log_probs(
+        self, examples: Sequence[Example], shared_prefix: Ids | PrefixCache, vectors: Vectors = NONE
+    ) -> Tensor:
         """Log-probability [A] of every answer token, in order of example, answer, token; fp32 or better.
 
-        The front is computed once for all examples, and inside the graph when it is given as ids, so that gradients
-        reach `vectors` wherever they stand. A `Front` carries no gradient.
+        The shared prefix is computed once for all examples, and inside the graph when it is given as ids, so that
+        gradients reach `vectors` wherever they stand. A `PrefixCache` carries no gradient.
         """
-        return self.log_probs_mixed([self.part(examples, front, vectors)])
+        return self.log_probs_mixed([self.part(examples, shared_prefix, vectors)])
 
-    def part(self, examples: Sequence[Example], front: Ids | Front, vectors: Vectors = NONE) -> Part:
+    def part(self, examples: Sequence[Example], shared_prefix: Ids | PrefixCache, vectors: Vectors = NONE) -> Part:
         """Rows of one prompt, ready to share a batch with those of others."""
-        if isinstance(front, Front) and front.cache:
-            return Part(examples, front.ids, vectors, front.cache)
-        ids = front.ids if isinstance(front, Front) else front
+        if isinstance(shared_prefix, PrefixCache) and shared_prefix.cache:
+            return Part(examples, shared_prefix.ids, vectors, shared_prefix.cache)
+        ids = shared_prefix.ids if isinstance(shared_prefix, PrefixCache) else shared_prefix
         return Part(examples, ids, vectors, self.learned(ids, vectors))
 
     def log_probs_mixed(self, parts: Sequence[Part]) -> Tensor:
@@ -235,7 +241,7 @@ class FrozenModel:
 
     def _check_length(self, part: Part) -> None:
         longest = max(
-            self.architecture.span(len(part.front) + len(example.question), len(answer), part.vectors.prefix)
+            self.architecture.span(len(part.shared_prefix) + len(example.question), len(answer), part.vectors.prefix)
             for example in part.examples
             for answer in example.answers
         )

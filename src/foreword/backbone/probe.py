@@ -15,7 +15,7 @@ PART = Part(
         Example(np.array([9, 10, 11, 12, 13]), ((14, 15), (16, 17))),
         Example(np.array([18, 19]), ((20, 21, 22), (23,))),
     ),
-    front=np.array([5, 6, 7, 8], dtype=np.int64),
+    shared_prefix=np.array([5, 6, 7, 8], dtype=np.int64),
 )
 
 
@@ -26,9 +26,9 @@ def _ids(length: int) -> np.ndarray:
 LONG = (
     Part(
         (Example(_ids(520), ((14, 15), (16, 17, 18))), Example(_ids(430), ((20,),))),
-        front=np.array([-1, -2, 5], dtype=np.int64),
+        shared_prefix=np.array([-1, -2, 5], dtype=np.int64),
     ),
-    Part((Example(_ids(380), ((20, 21, 22), (23,))),), front=PART.front),
+    Part((Example(_ids(380), ((20, 21, 22), (23,))),), shared_prefix=PART.shared_prefix),
 )
 """Two prompts, whose rows fill whole blocks of a kernel: eleven blocks in all, for torch would take a number that is
 also one of heads for the same, and compile another kernel where they differ."""

@@ -1,7 +1,7 @@
 """Encoder-decoder models: T5, mT5, BART and their like. Knows ids and tensors, no prompts' text.
 
 The prompt, virtual tokens included, is the encoder's input; an answer is the decoder's whole output. An encoder looks
-both ways, so nothing of a prompt can be computed before its row is known: the front is simply put before every
+both ways, so nothing of a prompt can be computed before its row is known: the shared prefix is simply put before every
 question. What is shared is the encoder's output, among all answers to a question.
 
 Keys and values that are learned stand in the decoder's self-attention, in every layer, and nowhere else (Li and Liang
@@ -82,11 +82,11 @@ class EncoderDecoder:
     def _of_part(self, part: Part) -> list[Tensor]:
         """Questions in pieces through the encoder, the answers to each piece in slices through the decoder."""
         P, found = part.vectors.prefix, []
-        longest = max(len(part.front) + len(example.question) for example in part.examples)
+        longest = max(len(part.shared_prefix) + len(example.question) for example in part.examples)
         size = max(1, TOKENS // longest)
         for i in range(0, len(part.examples), size):
             examples = part.examples[i : i + size]
-            rows = [np.concatenate([part.front, example.question])[P:] for example in examples]
+            rows = [np.concatenate([part.shared_prefix, example.question])[P:] for example in examples]
             embedded, mask = _pad([self.frozen.embed_row(row, part.vectors) for row in rows])
             states = self.model.get_encoder()(inputs_embeds=embedded, attention_mask=mask)[0]  # [B, T, D]
             answers = [(b, answer) for b, example in enumerate(examples) for answer in example.answers]
@@ -137,7 +137,7 @@ class EncoderDecoder:
         found, device = None, self.frozen.device
         with torch.no_grad():
             for example in probe.PART.examples:
-                question = torch.tensor([*probe.PART.front, *example.question], device=device)
+                question = torch.tensor([*probe.PART.shared_prefix, *example.question], device=device)
                 for answer in example.answers:
                     before = torch.tensor([self.start, *answer[:-1]], device=device)
                     logits = self.model(

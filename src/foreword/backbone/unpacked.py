@@ -1,7 +1,7 @@
 """The way for families that bring attention of their own (ALiBi in BLOOM and MPT, GPT-J …). Knows tensors only.
 
-The front is computed once into a KV cache, the cache is repeated for every answer, and rows are padded on the right:
-the same numbers as the packed way, with more copying.
+The shared prefix is computed once into a KV cache, the cache is repeated for every answer, and rows are padded on the
+right: the same numbers as the packed way, with more copying.
 """
 
 from collections.abc import Sequence
@@ -18,21 +18,22 @@ if TYPE_CHECKING:
     from foreword.backbone.model import FrozenModel
 
 TOKENS = 4_096
-"""Tokens that go through the model at once, the front counted in every row."""
+"""Tokens that go through the model at once, the shared prefix counted in every row."""
 
 
 def log_probs_unpacked(model: "FrozenModel", part: Part) -> Tensor:
     """Log-probability [A] of every answer token, in order of example, answer, token; fp32 or better."""
     rows = [(example.question, answer) for example in part.examples for answer in example.answers]
     longest = max(len(question) + len(answer) for question, answer in rows)
-    size = max(1, TOKENS // (len(part.front) + longest))  # every answer is a row here: many choices make many rows
+    # Every answer is a row here: many choices make many rows.
+    size = max(1, TOKENS // (len(part.shared_prefix) + longest))
     return torch.cat([_piece(model, part, rows[i : i + size]) for i in range(0, len(rows), size)])
 
 
 def _piece(model: "FrozenModel", part: Part, rows: Sequence[tuple[Ids, tuple[int, ...]]]) -> Tensor:
     sequences = [np.concatenate([question, np.array(answer[:-1], np.int64)]) for question, answer in rows]
-    R, n, F = len(rows), max(map(len, sequences)), len(part.front)
-    before = int((part.front >= 0).sum())
+    R, n, F = len(rows), max(map(len, sequences)), len(part.shared_prefix)
+    before = int((part.shared_prefix >= 0).sum())
     mask = torch.zeros(R, F + n, dtype=torch.int64)
     mask[:, :F] = 1
     embedded = []
@@ -42,8 +43,8 @@ def _piece(model: "FrozenModel", part: Part, rows: Sequence[tuple[Ids, tuple[int
         embedded.append(model.embed_row(padded, part.vectors, before, asked=len(rows[i][0])))
     cache = model.new_cache(part.cache)
     if part.cached < F:
-        front = model.embed_row(part.front[part.cached :], part.vectors)[None]
-        model.model(inputs_embeds=front, use_cache=True, **{model.takes_cache: cache})
+        embedded_prefix = model.embed_row(part.shared_prefix[part.cached :], part.vectors)[None]
+        model.model(inputs_embeds=embedded_prefix, use_cache=True, **{model.takes_cache: cache})
     if F:
         cache.batch_repeat_interleave(R)
     logits = model.model(

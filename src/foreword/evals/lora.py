@@ -87,7 +87,7 @@ def adapt(backbone: Backbone, task: Task, start: Prompt, lora: Lora, listener: L
     for step in range(options.steps + 1):
         if step % options.eval_every == 0 or step == options.steps:
             with _holding(weights, average):
-                model.forget_fronts()  # computed with weights of an earlier step
+                model.clear_prefix_cache()  # computed with weights of an earlier step
                 score = dev_score(model, task, prompt, dev) if dev else None
             loss = sum(losses) / len(losses) if losses else None
             if keeps(score, curve, len(dev)):
@@ -107,7 +107,7 @@ def adapt(backbone: Backbone, task: Task, start: Prompt, lora: Lora, listener: L
     for weight, kept in zip(weights, best, strict=True):
         weight.data = kept
         weight.requires_grad_(False).grad = None
-    model.forget_fronts()
+    model.clear_prefix_cache()
     return Adapted(model, prompt, tuple(curve), sum(weight.numel() for weight in weights))
 
 

@@ -1,4 +1,4 @@
-"""How soft prompts are learned: encoders, rows behind a shared front, loop, checkpoints."""
+"""How soft prompts are learned: encoders, rows behind a shared prefix, loop, checkpoints."""
 
 from foreword.tuning.curves import CurvePoint
 from foreword.tuning.loop import tune, tune_many

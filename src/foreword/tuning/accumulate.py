@@ -48,21 +48,22 @@ class Accumulator:
                     raise
             for leaf in leaves or [tensor for one in vectors for tensor in flat(one).values()]:
                 leaf.grad = None  # what the pieces before have left
-            self.backbone.forget_fronts()
+            self.backbone.clear_prefix_cache()
             self._shrink(max(len(example) for examples, _ in given for example in examples))
 
     def _pieces(self, vectors: Sequence[Vectors], given: Sequence[Batch]) -> float:
         whole, loss = [weight(examples) for examples, _ in given], 0.0
         rows = [(task, i) for task, (examples, _) in enumerate(given) for i in range(len(examples))]
-        front = max(len(one.front) for one in self.rows)
-        for piece in batches([given[task][0][i] for task, i in rows], self.tokens, front):
+        prefix_tokens = max(len(one.shared_prefix) for one in self.rows)
+        for piece in batches([given[task][0][i] for task, i in rows], self.tokens, prefix_tokens):
             members: dict[int, Batch] = {}
             for task, i in (rows[row] for row in piece):
                 examples, right = members.setdefault(task, ([], []))
                 examples.append(given[task][0][i])
                 right.append(given[task][1][i])
             parts = [
-                self.backbone.part(examples, self.rows[t].front, vectors[t]) for t, (examples, _) in members.items()
+                self.backbone.part(examples, self.rows[t].shared_prefix, vectors[t])
+                for t, (examples, _) in members.items()
             ]
             sizes = [sum(len(answer) for example in part.examples for answer in example.answers) for part in parts]
             log_probs = self.backbone.log_probs_mixed(parts).split(sizes)

@@ -103,7 +103,7 @@ class _Stopwatch:
         Of the others' speeds the middle one counts: a step longer than all before it takes its memory anew, once.
         """
         steps = [self.rows.batch(step, batch, self.options.seed) for step in range(USUAL_STEPS)]
-        lengths = [len(self.rows.front) + sum(map(len, examples)) for examples, _ in steps]
+        lengths = [len(self.rows.shared_prefix) + sum(map(len, examples)) for examples, _ in steps]
         per_token = []
         for given, length in zip(steps[: TIMED_STEPS + 1], lengths, strict=False):
             began = time.perf_counter()

@@ -1,6 +1,6 @@
 """How a soft prompt is learned, from top to bottom. Knows encoders, rows and the backbone's log-probabilities.
 
-A step reads a batch of rows behind their shared front, takes the mean loss over the answers' tokens, and moves the
+A step reads a batch of rows behind their shared prefix, takes the mean loss over the answers' tokens, and moves the
 encoder's parameters. The backbone never changes. Tasks tuned together share an encoder and every step.
 """
 

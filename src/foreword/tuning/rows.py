@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from foreword.backbone import Backbone, Example
-from foreword.backbone.encode import Ids, shared_front
+from foreword.backbone.encode import Ids, shared_prefix_length
 from foreword.errors import ForewordError
 from foreword.prompts import Prompt
 from foreword.tasks import Row, Task
@@ -21,7 +21,7 @@ COMPETITORS = 7
 class TrainingRows:
     """All training rows, encoded once."""
 
-    front: Ids
+    shared_prefix: Ids
     """[F] what all of them begin with."""
     examples: list[Example]
     """The rest of each."""
@@ -84,7 +84,7 @@ def encode_rows(backbone: Backbone, prompt: Prompt, task: Task, objective: str) 
         right.append(answers.index(row.target))
     for row in (*task.dev, *task.test):
         _example(backbone, prompt, row, task.choices or (row.target,), ended)
-    F = shared_front([example.question for example in whole])
+    F = shared_prefix_length([example.question for example in whole])
     examples = [replace(example, question=example.question[F:]) for example in whole]
     longest = max(int((e.question >= 0).sum()) for e in whole)
     return TrainingRows(whole[0].question[:F], examples, right, longest)

@@ -1,7 +1,8 @@
 """A small search by successive halving (Jamieson and Talwalkar 2016): many prompts learned in one batch.
 
 Every trial is a prompt with settings of its own. All of them read the same rows in the same forward pass, each behind
-its own front; after every rung the worse ones on dev drop out. What comes out is settings: the run itself starts anew.
+its own shared prefix; after every rung the worse ones on dev drop out. What comes out is settings: the run itself
+starts anew.
 """
 
 import itertools

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foreword.backbone.answer import Sampling
-from foreword.backbone.model import Front
+from foreword.backbone.model import PrefixCache
 from foreword.serve.engines.local import linear
 from foreword.serve.engines.local.attend import _together, attention
 from foreword.serve.engines.local.choose import Chooser, held
@@ -73,8 +73,8 @@ def test_what_is_in_a_slot_stays_when_there_are_more_of_them() -> None:
 
 
 def test_fronts_go_least_used_first() -> None:
-    def front(tokens: int) -> Front:
-        return Front(np.arange(tokens), [(torch.zeros(1, tokens, 1), torch.zeros(1, tokens, 1))])
+    def front(tokens: int) -> PrefixCache:
+        return PrefixCache(np.arange(tokens), [(torch.zeros(1, tokens, 1), torch.zeros(1, tokens, 1))])
 
     fronts = Fronts(8 * 10)
     for name, tokens in (("a", 4), ("b", 4)):

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from foreword.backbone.backbone import Backbone
-from foreword.backbone.encode import Ids, shared_front
+from foreword.backbone.encode import Ids, shared_prefix_length
 from foreword.backbone.vectors import Vectors
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Prompt
@@ -68,7 +68,7 @@ class Preparer:
             )
         if len(ids) <= prefix:
             raise ForewordError(f"prompt {prompt.name!r} renders to nothing behind its prefix; give it some text")
-        front = max(shared_front([ids, *others]) if others else 0, prefix)
+        front = max(shared_prefix_length([ids, *others]) if others else 0, prefix)
         return Prepared(request, ids, front, vectors)
 
     def _checked(self, prompt: Prompt, ids: Ids) -> list[Ids]:

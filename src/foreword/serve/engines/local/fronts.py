@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 
-from foreword.backbone.model import Front
+from foreword.backbone.model import PrefixCache
 from foreword.backbone.vectors import LayerCache
 from foreword.prompts import Prompt
 from foreword.serve.engines.seam import ModelError
@@ -25,19 +25,19 @@ class Fronts:
         self.used = 0
         self.hits = 0
         self.misses = 0
-        self._kept: OrderedDict[Key, Front] = OrderedDict()
+        self._kept: OrderedDict[Key, PrefixCache] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def get(self, key: Key) -> Front | None:
+    def get(self, key: Key) -> PrefixCache | None:
         """The front, which is then the last to go; counts nothing."""
         front = self._kept.get(key)
         if front is not None:
             self._kept.move_to_end(key)
         return front
 
-    def put(self, key: Key, front: Front) -> None:
+    def put(self, key: Key, front: PrefixCache) -> None:
         """Keep a front; one that is larger than all the room is not kept."""
         if key in self._kept or front.nbytes > self.total:
             return

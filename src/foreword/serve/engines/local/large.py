@@ -4,13 +4,15 @@ from collections.abc import Iterator
 
 from foreword.backbone.backbone import Backbone
 from foreword.backbone.batch import Example, Part
-from foreword.backbone.model import Front
+from foreword.backbone.model import PrefixCache
 from foreword.serve.engines.prepare import Prepared
 
 Answers = tuple[tuple[int, ...], ...]
 
 
-def pieces(backbone: Backbone, prepared: Prepared, answers: Answers, front: Front, chunk: int) -> Iterator[Part | None]:
+def pieces(
+    backbone: Backbone, prepared: Prepared, answers: Answers, front: PrefixCache, chunk: int
+) -> Iterator[Part | None]:
     """What is to be scored, some choices after others, `chunk` tokens at most; None behind every piece of the question.
 
     The question is read once: all but its last token, with which every part begins, becomes a longer front. For
@@ -23,7 +25,7 @@ def pieces(backbone: Backbone, prepared: Prepared, answers: Answers, front: Fron
         embedded = backbone.embed_row(ids[start : min(start + chunk, last)], vectors, texts)
         backbone.architecture.fill(cache, embedded[None])
         yield None
-    whole = Front(ids[:last], [(layer.keys[0], layer.values[0]) for layer in cache.layers])
+    whole = PrefixCache(ids[:last], [(layer.keys[0], layer.values[0]) for layer in cache.layers])
     for some in _groups(answers, chunk):
         yield backbone.part([Example(ids[last:], some)], whole, vectors)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from foreword.backbone.backbone import Backbone
-from foreword.backbone.model import Front
+from foreword.backbone.model import PrefixCache
 from foreword.errors import ForewordError
 from foreword.serve.engines.local.attend import Reads, Step, Writes
 from foreword.serve.engines.local.fronts import Fronts, Key, check
@@ -169,7 +169,7 @@ class Packed:
                 row.fail(error)
                 row.spoiled = True  # it may have looked at the front already
         else:
-            self.fronts.put(front.key, Front(front.prepared.ids[: front.length], cache))
+            self.fronts.put(front.key, PrefixCache(front.prepared.ids[: front.length], cache))
 
     def release(self, row: Row, *, spoiled: bool) -> None:
         """As `Runner` has it."""

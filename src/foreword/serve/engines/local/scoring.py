@@ -11,7 +11,7 @@ import numpy as np
 from foreword.backbone.answer import Answer
 from foreword.backbone.backbone import Backbone
 from foreword.backbone.batch import Example, Part
-from foreword.backbone.model import Front
+from foreword.backbone.model import PrefixCache
 from foreword.errors import let_go
 from foreword.serve.engines.choices import chosen
 from foreword.serve.engines.local.fronts import Fronts, check
@@ -160,7 +160,7 @@ class Classifier:
         sums = iter(np.add.reduceat(flat, np.cumsum([0, *chain(*counts)])[:-1]).tolist())
         return [list(islice(sums, len(count))) for count in counts]
 
-    def _front(self, prepared: Prepared) -> Front:
+    def _front(self, prepared: Prepared) -> PrefixCache:
         front = self._fronts.get(prepared.key)
         if front is None:
             self._fronts.misses += 1

@@ -33,10 +33,10 @@ def _agrees(backbone: Backbone, runner: Packed) -> bool:
     rows, answers = list[Row](), dict[Row, tuple[int, ...]]()
     for example in probe.PART.examples:
         for answer in example.answers:
-            ids = np.concatenate([probe.PART.front, example.question])
+            ids = np.concatenate([probe.PART.shared_prefix, example.question])
             sampling = Sampling(max_tokens=len(answer))
             request = Request("probe", Prompt("probe", "probe"), "probe", {}, sampling)
-            row = Row(Prepared(request, ids, len(probe.PART.front), NONE), nowhere, backbone.tokenizer, ())
+            row = Row(Prepared(request, ids, len(probe.PART.shared_prefix), NONE), nowhere, backbone.tokenizer, ())
             rows.append(row)
             answers[row] = answer
     found: dict[Row, list[float]] = {row: [] for row in rows}
