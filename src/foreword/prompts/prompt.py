@@ -123,6 +123,12 @@ class Prompt:
         return sum(self.template.places)
 
     @property
+    def nbytes(self) -> int:
+        """The memory that its body and its vectors take, in bytes."""
+        tensors = self.soft.tensors if self.soft is not None else {}
+        return len(self.body) + sum(tensor.nbytes for tensor in tensors.values())
+
+    @property
     def patterns(self) -> list[str]:
         """All that its inputs may have to match."""
         return [pattern for spec in self.specs.values() for pattern in spec.patterns]

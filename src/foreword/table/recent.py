@@ -47,7 +47,7 @@ class Recent:
 
     def keep(self, ref: Ref, stamp: Hashable | None, digest: str, prompt: Prompt) -> None:
         """`ref` stood for `prompt`, which has this digest, when it was read, after `stamp` was taken."""
-        size = _size(prompt)
+        size = prompt.nbytes
         with self._lock:
             if stamp != self._stamp or len(self._refs) >= MAX_REFS:
                 self._stamp, self._refs = stamp, {}
@@ -56,15 +56,10 @@ class Recent:
                 self._prompts[digest] = prompt
                 self._bytes += size
             while len(self._prompts) > MAX_PROMPTS or self._bytes > MAX_BYTES:
-                self._bytes -= _size(self._prompts.popitem(last=False)[1])
+                self._bytes -= self._prompts.popitem(last=False)[1].nbytes
 
     def _touch(self, digest: str) -> Prompt | None:
         if digest not in self._prompts:
             return None
         self._prompts.move_to_end(digest)
         return self._prompts[digest]
-
-
-def _size(prompt: Prompt) -> int:
-    vectors = sum(tensor.nbytes for tensor in prompt.soft.tensors.values()) if prompt.soft is not None else 0
-    return len(prompt.body) + vectors

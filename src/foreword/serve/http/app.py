@@ -16,7 +16,8 @@ from foreword.serve.http.gate import Gate
 from foreword.serve.http.routes import chat, classify, completions, embeddings, operations
 from foreword.serve.http.service import Service
 from foreword.serve.log import write
-from foreword.serve.prompts import POLL_SECONDS, RETRY_SECONDS
+from foreword.serve.names import RETRY_SECONDS
+from foreword.serve.prompts import POLL_SECONDS
 
 
 def make_app(service: Service, origins: Sequence[str] = ()) -> FastAPI:

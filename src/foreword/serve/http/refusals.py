@@ -1,4 +1,4 @@
-"""What a client is told when it gets no answer, as OpenAI's clients read it. Knows HTTP; knows no prompts."""
+"""What a client is told when it gets no answer, as OpenAI's clients read it. Knows HTTP and errors; knows no routes."""
 
 import math
 from typing import Any
@@ -11,6 +11,8 @@ from starlette.requests import Request
 
 from foreword.errors import ForewordError
 from foreword.serve.engines.seam import ClosedError, DeadlineError, ModelError, QueueFullError, SchemaError
+from foreword.serve.names import TableAwayError, UnknownModelError
+from foreword.serve.prompts import PromptRefusedError
 
 
 class Refusal(Exception):  # noqa: N818 - most of them are no errors of ours
@@ -68,6 +70,12 @@ def refusal(error: Exception) -> Refusal:
             return Refusal(504, "the answer took longer than this server allows; ask for fewer tokens", "deadline")
         case ModelError():
             return Refusal(500, "the model failed on this request; the server's log says more", "engine_error")
+        case UnknownModelError():
+            return unknown(str(error))
+        case PromptRefusedError():
+            return unknown(str(error), "prompt_refused")
+        case TableAwayError():
+            return Refusal(503, str(error), "table_away", retry_after=error.retry_after)
         case SchemaError():
             return bad(str(error), "response_format")
         case ForewordError():

@@ -98,11 +98,7 @@ def admin_routes(service: Service) -> APIRouter:
     @router.post("/refresh")
     async def refresh() -> dict[str, Any]:
         """Look at the table now, without waiting for the next second."""
-        try:
-            changed = await prompts.look()
-        except ForewordError as error:
-            raise Refusal(503, str(error), "table_away", retry_after=5) from None
-        return {"changed": changed}
+        return {"changed": await prompts.look()}
 
     return router
 
