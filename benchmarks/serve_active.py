@@ -18,9 +18,8 @@ from serve_parts import Row, ask, ms, request, soft, steadily
 
 from foreword.backbone import Backbone
 from foreword.prompts import Prompt
-from foreword.serve.engines import fit
 from foreword.serve.engines.local import LocalEngine
-from foreword.serve.engines.prepare import Preparer
+from foreword.serve.engines.prepare import Preparer, check_prompt
 from foreword.table import PromptTable
 
 CACHED = 64
@@ -105,7 +104,7 @@ async def _cold(engine: LocalEngine, table: PromptTable, ref: str) -> dict[str, 
     began = clock()
     prompt = table.get(ref)
     read = clock()
-    fit.check(backbone, prompt)
+    check_prompt(backbone, prompt)
     checked = clock()
     first = (await ask(engine, request(prompt, 0, 1))).first
     told = clock()

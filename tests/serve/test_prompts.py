@@ -16,7 +16,7 @@ import tiny
 from foreword.errors import ForewordError
 from foreword.prompts import Prompt
 from foreword.prompts.soft import SoftTokens
-from foreword.serve.engines import fit
+from foreword.serve.engines.prepare import check_prompt
 from foreword.serve.http.service import Limits
 from foreword.serve.names import TableAwayError, UnknownModelError
 from foreword.serve.prompts import PromptRefusedError, Prompts
@@ -88,14 +88,14 @@ def test_a_bad_prompt_is_refused_alone(house: House, tmp_path: Path) -> None:
 def test_vectors_are_checked_as_the_engine_will_see_them() -> None:
     backbone, half = tiny.backbone(), tiny.backbone(dtype=torch.bfloat16)
     for model in (backbone, half):
-        fit.check(model, Prompt("p", "{{ virtual(2) }}{{ text }}", soft=soft(1.0, model.fingerprint)))
+        check_prompt(model, Prompt("p", "{{ virtual(2) }}{{ text }}", soft=soft(1.0, model.fingerprint)))
         for vectors in (soft(1.0, "another"), soft(1.0, model.fingerprint, width=16)):
             with pytest.raises(ForewordError, match="tuned on"):
-                fit.check(model, Prompt("p", "{{ virtual(2) }}{{ text }}", soft=vectors))
+                check_prompt(model, Prompt("p", "{{ virtual(2) }}{{ text }}", soft=vectors))
     largest = float(np.finfo(np.float32).max)  # finite here, infinite in bfloat16
-    fit.check(backbone, Prompt("p", "{{ virtual(2) }}{{ text }}", soft=soft(largest, backbone.fingerprint)))
+    check_prompt(backbone, Prompt("p", "{{ virtual(2) }}{{ text }}", soft=soft(largest, backbone.fingerprint)))
     with pytest.raises(ForewordError, match="not finite in"):
-        fit.check(half, Prompt("p", "{{ virtual(2) }}{{ text }}", soft=soft(largest, half.fingerprint)))
+        check_prompt(half, Prompt("p", "{{ virtual(2) }}{{ text }}", soft=soft(largest, half.fingerprint)))
 
 
 def test_the_table_can_be_away_for_a_while(house: House, tmp_path: Path) -> None:

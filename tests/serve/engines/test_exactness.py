@@ -10,8 +10,8 @@ import torch
 
 import tiny
 from foreword.backbone import Backbone
-from foreword.serve.engines.local.packed import Packed
-from foreword.serve.engines.local.plain import Plain
+from foreword.serve.engines.local.batched import Packed
+from foreword.serve.engines.local.sequential import Plain
 from foreword.serve.engines.seam import Finished
 from serve.engines import crowd
 

@@ -14,7 +14,7 @@ import torch
 
 import tiny
 from foreword.prompts import Output, Prompt
-from foreword.serve.engines.local.scoring import Classifier
+from foreword.serve.engines.local.choice_scoring import Classifier
 from foreword.serve.engines.seam import ClosedError, DeadlineError, ModelError
 from foreword.serve.engines.text import Decoder
 from foreword.serve.log import NAME
@@ -158,7 +158,7 @@ def test_a_pause_does_not_make_the_queue_look_slow() -> None:
                 await crowd.answer(engine, crowd.request(SHORT, max_tokens=2))
                 await asyncio.sleep(1.5)
             await asyncio.gather(*(crowd.answer(engine, crowd.request(SHORT, max_tokens=20 + i)) for i in range(4)))
-            assert engine._loop.seconds_per_row() < 0.5
+            assert engine._loop.pace.seconds() < 0.5
 
     asyncio.run(main())
 

@@ -13,8 +13,8 @@ from torch import Tensor
 import tiny
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Output, Prompt
-from foreword.serve.engines.local.masks import TokenMask
-from foreword.serve.engines.local.packed import Packed
+from foreword.serve.engines.local.batched import Packed
+from foreword.serve.engines.local.sampler import TokenMask
 from foreword.serve.engines.seam import ClosedError, Finished, QueueFullError, Token
 from serve.engines import crowd
 

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from foreword.backbone.answer import Sampling
 from foreword.backbone.model import PrefixCache
 from foreword.serve.engines.local import linear
-from foreword.serve.engines.local.attend import _together, attention
-from foreword.serve.engines.local.choose import Chooser, held
-from foreword.serve.engines.local.fronts import Fronts
-from foreword.serve.engines.local.kv import Memory, Shape
+from foreword.serve.engines.local.attention import _together, attention
+from foreword.serve.engines.local.kv_cache import Fronts, Memory, Shape
+from foreword.serve.engines.local.sampler import Chooser, held
 from foreword.serve.engines.queueing import FairQueue, QueueLimit
 from foreword.serve.engines.seam import QueueFullError
 

@@ -1,15 +1,22 @@
-"""A request checked and turned into tokens, before anything of it reaches a model. Knows prompts and the backbone."""
+"""A request checked and turned into tokens before it reaches a model, and choices' likelihoods into an answer.
+
+Knows prompts and the backbone; knows no engine.
+"""
 
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from foreword.backbone.backbone import Backbone
+import numpy as np
+import torch
+
+from foreword.backbone.answer import Answer
+from foreword.backbone.backbone import Backbone, Scores
 from foreword.backbone.encode import Ids, shared_prefix_length
 from foreword.backbone.vectors import Vectors
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Prompt
-from foreword.serve.engines import fit
 from foreword.serve.engines.seam import Request
 
 PROMPTS = 4_096
@@ -74,9 +81,42 @@ class Preparer:
     def _checked(self, prompt: Prompt, ids: Ids) -> list[Ids]:
         """A row unlike any other of this prompt, which is checked when it is met for the first time."""
         if (others := self._others.get(prompt.digest)) is None:
-            fit.check(self._backbone, prompt, self._largest)
+            check_prompt(self._backbone, prompt, self._largest)
             self._backbone.learned(ids, self._backbone.vectors(prompt))
             others = self._others[prompt.digest] = self._backbone.other_row(prompt)
             if len(self._others) > PROMPTS:
                 self._others.popitem(last=False)
         return others
+
+
+def check_prompt(backbone: Backbone, prompt: Prompt, largest: float = math.inf) -> None:
+    """Raises ForewordError for vectors of another backbone or shape, or that its dtype cannot hold.
+
+    A value that is finite in fp32 can be infinite in bfloat16, and one such row could spoil a whole batch. Nor may any
+    lie beyond ±`largest`.
+    """
+    backbone.check(prompt)
+    for name, array in prompt.soft.tensors.items() if prompt.soft is not None else ():
+        tensor = torch.from_numpy(array).to(backbone.dtype)
+        if not tensor.isfinite().all():
+            dtype = str(backbone.dtype).removeprefix("torch.")
+            raise ForewordError(
+                f"{name!r} of prompt {prompt.name!r} is not finite in {dtype}: tune it again, or load the backbone in "
+                "float32"
+            )
+        if tensor.abs().max() > largest:
+            raise ForewordError(
+                f"{name!r} of prompt {prompt.name!r} holds numbers beyond ±{largest:,.0f}, which could spoil other "
+                "prompts' answers: tune it again"
+            )
+
+
+def choose_answer(prepared: Prepared, answers: Sequence[Sequence[int]], log_likelihoods: Sequence[float]) -> Answer:
+    """The answer to a row, by the tokens of every choice and its log-likelihood in nats."""
+    output, length = prepared.request.prompt.output, len(prepared.ids)
+    assert output.choices is not None
+    lengths = np.array([[len(answer) for answer in answers]])
+    scores = Scores(np.array([log_likelihoods]), lengths, np.array([length]))
+    text = output.choices[scores.choose(output.log_prior)[0]]
+    shares = scores.probabilities(output.log_prior)[0].tolist()
+    return Answer(text, text, tuple(log_likelihoods), length, 0, tuple(shares))

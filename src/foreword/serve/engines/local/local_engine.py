@@ -13,15 +13,14 @@ from foreword.backbone.backbone import Backbone
 from foreword.backbone.generate import ends_of
 from foreword.errors import UsageError
 from foreword.prompts import Prompt
-from foreword.serve.engines import fit
-from foreword.serve.engines.local.loop import Loop
-from foreword.serve.engines.local.masks import Masks
-from foreword.serve.engines.local.masks import masks as masks_of
-from foreword.serve.engines.local.reading import Reading, TextReader
-from foreword.serve.engines.local.rows import Row
-from foreword.serve.engines.local.scoring import Classifier, Job
-from foreword.serve.engines.local.select import choose_runner
-from foreword.serve.engines.prepare import Preparer
+from foreword.serve.engines.local.choice_scoring import Classifier, Job
+from foreword.serve.engines.local.generation import Row
+from foreword.serve.engines.local.runner import choose_runner
+from foreword.serve.engines.local.sampler import Masks
+from foreword.serve.engines.local.sampler import masks as masks_of
+from foreword.serve.engines.local.scheduler import Loop
+from foreword.serve.engines.local.text_scoring import Reading, TextReader
+from foreword.serve.engines.prepare import Preparer, check_prompt
 from foreword.serve.engines.queueing import QueueLimit
 from foreword.serve.engines.seam import ClosedError, Finished, Request, Stats, Token
 
@@ -73,7 +72,7 @@ class LocalEngine:
 
     def check(self, prompt: Prompt) -> None:
         """As `Engine` has it."""
-        fit.check(self.backbone, prompt)
+        check_prompt(self.backbone, prompt)
 
     async def generate(self, request: Request) -> AsyncIterator[Token | Finished]:
         """As `Engine` has it."""

@@ -20,9 +20,7 @@ from foreword.backbone.generate import ends_of
 from foreword.backbone.structured import Grammars, Hold
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Prompt
-from foreword.serve.engines import fit
-from foreword.serve.engines.choices import chosen
-from foreword.serve.engines.prepare import Prepared, Preparer
+from foreword.serve.engines.prepare import Prepared, Preparer, check_prompt, choose_answer
 from foreword.serve.engines.queueing import FairPriority, Pace, QueueLimit
 from foreword.serve.engines.seam import (
     ClosedError,
@@ -106,7 +104,7 @@ class VllmEngine:
 
     def check(self, prompt: Prompt) -> None:
         """As `Engine` has it."""
-        fit.check(self.backbone, prompt, LARGEST)
+        check_prompt(self.backbone, prompt, LARGEST)
 
     async def generate(self, request: Request) -> AsyncIterator[Token | Finished]:
         """As `Engine` has it."""
@@ -142,7 +140,7 @@ class VllmEngine:
         if not all(map(math.isfinite, values)):
             self._errors += 1
             raise ModelError(f"prompt {request.key!r}: the model's answer is no number")
-        return chosen(prepared, answers, log_likelihoods(answers, dict(zip(queries, values, strict=True))))
+        return choose_answer(prepared, answers, log_likelihoods(answers, dict(zip(queries, values, strict=True))))
 
     def stats(self) -> Stats:
         """As `Engine` has it; vLLM tells neither fronts nor their bytes."""

@@ -11,11 +11,10 @@ from torch import Tensor
 from foreword.backbone.backbone import Backbone
 from foreword.backbone.model import PrefixCache
 from foreword.errors import ForewordError
-from foreword.serve.engines.local.attend import Reads, Step, Writes
-from foreword.serve.engines.local.fronts import Fronts, Key, check
-from foreword.serve.engines.local.kv import Memory, Place, Shape
+from foreword.serve.engines.local.attention import Reads, Step, Writes
+from foreword.serve.engines.local.generation import Row
+from foreword.serve.engines.local.kv_cache import Fronts, Key, Memory, Place, Shape, check
 from foreword.serve.engines.local.linear import Decoding
-from foreword.serve.engines.local.rows import Row
 from foreword.serve.engines.prepare import Prepared
 from foreword.serve.engines.seam import ModelError
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from foreword.serve.engines.local.reading import Reading, TextReader
-from foreword.serve.engines.local.rows import Row
+from foreword.serve.engines.local.choice_scoring import Classifier, Job
+from foreword.serve.engines.local.generation import Row
 from foreword.serve.engines.local.runner import Runner
-from foreword.serve.engines.local.scoring import Classifier, Job
+from foreword.serve.engines.local.text_scoring import Reading, TextReader
 from foreword.serve.engines.queueing import FairQueue, Pace
 from foreword.serve.engines.seam import ClosedError, DeadlineError, ModelError
 from foreword.serve.log import failure

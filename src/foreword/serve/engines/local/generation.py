@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from foreword.errors import let_go
-from foreword.serve.engines.local.choose import Chooser, held
-from foreword.serve.engines.local.masks import TokenMask
+from foreword.serve.engines.local.sampler import Chooser, TokenMask, held
 from foreword.serve.engines.prepare import Prepared
 from foreword.serve.engines.seam import Finished, Token
 from foreword.serve.engines.text import Writer

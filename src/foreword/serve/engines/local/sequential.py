@@ -12,8 +12,8 @@ from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from foreword.backbone.backbone import Backbone
-from foreword.serve.engines.local.fronts import Fronts
-from foreword.serve.engines.local.rows import Row
+from foreword.serve.engines.local.generation import Row
+from foreword.serve.engines.local.kv_cache import Fronts
 
 
 class _State:

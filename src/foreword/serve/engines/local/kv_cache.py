@@ -1,16 +1,21 @@
-"""Memory for keys and values in slots of few sizes, within a number of bytes. Knows shapes; knows no rows.
+"""Keys and values in slots of few sizes, and the prefix caches of prompts, each within a number of bytes.
 
-Slots of one size stand in one tensor, so that all rows in them are read by one batched product. A slot that is given
-back keeps finite numbers: what is masked out of a softmax is multiplied by zero, and zero times NaN would be NaN.
+Knows shapes; knows no rows. Slots of one size stand in one tensor, so that all rows in them are read by one batched
+product. A slot that is given back keeps finite numbers: what is masked out of a softmax is multiplied by zero, and
+zero times NaN would be NaN.
 """
 
 import heapq
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from foreword.backbone.model import PrefixCache
 from foreword.backbone.vectors import LayerCache
+from foreword.prompts import Prompt
+from foreword.serve.engines.seam import ModelError
 
 SMALLEST = 32
 """Tokens of the smallest slot; every next size has twice as many."""
@@ -149,3 +154,47 @@ class Memory:
                 if unused := other.unused():
                     other.resize(other.slots - unused)
         return False
+
+
+Key = tuple[str, bytes]
+"""The prompt's digest, and the ids of the front."""
+
+
+def check(prompt: Prompt, cache: LayerCache) -> None:
+    """Raises ModelError for a front that no row may stand behind, nor other prompts' fronts beside."""
+    if not all(tensor.isfinite().all() for layer in cache for tensor in layer):
+        raise ModelError(f"prompt {prompt.name!r} gives NaN or infinity on this backbone: tune it again")
+
+
+class Fronts:
+    """An LRU bounded in bytes."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.used = 0
+        self.hits = 0
+        self.misses = 0
+        self._kept: OrderedDict[Key, PrefixCache] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, key: Key) -> PrefixCache | None:
+        """The front, which is then the last to go; counts nothing."""
+        front = self._kept.get(key)
+        if front is not None:
+            self._kept.move_to_end(key)
+        return front
+
+    def put(self, key: Key, front: PrefixCache) -> None:
+        """Keep a front; one that is larger than all the room is not kept."""
+        if key in self._kept or front.nbytes > self.total:
+            return
+        self._kept[key] = front
+        self.used += front.nbytes
+        while self.used > self.total:
+            _, lost = self._kept.popitem(last=False)
+            self.used -= lost.nbytes
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._kept

@@ -13,12 +13,12 @@ from foreword.backbone.backbone import Backbone
 from foreword.backbone.batch import Example, Part
 from foreword.backbone.model import PrefixCache
 from foreword.errors import let_go
-from foreword.serve.engines.choices import chosen
-from foreword.serve.engines.local.fronts import Fronts, check
-from foreword.serve.engines.local.large import pieces
-from foreword.serve.engines.prepare import Prepared
+from foreword.serve.engines.local.kv_cache import Fronts, check
+from foreword.serve.engines.prepare import Prepared, choose_answer
 from foreword.serve.engines.queueing import FairQueue
 from foreword.serve.engines.seam import ClosedError, DeadlineError, ModelError, Request
+
+Answers = tuple[tuple[int, ...], ...]
 
 
 @dataclass
@@ -144,7 +144,7 @@ class Classifier:
 
     def _tell(self, job: Job, values: Sequence[float]) -> None:
         if all(map(math.isfinite, values)):
-            job.done(chosen(job.prepared, job.answers, values))
+            job.done(choose_answer(job.prepared, job.answers, values))
         else:
             job.fail(ModelError(f"prompt {job.request.key!r}: the model's answer is no number"))
 
@@ -170,3 +170,36 @@ class Classifier:
         else:
             self._fronts.hits += 1
         return front
+
+
+def pieces(
+    backbone: Backbone, prepared: Prepared, answers: Answers, front: PrefixCache, chunk: int
+) -> Iterator[Part | None]:
+    """What is to be scored of one request that is too large for a step: some choices after others, in parts.
+
+    A part has `chunk` tokens at most; None comes behind every piece of the question that has been read.
+
+    The question is read once: all but its last token, with which every part begins, becomes a longer front. For
+    backbones that pack. One choice of more than `chunk` tokens is a part of its own.
+    """
+    ids, vectors, last = prepared.ids, prepared.vectors, len(prepared.ids) - 1
+    cache = backbone.new_cache(front.cache)
+    for start in range(prepared.front, last, chunk):
+        texts = int((ids[:start] >= 0).sum())
+        embedded = backbone.embed_row(ids[start : min(start + chunk, last)], vectors, texts)
+        backbone.architecture.fill(cache, embedded[None])
+        yield None
+    whole = PrefixCache(ids[:last], [(layer.keys[0], layer.values[0]) for layer in cache.layers])
+    for some in _groups(answers, chunk):
+        yield backbone.part([Example(ids[last:], some)], whole, vectors)
+
+
+def _groups(answers: Answers, chunk: int) -> Iterator[Answers]:
+    group: Answers = ()
+    tokens = 1
+    for answer in answers:
+        if group and tokens + len(answer) - 1 > chunk:
+            yield group
+            group, tokens = (), 1
+        group, tokens = (*group, answer), tokens + len(answer) - 1
+    yield group

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from foreword.backbone.layout import NEVER, OwnLayout
-from foreword.serve.engines.local.kv import Arena, Place
+from foreword.serve.engines.local.kv_cache import Arena, Place
 
 
 class Writes(NamedTuple):
