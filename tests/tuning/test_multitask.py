@@ -15,14 +15,14 @@ from foreword.backbone import Backbone, Vectors
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Prompt
 from foreword.tasks import Task
-from foreword.tuning import Run, TuneOptions, accumulate, checkpoint, loop, tune, tune_many
-from foreword.tuning.accumulate import Accumulator
-from foreword.tuning.learner import Learner
-from foreword.tuning.lesson import shares
+from foreword.tuning import Run, TuneOptions, checkpoint, loop, tune, tune_many
+from foreword.tuning.learner import SoftPromptLearner
+from foreword.tuning.loss import Accumulator
 from foreword.tuning.methods import METHODS, Start, by_task, flat, made
 from foreword.tuning.methods.multitask import Multitask
-from foreword.tuning.rows import Batch, TrainingRows, encode_rows
-from foreword.tuning.start import begin, soften
+from foreword.tuning.rows import Batch, TrainingRows, shares
+from foreword.tuning.setup import TaskSetup, insert_virtual_tokens
+from foreword.tuning.start import begin
 from tiny import backbone
 from tuning.test_loop import _StopError, stop_at, task
 
@@ -52,22 +52,21 @@ def run(folder: Path, method: str, tasks: int = 3, first: int = 0, **settings: A
     return tune_many(backbone(), TASKS[chosen], STARTS[chosen], folder=folder, **given)
 
 
-def learner_of(model: Backbone, method: str) -> tuple[Learner, list[TrainingRows]]:
+def learner_of(model: Backbone, method: str) -> tuple[SoftPromptLearner, list[TrainingRows]]:
     """An encoder in fp64, away from its start, where parameters stand before a layer of zeros."""
     options = TuneOptions(method=method, tokens=4, clip=1e5)
-    prompts = [soften(start.answering(task.choices), 4, task.name) for task, start in zip(TASKS, STARTS, strict=True)]
-    rows = [encode_rows(model, prompt, task, "choices") for task, prompt in zip(TASKS, prompts, strict=True)]
-    origins = [
-        begin(model, prompt, "tokens", options, start, task.train, encoded.longest)
-        for task, start, prompt, encoded in zip(TASKS, STARTS, prompts, rows, strict=True)
+    setups = [
+        TaskSetup.of(model, task, start, insert_virtual_tokens(start.answering(task.choices), 4, task.name), options)
+        for task, start in zip(TASKS, STARTS, strict=True)
     ]
-    learner = Learner(options, origins, model.device)
+    origins = [begin(model, setup, options) for setup in setups]
+    learner = SoftPromptLearner(model, [setup.prompt for setup in setups], origins, options)
     learner.encoder.double()
     torch.manual_seed(3)
     with torch.no_grad():
         for parameter in learner.encoder.parameters():
             parameter += 0.2 * torch.randn_like(parameter)
-    return learner, rows
+    return learner, [setup.rows for setup in setups]
 
 
 def naive_loss(model: Backbone, vectors: Vectors, rows: TrainingRows, batch: Batch) -> Tensor:
@@ -96,12 +95,12 @@ def test_a_step_is_the_mean_over_tasks_of_one_row_at_a_time(
     Some families compute norms in fp32. The gradient of `cols` is what points along a token, which an RMS norm hardly
     lets through: what is left is small beside their rounding.
     """
-    monkeypatch.setattr(accumulate, "STEP_TOKENS", tokens)
+    monkeypatch.setattr("foreword.tuning.loss.STEP_TOKENS", tokens)
     model = backbone(family, torch.float64)
     learner, rows = learner_of(model, method)
     batches = [encoded.batch(0, size, 0) for encoded, size in zip(rows, (5, 2, 3), strict=True)]
     loss = Accumulator(model, rows).loss(learner.vectors(), batches)
-    norm = learner.norm()
+    norm = learner.backward_and_clip()
     found = {name: parameter.grad.clone() for name, parameter in learner.encoder.named_parameters()}
     vectors = learner.encoder()
     expected = sum(naive_loss(model, *given) for given in zip(vectors, rows, batches, strict=True)) / len(rows)
@@ -147,11 +146,11 @@ def test_multitask_prompt_tuning_is_the_papers_formula() -> None:
     start = Start(torch.randn(4, 8), None, 20)
     encoder = Multitask(start, start, rank=2)
     assert all(torch.equal(vectors.embeddings, start.embeddings) for vectors in encoder())
-    optimiser = torch.optim.SGD(encoder.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(encoder.parameters(), lr=0.1)
     for _ in range(3):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         sum(((task + 1) * vectors.embeddings).sin().sum() for task, vectors in enumerate(encoder())).backward()
-        optimiser.step()
+        optimizer.step()
     shared = start.embeddings + encoder.shared
     for cols, rows, vectors in zip(encoder.cols, encoder.rows, encoder(), strict=True):
         assert torch.allclose(vectors.embeddings, shared * (cols @ rows))
@@ -162,14 +161,14 @@ def test_multitask_prompt_tuning_is_the_papers_formula() -> None:
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, method: str) -> None:
     whole = run(tmp_path / "whole", method)
     with pytest.raises(_StopError):
-        run(tmp_path / "cut", method, on_step=stop_at(7))
+        run(tmp_path / "cut", method, listener=stop_at(7))
     resumed = run(tmp_path / "cut", method, resume=True)
     assert [found.prompt.digest for found in resumed] == [found.prompt.digest for found in whole]
     assert len({found.prompt.digest for found in whole}) == 3
     points = [[replace(point, seconds=0) for point in found.curves] for found in (*whole, *resumed)]
     assert all(curve == points[0] for curve in points)
     a, b = (checkpoint.read(tmp_path / name / "checkpoint.safetensors") for name in ("whole", "cut"))
-    for part in ("encoder", "optimiser", "average", "best"):
+    for part in ("encoder", "optimizer", "ema", "best"):
         one, other = getattr(a, part), getattr(b, part)
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
@@ -192,10 +191,11 @@ def test_the_loss_falls_for_every_task(tmp_path: Path, method: str) -> None:
     assert losses[2] < losses[1] < losses[0]
     model = backbone()
     for one, data, start in zip(found, TASKS, STARTS, strict=True):
-        rows = encode_rows(model, one.prompt, data, "choices")
-        assert soften(start, 4, one.prompt.name).body == one.prompt.body
+        setup = TaskSetup.of(model, data, start, one.prompt.replace(soft=None), one.options)
+        rows = setup.rows
+        assert insert_virtual_tokens(start, 4, one.prompt.name).body == one.prompt.body
         tuned = Vectors(torch.from_numpy(one.prompt.soft.embeddings))
-        begun = begin(model, one.prompt, "tokens", one.options, start, data.train, rows.longest).embeddings
+        begun = begin(model, setup, one.options).embeddings
         with torch.no_grad():
             before, after = (naive_loss(model, v, rows, rows.batch(0, 99, 0)) for v in (Vectors(begun), tuned))
         assert after < before
@@ -212,7 +212,7 @@ def test_the_version_that_is_kept_is_the_best_in_the_mean(tmp_path: Path, monkey
         seen[task.name].append(prompt.soft.embeddings.tobytes())
         return next(dev[task.name])
 
-    monkeypatch.setattr(loop, "dev_score", fake)
+    monkeypatch.setattr(loop, "measure_dev", fake)
     found = run(tmp_path / "run", "multitask", tasks=2)
     assert [one.prompt.soft.embeddings.tobytes() for one in found] == [seen["toy"][2], seen["other"][2]]
     assert [point.dev for point in found[0].curves] == [0.1, 0.5, 0.6, 0.0]
@@ -239,7 +239,7 @@ def test_added_tasks_go_on_from_what_was_learned_and_leave_the_others_alone(tmp_
     assert added.prompt.digest != alone.prompt.digest
 
     with pytest.raises(_StopError):
-        run(tmp_path / "cut", method, tasks=1, first=2, add_to=tmp_path / "first", on_step=stop_at(6))
+        run(tmp_path / "cut", method, tasks=1, first=2, add_to=tmp_path / "first", listener=stop_at(6))
     with pytest.raises(ForewordError, match="other settings"):
         run(tmp_path / "cut", method, tasks=1, first=2, resume=True)
     [resumed] = run(tmp_path / "cut", method, tasks=1, first=2, add_to=tmp_path / "first", resume=True)
@@ -254,8 +254,8 @@ def test_an_added_task_begins_at_its_start_plus_what_the_others_learned(tmp_path
     run(tmp_path / "first", "multitask", tasks=2)
     shared = checkpoint.read(tmp_path / "first" / "checkpoint.safetensors").encoder["shared"]
     start = Start(torch.randn(4, 32), None, 20)
-    learner = Learner(TuneOptions(method="multitask"), [start], torch.device("cpu"), {"shared": shared})
-    assert torch.equal(learner.average["embeddings"], start.embeddings + shared)
+    learner = SoftPromptLearner(backbone(), [STARTS[0]], [start], TuneOptions(method="multitask"), {"shared": shared})
+    assert torch.equal(learner.ema["embeddings"], start.embeddings + shared)
 
 
 def test_what_cannot_be_added_to_is_named(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_what_cannot_be_added_to_is_named(tmp_path: Path) -> None:
 
     run(tmp_path / "done", "multitask", tasks=2)
     with pytest.raises(_StopError):
-        run(tmp_path / "cut", "multitask", tasks=2, on_step=stop_at(5))
+        run(tmp_path / "cut", "multitask", tasks=2, listener=stop_at(5))
     tune(backbone(), TASKS[0], STARTS[0], folder=tmp_path / "alone", **SETTINGS)
     other = {**SETTINGS, "method": "multitask", "add_to": tmp_path / "done", "folder": tmp_path / "new"}
     cases: list[tuple[str, Callable[[], object]]] = [

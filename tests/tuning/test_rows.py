@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 
 from foreword.backbone import Example
-from foreword.tuning.rows import COMPETITORS, TrainingRows
+from foreword.tuning.rows import SAMPLED_NEGATIVES, TrainingRows
 
 NOTHING = np.zeros(0, dtype=np.int64)
 
@@ -23,7 +23,7 @@ def test_of_many_choices_a_step_draws_some_evenly_and_always_the_right_one() -> 
         for example, right in zip(*given.batch(step, 4, seed=0), strict=True):
             drawn = [answer[0] - 100 for answer in example.answers]
             assert drawn[right] == example.question[0]
-            assert len(set(drawn)) == len(drawn) == COMPETITORS + 1
+            assert len(set(drawn)) == len(drawn) == SAMPLED_NEGATIVES + 1
             met.update(drawn[:right] + drawn[right + 1 :])
     assert set(met) == set(range(77))
     never_right = [met[choice] for choice in range(10, 77)]
@@ -33,6 +33,6 @@ def test_of_many_choices_a_step_draws_some_evenly_and_always_the_right_one() -> 
 
 
 def test_few_choices_stay_as_they_are() -> None:
-    for example, right in zip(*rows(COMPETITORS + 1).batch(0, 4, seed=0), strict=True):
-        assert len(example.answers) == COMPETITORS + 1
-        assert right == example.question[0] % (COMPETITORS + 1)
+    for example, right in zip(*rows(SAMPLED_NEGATIVES + 1).batch(0, 4, seed=0), strict=True):
+        assert len(example.answers) == SAMPLED_NEGATIVES + 1
+        assert right == example.question[0] % (SAMPLED_NEGATIVES + 1)

@@ -6,7 +6,8 @@ import torch
 
 from foreword.errors import UsageError
 from foreword.prompts import Output, Prompt, SoftTokens
-from foreword.tuning.start import fixed_words, soften, start_vectors
+from foreword.tuning.setup import insert_virtual_tokens
+from foreword.tuning.start import fixed_words, start_vectors
 from tiny import backbone
 
 HARD = Prompt(
@@ -16,7 +17,7 @@ HARD = Prompt(
 
 def vectors(start: str, tokens: int = 12, source: Prompt = HARD, text: str | None = None) -> torch.Tensor:
     model = backbone()
-    return start_vectors(model, soften(HARD, tokens, "soft"), start, source, text, seed=3)
+    return start_vectors(model, insert_virtual_tokens(HARD, tokens, "soft"), start, source, text, seed=3)
 
 
 def table(text: str) -> torch.Tensor:
@@ -46,15 +47,17 @@ def test_vocabulary_and_random_look_like_the_vocabulary() -> None:
 def test_a_prompt_hands_its_vectors_on() -> None:
     model = backbone()
     own = np.ones((4, model.dimension), np.float32)
-    source = soften(HARD, 4, "s").replace(soft=SoftTokens({"embeddings": own}, "b", model.fingerprint, "m", "r", 1))
+    source = insert_virtual_tokens(HARD, 4, "s").replace(
+        soft=SoftTokens({"embeddings": own}, "b", model.fingerprint, "m", "r", 1)
+    )
     assert np.array_equal(vectors("prompt", 4, source), own)
     with pytest.raises(UsageError, match="needs a soft prompt with 5 tokens"):
         vectors("prompt", 5, source)
 
 
 def test_virtual_tokens_go_in_front_unless_they_have_places() -> None:
-    assert soften(HARD, 3, "s").body.startswith("{{ virtual(3) }}Is it")
+    assert insert_virtual_tokens(HARD, 3, "s").body.startswith("{{ virtual(3) }}Is it")
     chat = Prompt("c", "{{ system() }}Judge.{{ user() }}{{ text }}")
-    assert soften(chat, 3, "s").body == "{{ system() }}{{ virtual(3) }}Judge.{{ user() }}{{ text }}"
+    assert insert_virtual_tokens(chat, 3, "s").body == "{{ system() }}{{ virtual(3) }}Judge.{{ user() }}{{ text }}"
     placed = Prompt("c", "{{ text }}{{ virtual(2) }}{{ virtual(1) }}")
-    assert soften(placed, 9, "s").body == placed.body
+    assert insert_virtual_tokens(placed, 9, "s").body == placed.body

@@ -46,9 +46,10 @@ def compare(
     from foreword.backbone import Backbone
     from foreword.cli.tasks import load_task
     from foreword.errors import UsageError
-    from foreword.evals import Lora, evaluate_on_dev, few_shot
     from foreword.evals import compare as measure
+    from foreword.evals import evaluate_on_dev, few_shot
     from foreword.evals.comparison import save
+    from foreword.tuning import Lora
 
     yaml = (".yaml", ".yml")
     if task.suffix == ".prompt" or (task.suffix not in yaml and any(ref.endswith(yaml) for ref in prompts)):

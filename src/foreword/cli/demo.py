@@ -120,7 +120,7 @@ def _tune(
     folder = out / "runs" / f"{method}-{time.strftime('%Y%m%d-%H%M%S')}"
     run = tune(
         backbone, task, start, method=method, steps=steps, eval_every=20, dev_rows=200, seed=seed, folder=folder,
-        on_step=lambda progress: display.step(method, progress),
+        listener=display,
     )  # fmt: skip
     best = max(point.dev or 0.0 for point in run.curves)
     numbers = f"{run.trained_parameters:,} trained numbers"

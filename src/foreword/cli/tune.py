@@ -12,7 +12,6 @@ import typer
 from typer.core import TyperCommand
 
 from foreword.cli.console import Display, print_json
-from foreword.cli.settle import as_begun, settle
 from foreword.cli.shared import (
     DEFAULT_BACKBONE,
     BackboneName,
@@ -129,7 +128,9 @@ def tune(
     from foreword.table import PromptTable
     from foreword.table.refs import check_alias
     from foreword.tuning import TuneOptions, tune_many
-    from foreword.tuning.lesson import check_multitask
+    from foreword.tuning import tune as tune_one
+    from foreword.tuning.methods import check_multitask
+    from foreword.tuning.plan import as_begun
 
     if resume and out is None:
         raise UsageError("--resume needs --out, the folder of the run that is to go on")
@@ -170,23 +171,17 @@ def tune(
         model = load_backbone(backbone, dtype, display)
         display.say(f"The run goes to {folder}: stop it when you like; --resume --out {folder} goes on.")
         if resume and (folder / "checkpoint.safetensors").exists():
-            options = as_begun(folder, settings)
-        elif not together:
-            options = settle(
-                model, data[0], prompts[0], options, list(settings), sweep=sweep, budget=budget, folder=folder,
-                display=display,
-            )  # fmt: skip
-            resume = resume and not (sweep or budget)  # killed before the first checkpoint, it begins anew
-        runs = tune_many(
-            model, data, prompts, folder=folder, resume=resume, add_to=add_to,
-            on_step=lambda p: display.step("tuning", p), command=context.meta[COMMAND], **vars(options),
-        )  # fmt: skip
+            settings, budget, sweep = vars(as_begun(folder, settings)), None, False
+        how: dict[str, Any] = {"folder": folder, "resume": resume, "command": context.meta[COMMAND]}
+        if together:
+            runs = tune_many(model, data, prompts, add_to=add_to, listener=display, **how, **settings)
+        else:
+            settings |= {"budget": budget, "sweep": sweep}
+            runs = [tune_one(model, data[0], prompts[0], listener=display, **how, **settings)]
         if name:
             runs = [replace(run, prompt=run.prompt.replace(name=name)) for run in runs]
-        if runs[0].steps < options.steps:
-            display.say(
-                f"Stopped after {runs[0].steps} of {options.steps} steps: dev had not become better for a while."
-            )
+        if (steps_done := runs[0].steps) < (most := runs[0].options.steps):
+            display.say(f"Stopped after {steps_done} of {most} steps: dev had not become better for a while.")
         results = [
             _store(model, task, begun, parent, run, store, alias, display, f"{task.name}: " if len(data) > 1 else "")
             for task, begun, parent, run in zip(data, prompts, parents, runs, strict=True)

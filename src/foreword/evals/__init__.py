@@ -7,7 +7,6 @@ from foreword.evals.comparison import Result, build_result, compare
 from foreword.evals.examples import few_shot
 from foreword.evals.flips import Flips, flips
 from foreword.evals.gate import Verdict, gate
-from foreword.evals.lora import Lora
 from foreword.evals.result import StrategyResult
 
 __all__ = [
@@ -15,7 +14,6 @@ __all__ = [
     "STRATEGIES",
     "Candidate",
     "Flips",
-    "Lora",
     "Result",
     "StrategyResult",
     "Verdict",

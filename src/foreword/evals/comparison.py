@@ -11,7 +11,6 @@ from foreword.backbone import LanguageModel
 from foreword.errors import ForewordError, UsageError
 from foreword.evals.baselines import majority, tfidf
 from foreword.evals.choose import Candidate, evaluate_on_dev
-from foreword.evals.lora import Lora, adapt
 from foreword.evals.report import render_report
 from foreword.evals.result import Comparison, ResultData, StrategyResult
 from foreword.evals.statistics import paired_difference
@@ -21,8 +20,7 @@ from foreword.flows import Answers, Cost, Measured, PromptStrategy, Strategy, bi
 from foreword.listen import SILENT, Listener, counter
 from foreword.prompts import Prompt
 from foreword.tasks import Row, Task
-from foreword.tuning import CurvePoint, Run
-from foreword.tuning.lesson import soft_name
+from foreword.tuning import CurvePoint, Lora, Run, adapt, soft_name
 
 LATENCY_ROWS = 15
 """Single requests that are timed, in turn over the strategies, so that a busy moment hits all of them."""

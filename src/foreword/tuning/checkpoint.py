@@ -16,16 +16,20 @@ from foreword.errors import ForewordError
 from foreword.files import write_atomic
 from foreword.tuning.curves import CurvePoint
 
+ON_DISK = {"encoder": "encoder", "optimizer": "optimiser", "ema": "average", "best": "best", "start": "start"}
+"""What the parts of a state are called in the file: as the first version called them."""
+
 
 @dataclass(frozen=True)
 class State:
     """All that a run needs to go on as if it had never stopped."""
 
     encoder: Mapping[str, Tensor]
-    optimiser: Mapping[str, Tensor]
+    """An encoder's parameters and buffers, or LoRA's adapters."""
+    optimizer: Mapping[str, Tensor]
     """AdamW's moments, named `PARAMETER.exp_avg` and so on."""
-    average: Mapping[str, Tensor]
-    """fp32, the running average of the vectors."""
+    ema: Mapping[str, Tensor]
+    """fp32, the moving average of the vectors."""
     best: Mapping[str, Tensor]
     """fp32, the average that is kept: the best on dev so far, the latest of those that dev cannot tell apart."""
     start: Mapping[str, Tensor]
@@ -43,7 +47,7 @@ class State:
 
 def write(path: Path, state: State) -> None:
     """Replace the checkpoint at `path`; a crash or a full disk leaves the one before."""
-    parts = {name: getattr(state, name) for name in ("encoder", "optimiser", "average", "best", "start")}
+    parts = {written: getattr(state, name) for name, written in ON_DISK.items()}
     tensors = {f"{part}.{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
     plain = {
         "step": state.step,
@@ -72,8 +76,8 @@ def read(path: Path) -> State:
             raise TypeError("its settings are no form")
         return State(
             encoder=_part(tensors, "encoder."),
-            optimiser=_part(tensors, "optimiser."),
-            average=_part(tensors, "average."),
+            optimizer=_part(tensors, "optimiser."),
+            ema=_part(tensors, "average."),
             best=_part(tensors, "best."),
             start=_part(tensors, "start."),  # not kept by older runs
             step=plain["step"],
@@ -89,11 +93,11 @@ def read(path: Path) -> State:
         ) from error
 
 
-def optimiser_tensors(optimiser: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
-    """The optimiser's state, by parameter name."""
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
+    """The optimizer's state, by parameter name."""
     return {
         f"{names[parameter]}.{key}": value
-        for parameter, state in optimiser.state.items()
+        for parameter, state in optimizer.state.items()
         for key, value in state.items()
     }
 
@@ -115,12 +119,12 @@ def check_shapes(folder: Path, part: str, saved: Mapping[str, Tensor], own: Mapp
             )
 
 
-def restore_optimiser(
-    optimiser: torch.optim.Optimizer, names: Mapping[Tensor, str], saved: Mapping[str, Tensor]
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], saved: Mapping[str, Tensor]
 ) -> None:
-    """The inverse of `optimiser_tensors`."""
+    """The inverse of `optimizer_tensors`."""
     for parameter, name in names.items():
-        optimiser.state[parameter] = {
+        optimizer.state[parameter] = {
             key.removeprefix(f"{name}."): _placed(value, parameter, key)
             for key, value in saved.items()
             if key.rpartition(".")[0] == name

@@ -1,9 +1,8 @@
-"""What a run's folder tells about the run: how it was started, its curve, where it stands.
+"""What a run's folder tells: how the run was started, its curve, where it stands, what later tasks take from it.
 
 Reading writes nothing and takes no lock, so that a run may be looked at while it goes on.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,19 +11,18 @@ from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from torch import Tensor
 
 from foreword.errors import ForewordError, UsageError
-from foreword.files import write_atomic
 from foreword.forms import misfit
 from foreword.prompts import SoftTokens
 from foreword.tuning import checkpoint
-from foreword.tuning.curves import CurvePoint
-from foreword.tuning.finished import id_of
-from foreword.tuning.methods import by_task
+from foreword.tuning.curves import CurvePoint, peak
+from foreword.tuning.folder import id_of
+from foreword.tuning.methods import METHODS, by_task, check_multitask
 from foreword.tuning.options import TuneOptions
+from foreword.tuning.setup import soft_name
 
-FILES = ("run.json", "checkpoint.safetensors", "curves.jsonl")
-"""What a run writes into its folder."""
 POINT = TypeAdapter(CurvePoint)
 
 
@@ -55,33 +53,26 @@ class Record:
     file: RunFile
     curve: tuple[CurvePoint, ...]
     step: int
-    """Optimiser steps done at the last checkpoint."""
+    """Optimizer steps done at the last checkpoint."""
     best_step: int
     """The step whose version is kept."""
 
 
-def write_run_file(
-    folder: Path, run_id: str, identity: Mapping[str, Any], environment: Mapping[str, Any], command: str | None,
-    resumed: bool,
-) -> None:  # fmt: skip
-    """Write `run.json`. Of a resumed run the first environment and command stay, with the latest beside them."""
-    path = folder / "run.json"
-    before = _before(path) if resumed else {"environment": environment, "command": command}
-    document = {"id": run_id, **identity}
-    for name, now in (("environment", environment), ("command", command)):
-        document[name] = before.get(name)
-        if now not in (None, document[name]):
-            document[f"latest_{name}"] = now
-    write_atomic(path, json.dumps(document, indent=2).encode())
+@dataclass(frozen=True)
+class Finished:
+    """A run of several tasks that is over. Its tasks are not trained any more: their prompts stay as they are."""
 
+    id: str
+    prompts: list[str]
+    """Names of the prompts of all its tasks, and of those that these were added to."""
+    shared: Mapping[str, Tensor]
+    """What its tasks had in common: entries of the encoder's state."""
 
-def _before(path: Path) -> dict[str, Any]:
-    """What can be read of it: a run goes on from its checkpoint, whatever has become of the file that describes it."""
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    def check_new(self, names: list[str]) -> None:
+        """Raises UsageError where one of the prompts `names` is in the run already."""
+        for name in names:
+            if name in self.prompts:
+                raise UsageError(f"the run has a prompt {name!r} already, which stays as it is; add other tasks")
 
 
 def read_record(folder: Path) -> Record:
@@ -121,6 +112,32 @@ def start_of(folder: Path, soft: SoftTokens) -> dict[str, np.ndarray] | None:
         if made.keys() == soft.tensors.keys() and all(np.array_equal(made[k], soft.tensors[k]) for k in made):
             return {name: tensor.numpy() for name, tensor in start.items()}
     return None
+
+
+def read_finished(folder: Path, options: TuneOptions, fingerprint: str) -> Finished:
+    """The run in `folder`. Raises ForewordError where it is not over, or was tuned otherwise than `options` say."""
+    check_multitask(options.method)
+    path = folder / "checkpoint.safetensors"
+    if not os.path.isfile(path):
+        raise ForewordError(f"{str(folder)!r} holds no run to add tasks to; give the --out of one")
+    state = checkpoint.read(path)
+    before = TuneOptions.of(state.settings["options"])
+    if not METHODS[before.method].multitask:
+        raise UsageError(f"the run in {str(folder)!r} is of {before.method!r}, to which no tasks can be added")
+    for name in ("method", "tokens"):
+        old, new = getattr(before, name), getattr(options, name)
+        if old != new:
+            raise UsageError(f"the run in {str(folder)!r} has {name} {old!r}, not {new!r}; give --{name} {old}")
+    if state.settings["fingerprint"] != fingerprint:
+        raise ForewordError(f"the run in {str(folder)!r} has another backbone, {state.settings['backbone']!r}; take it")
+    if not before.ended(state.step, peak(state.curve)):
+        raise ForewordError(
+            f"the run in {str(folder)!r} stopped at step {state.step} of {before.steps}; finish it first with --resume"
+        )
+    task = state.settings["task"]
+    names = [soft_name(name, before.method) for name in ([task] if isinstance(task, str) else task)]
+    shared = {name: tensor for name, tensor in state.encoder.items() if name.split(".")[0] == "shared"}
+    return Finished(id_of(state.settings), [*state.settings.get("prompts_before", []), *names], shared)
 
 
 def _read_run_file(path: Path) -> RunFile:

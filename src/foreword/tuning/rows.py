@@ -13,7 +13,7 @@ from foreword.tasks import Row, Task
 Batch = tuple[list[Example], list[int]]
 """Rows, and which of each one's answers is the target."""
 POOL = 8
-COMPETITORS = 7
+SAMPLED_NEGATIVES = 7
 """Wrong choices that a row's right one is told from in a step; where a task has more, each step draws others."""
 
 
@@ -45,15 +45,15 @@ class TrainingRows:
 
 
 def _drawn(example: Example, right: int, rng: random.Random) -> tuple[Example, int]:
-    """`example` with its right answer and at most `COMPETITORS` others, and the right one's new place.
+    """`example` with its right answer and at most `SAMPLED_NEGATIVES` others, and the right one's new place.
 
     Drawn evenly, they leave the loss its minimum (sampled softmax, Bengio and Senécal 2008), at a cost that does not
     grow with the number of choices.
     """
     others = [place for place in range(len(example.answers)) if place != right]
-    if len(others) <= COMPETITORS:
+    if len(others) <= SAMPLED_NEGATIVES:
         return example, right
-    kept = sorted([right, *rng.sample(others, COMPETITORS)])
+    kept = sorted([right, *rng.sample(others, SAMPLED_NEGATIVES)])
     return replace(example, answers=tuple(example.answers[place] for place in kept)), kept.index(right)
 
 
@@ -69,6 +69,11 @@ def _epoch(lengths: tuple[int, ...], size: int, seed: int, epoch: int) -> list[l
     batches = [pool[i : i + size] for pool in pools for i in range(0, len(pool), size)]
     rng.shuffle(batches)
     return batches
+
+
+def shares(batch: int, tasks: int) -> list[int]:
+    """The rows of a step that each task has: as even as can be, at least one."""
+    return [max(1, batch // tasks + (task < batch % tasks)) for task in range(tasks)]
 
 
 def encode_rows(backbone: Backbone, prompt: Prompt, task: Task, objective: str) -> TrainingRows:

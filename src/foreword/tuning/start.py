@@ -12,28 +12,15 @@ from foreword.backbone import Backbone, Vectors
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Prompt, Text
 from foreword.tasks import Row
-from foreword.tuning.methods import Start
+from foreword.tuning.methods import METHODS, Start
 from foreword.tuning.options import STARTS, TuneOptions
+from foreword.tuning.setup import TaskSetup
 
 
-def soften(prompt: Prompt, tokens: int, name: str, learns: str = "tokens") -> Prompt:
-    """`prompt` with `tokens` virtual tokens in front; one that has places for them already keeps those.
-
-    In a chat prompt they open the first turn, or, where keys and values are learned, stand before it.
-    """
-    if prompt.virtual_tokens:
-        return prompt.replace(name=name, soft=None)
-    turn = re.match(r"(?:\s|\{#.*?#\})*\{\{[-+]?\s*(?:system|user)\s*\(\s*\)\s*[-+]?\}\}", prompt.body, re.DOTALL)
-    at = turn.end() if turn and learns == "tokens" else 0
-    body = f"{prompt.body[:at]}{{{{ virtual({tokens}) }}}}{prompt.body[at:]}"
-    return prompt.replace(name=name, body=body, soft=None)
-
-
-def begin(
-    backbone: Backbone, prompt: Prompt, learns: str, options: TuneOptions, source: Prompt, rows: Sequence[Row],
-    longest: int,
-) -> Start:  # fmt: skip
-    """Where the encoder of `prompt` begins, by `options.init`. Keys and values begin at those of the same tokens."""
+def begin(backbone: Backbone, setup: TaskSetup, options: TuneOptions) -> Start:
+    """Where the encoder of a task's prompt begins, by `options.init`. Keys and values begin at those of the tokens."""
+    prompt, source, rows, longest = setup.prompt, setup.start, setup.task.train, setup.rows.longest
+    learns = METHODS[options.method].learns
     zero = options.init == "zero"
     if zero and learns != "prefix":
         raise UsageError("the start 'zero' is for prefix tuning; virtual tokens cannot begin at zero: use 'text'")

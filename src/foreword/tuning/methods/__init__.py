@@ -1,5 +1,6 @@
 """The methods: what each one trains, and when to choose it."""
 
+from foreword.errors import UsageError
 from foreword.tuning.methods import p_tuning
 from foreword.tuning.methods.dept import Decomposed
 from foreword.tuning.methods.encoder import Encoder, Method, Start, by_task, count, flat, made
@@ -50,4 +51,12 @@ METHODS = {
     ),
 }  # fmt: skip
 
-__all__ = ["METHODS", "Encoder", "Method", "Start", "by_task", "count", "flat", "made"]
+
+def check_multitask(method: str) -> None:
+    """Raises UsageError where `method` tunes one task at a time."""
+    if not METHODS[method].multitask:
+        several = " or ".join(name for name, other in METHODS.items() if other.multitask)
+        raise UsageError(f"method {method!r} tunes one task at a time; for several choose --method {several}")
+
+
+__all__ = ["METHODS", "Encoder", "Method", "Start", "by_task", "check_multitask", "count", "flat", "made"]

@@ -13,18 +13,16 @@ from foreword.budgets import parse_budget
 from foreword.errors import UsageError
 from foreword.prompts import Prompt
 from foreword.tasks import Task
-from foreword.tuning.accumulate import Accumulator
-from foreword.tuning.learner import Learner
-from foreword.tuning.methods import METHODS
+from foreword.tuning.learner import SoftPromptLearner
+from foreword.tuning.loss import Accumulator
 from foreword.tuning.options import TuneOptions
-from foreword.tuning.rows import encode_rows
-from foreword.tuning.served import dev_score, served
-from foreword.tuning.start import begin, soften
+from foreword.tuning.setup import measure_dev, set_up
+from foreword.tuning.start import begin
 
 MEASUREMENTS = 8
 """On dev, over a run, where they are cheap."""
 SHARE = 0.2
-"""Of the time that goes into them at most."""
+"""The share of the budget that these measurements may take."""
 FEWEST = 50
 """Dev rows below which a measurement says too little to choose by: there are two then, of the start and of the end."""
 LEAST_ROWS = 10
@@ -39,7 +37,7 @@ TIMED_STEPS, USUAL_STEPS = 3, 50
 TIMED_ROWS = 24
 
 
-def plan(
+def fit_budget(
     backbone: Backbone, task: Task, start: Prompt, options: TuneOptions, budget: str, given: Sequence[str] = ()
 ) -> TuneOptions:
     """`options` with as many steps, measurements and dev rows as `budget` allows, by timing a few of each.
@@ -88,42 +86,40 @@ class _Stopwatch:
     """A run of its own that learns nothing: what its steps and its looks at dev take."""
 
     def __init__(self, backbone: Backbone, task: Task, start: Prompt, options: TuneOptions) -> None:
-        method = METHODS[options.method]
-        plain = start.answering(task.choices).without_prior()
-        self.backbone, self.task, self.options = backbone, task, options
-        self.prompt = soften(plain, options.tokens, "timed", method.learns)
-        self.rows = encode_rows(backbone, self.prompt, task, options.objective)
-        origin = begin(backbone, self.prompt, method.learns, options, start, task.train, self.rows.longest)
-        self.learner = Learner(options, [origin], backbone.device)
-        self.accumulator = Accumulator(backbone, [self.rows])
+        self.setup, self.options = set_up(backbone, task, start, options)
+        origin = begin(backbone, self.setup, self.options)
+        self.learner = SoftPromptLearner(backbone, [self.setup.prompt], [origin], self.options)
+        self.accumulator = Accumulator(backbone, [self.setup.rows])
 
     def step(self, batch: int) -> float:
         """Seconds of a training step of usual length; the first one warms up and is not counted.
 
         Of the others' speeds the middle one counts: a step longer than all before it takes its memory anew, once.
         """
-        steps = [self.rows.batch(step, batch, self.options.seed) for step in range(USUAL_STEPS)]
-        lengths = [len(self.rows.shared_prefix) + sum(map(len, examples)) for examples, _ in steps]
+        rows = self.setup.rows
+        steps = [rows.batch(step, batch, self.options.seed) for step in range(USUAL_STEPS)]
+        lengths = [len(rows.shared_prefix) + sum(map(len, examples)) for examples, _ in steps]
         per_token = []
         for given, length in zip(steps[: TIMED_STEPS + 1], lengths, strict=False):
             began = time.perf_counter()
             self.accumulator.loss(self.learner.vectors(), [given])
-            self.learner.norm()
-            self.learner.move(0.0)
+            self.learner.backward_and_clip()
+            self.learner.optimizer_step(0.0)
             _wait()
             per_token.append((time.perf_counter() - began) / length)
         return statistics.median(per_token[1:]) * statistics.mean(lengths)
 
     def dev_row(self) -> float:
         """Seconds; 0.0 where there are none."""
-        rows = self.task.dev[:TIMED_ROWS]
+        model, task = self.learner.backbone, self.setup.task
+        rows = task.dev[:TIMED_ROWS]
         if not rows:
             return 0.0
-        timed = served(self.backbone, self.prompt, self.learner.average, self.options.method, 0)
-        dev_score(self.backbone, self.task, timed, rows[:1])  # warms up
-        began = time.perf_counter()
-        dev_score(self.backbone, self.task, timed, rows)
-        return (time.perf_counter() - began) / len(rows)
+        with self.learner.evaluating() as [prompt]:
+            measure_dev(model, task, prompt, rows[:1])  # warms up
+            began = time.perf_counter()
+            measure_dev(model, task, prompt, rows)
+            return (time.perf_counter() - began) / len(rows)
 
 
 def _wait() -> None:

@@ -1,21 +1,42 @@
-"""A step whose memory runs out begins again in smaller pieces, with the same loss and gradient."""
+"""The loss of a batch against the same sums by hand; a step whose memory runs out begins again in smaller pieces."""
 
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from foreword.backbone import Backbone
+from foreword.backbone import Backbone, Example
 from foreword.backbone.batch import Part
 from foreword.errors import ForewordError
-from foreword.tuning.accumulate import Accumulator
-from foreword.tuning.learner import Learner
+from foreword.tuning.learner import SoftPromptLearner
+from foreword.tuning.loss import Accumulator, mean_loss
 from foreword.tuning.methods import Start
 from foreword.tuning.options import TuneOptions
 from foreword.tuning.rows import encode_rows
-from foreword.tuning.start import soften
+from foreword.tuning.setup import insert_virtual_tokens
 from tiny import backbone
 from tuning.test_loop import START, task
+
+Q = np.array([1])
+
+
+def test_one_answer_is_the_mean_over_tokens() -> None:
+    found = mean_loss(torch.tensor([-1.0, -2.0, -6.0]), [Example(Q, ((1, 2),)), Example(Q, ((3,),))], [0, 0])
+    assert found.item() == 3.0
+
+
+def test_choices_compete_by_likelihood_or_per_token_where_lengths_differ() -> None:
+    examples = [Example(Q, ((1,), (2,))), Example(Q, ((1, 2), (3,)))]
+    found = mean_loss(torch.tensor([-1.0, -2.0, -1.0, -3.0, -0.5]), examples, [1, 0])
+    first = -(-2.0 - math.log(math.exp(-1.0) + math.exp(-2.0)))
+    second = -(-2.0 - math.log(math.exp(-2.0) + math.exp(-0.5)))
+    assert math.isclose(found.item(), (first + second) / 2, rel_tol=1e-6)
+
+
+def learner_of(model: Backbone, start: torch.Tensor) -> SoftPromptLearner:
+    return SoftPromptLearner(model, [START], [Start(start, None, 9)], TuneOptions(tokens=3))
 
 
 class Short:
@@ -38,13 +59,11 @@ class Short:
 @pytest.mark.parametrize(("room", "twice"), [(10_000, False), (40, False), (7, True)])
 def test_the_step_goes_on_in_less_memory(monkeypatch: pytest.MonkeyPatch, room: int, twice: bool) -> None:
     model = backbone(dtype=torch.float64)
-    rows = encode_rows(model, soften(START.answering(task().choices), 3, "p"), task(), "choices")
+    rows = encode_rows(model, insert_virtual_tokens(START.answering(task().choices), 3, "p"), task(), "choices")
     results = []
     for short in (Short(model, 10_000), Short(model, room)):
         monkeypatch.setattr(model, "log_probs_mixed", short)
-        learner = Learner(
-            TuneOptions(tokens=3), [Start(torch.randn(3, 32, generator=torch.Generator()), None, 9)], model.device
-        )
+        learner = learner_of(model, torch.randn(3, 32, generator=torch.Generator()))
         accumulator = Accumulator(model, [rows])
         [vectors] = learner.vectors()
         results.append((accumulator.loss([vectors], [rows.batch(0, 8, 0)]), vectors.embeddings.grad))
@@ -56,9 +75,9 @@ def test_the_step_goes_on_in_less_memory(monkeypatch: pytest.MonkeyPatch, room: 
 
 def test_a_row_that_memory_cannot_hold_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     model = backbone()
-    rows = encode_rows(model, soften(START.answering(task().choices), 3, "p"), task(), "choices")
+    rows = encode_rows(model, insert_virtual_tokens(START.answering(task().choices), 3, "p"), task(), "choices")
     monkeypatch.setattr(model, "log_probs_mixed", Short(model, 1))
-    learner = Learner(TuneOptions(tokens=3), [Start(torch.ones(3, 32), None, 9)], model.device)
+    learner = learner_of(model, torch.ones(3, 32))
     with pytest.raises(ForewordError, match=r"memory does not hold one row of \d+ tokens; shorten the rows"):
         Accumulator(model, [rows]).loss(learner.vectors(), [rows.batch(0, 8, 0)])
 
@@ -69,7 +88,7 @@ def test_a_row_that_memory_cannot_hold_is_told(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_want_of_memory_is_known_by_all_its_names(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
     model = backbone()
-    rows = encode_rows(model, soften(START.answering(task().choices), 3, "p"), task(), "choices")
+    rows = encode_rows(model, insert_virtual_tokens(START.answering(task().choices), 3, "p"), task(), "choices")
     model.score(START.answering(task().choices), [row.inputs for row in task().dev])
     assert model._prefix_caches
     errors, exact = [RuntimeError(said)], model.log_probs_mixed
@@ -80,7 +99,7 @@ def test_want_of_memory_is_known_by_all_its_names(monkeypatch: pytest.MonkeyPatc
         return exact(parts)
 
     monkeypatch.setattr(model, "log_probs_mixed", once)
-    learner = Learner(TuneOptions(tokens=3), [Start(torch.ones(3, 32), None, 9)], model.device)
+    learner = learner_of(model, torch.ones(3, 32))
     accumulator = Accumulator(model, [rows])
     accumulator.loss(learner.vectors(), [rows.batch(0, 8, 0)])
     assert not model._prefix_caches, "computed prefixes still take memory"
@@ -89,12 +108,12 @@ def test_want_of_memory_is_known_by_all_its_names(monkeypatch: pytest.MonkeyPatc
 
 def test_other_errors_are_not_taken_for_want_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     model = backbone()
-    rows = encode_rows(model, soften(START.answering(task().choices), 3, "p"), task(), "choices")
+    rows = encode_rows(model, insert_virtual_tokens(START.answering(task().choices), 3, "p"), task(), "choices")
 
     def broken(*_: Any) -> None:
         raise RuntimeError("shapes do not fit")
 
     monkeypatch.setattr(model, "log_probs_mixed", broken)
-    learner = Learner(TuneOptions(tokens=3), [Start(torch.ones(3, 32), None, 9)], model.device)
+    learner = learner_of(model, torch.ones(3, 32))
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         Accumulator(model, [rows]).loss(learner.vectors(), [rows.batch(0, 8, 0)])

@@ -5,24 +5,29 @@ import math
 import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.numpy import load_file
 from transformers.pytorch_utils import Conv1D
 
 import foreword as fw
 from evals.test_comparison import CHOICES, PLAIN, task
 from foreword.backbone import Backbone, Vectors
 from foreword.errors import ForewordError, UsageError
-from foreword.evals import compare, evaluate_on_dev, lora
-from foreword.evals.lora import Lora, adapt, with_adapters
+from foreword.evals import compare, evaluate_on_dev
+from foreword.listen import Progress
 from foreword.prompts import Output, Prompt
-from foreword.tuning.accumulate import Accumulator
-from foreword.tuning.loop import dev_score
+from foreword.tuning import Lora, adapt, loop, lora
+from foreword.tuning.loop import measure_dev
+from foreword.tuning.lora import LoraLearner, with_adapters
+from foreword.tuning.loss import Accumulator
 from foreword.tuning.rows import encode_rows
 from heard import Heard
 from tiny import backbone
+from tuning.test_loop import Hears, _StopError, stop_at
 
 UNEVEN = ("bad", "very good")
 """Answers of one token and of several: the objective then compares means."""
@@ -73,7 +78,8 @@ def test_loss_and_gradient_are_those_of_peft_one_row_at_a_time(family: str, choi
     data = task(choices=choices, train=rows, dev=(), test=())
     prompt = PLAIN.replace(output=Output(choices=choices))
     encoded = encode_rows(model, prompt, data, "choices")
-    twin, weights = with_adapters(model, 4, seed=0)
+    twin, adapters = with_adapters(model, 4, seed=0)
+    weights = list(adapters.values())
     torch.manual_seed(1)
     for weight in weights:  # B begins at zero, where A has no gradient
         torch.nn.init.normal_(weight, std=0.1)
@@ -105,12 +111,13 @@ def test_loss_and_gradient_are_those_of_peft_one_row_at_a_time(family: str, choi
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
 def test_every_linear_layer_but_the_head_is_adapted_and_nothing_is_added_yet(family: str) -> None:
     model = backbone(family)
-    twin, weights = with_adapters(model, 4, seed=0)
+    twin, adapters = with_adapters(model, 4, seed=0)
+    weights = list(adapters.values())
     head = model.model.get_output_embeddings()
     linear = {n: m for n, m in model.model.named_modules() if isinstance(m, torch.nn.Linear | Conv1D) and m is not head}
     assert {name.rpartition(".lora_")[0] for name in adapters_of(twin)} == set(linear)
     assert sum(w.numel() for w in weights) == sum(4 * sum(m.weight.shape) for m in linear.values())
-    again = with_adapters(model, 4, seed=0)[1]
+    again = list(with_adapters(model, 4, seed=0)[1].values())
     assert all(torch.equal(a, b) for a, b in zip(weights, again, strict=True)), "the seed decides"
     inputs = [{"text": row.inputs["text"]} for row in task().test]
     prompt = PLAIN.answering(CHOICES)
@@ -119,14 +126,11 @@ def test_every_linear_layer_but_the_head_is_adapted_and_nothing_is_added_yet(fam
 
 def test_half_precision_weights_are_shared_and_their_adapters_are_fp32() -> None:
     model = backbone(dtype=torch.bfloat16)
-    twin, weights = with_adapters(model, 4, seed=0)
+    twin, adapters = with_adapters(model, 4, seed=0)
+    weights = list(adapters.values())
     assert {w.dtype for w in weights} == {torch.float32}
     ours = {p.data_ptr() for p in model.model.parameters()}
     assert ours == {p.data_ptr() for name, p in twin.model.named_parameters() if "lora_" not in name}
-
-
-class _StopError(Exception):
-    pass
 
 
 @pytest.mark.usefixtures("fast")
@@ -138,17 +142,15 @@ def test_the_model_is_left_as_it_was_however_it_ends(stop: type[BaseException] |
     modules = [(name, type(module), id(module)) for name, module in model.model.named_modules()]
     config, answers = model.model.config.to_dict(), model.score(prompt, inputs).log_likelihoods
 
-    class Stopping(Heard):
-        def stage(self, name: str, done: int, total: int, figures: str = "") -> None:
-            super().stage(name, done, total, figures)
-            if stop and name.endswith("training") and done == 4:
-                raise stop
+    def on_step(progress: Progress) -> None:
+        if stop and progress.step == 4:
+            raise stop
 
     if stop:
         with pytest.raises(stop):
-            adapt(model, data, PLAIN, Lora(rank=2, steps=6), Stopping())
+            adapt(model, data, PLAIN, Lora(rank=2, steps=6), Hears(on_step))
     else:
-        found = adapt(model, data, PLAIN, Lora(rank=2, steps=6), Stopping())
+        found = adapt(model, data, PLAIN, Lora(rank=2, steps=6), Hears(on_step))
         changed = found.backbone.score(prompt, inputs).log_likelihoods
         assert abs(changed - answers).max() > 1e-2, "the adapters do something"
     after = model.model.state_dict()
@@ -172,9 +174,9 @@ def test_what_is_measured_are_the_weights_of_that_step(family: str, monkeypatch:
         found = twin.score(prompt, inputs).log_likelihoods
         assert abs(found - merged(model, twin, 2).score(prompt, inputs).log_likelihoods).max() < 1e-9
         seen.append(found)
-        return dev_score(twin, data, prompt, rows)
+        return measure_dev(twin, data, prompt, rows)
 
-    monkeypatch.setattr(lora, "dev_score", spy)
+    monkeypatch.setattr(loop, "measure_dev", spy)
     found = adapt(model, data, long, Lora(rank=2, steps=52))
     assert [point.step for point in found.curve] == [0, 50, 52]
     assert abs(seen[0] - seen[1]).max() > 0.1
@@ -186,19 +188,18 @@ def test_what_is_measured_are_the_weights_of_that_step(family: str, monkeypatch:
 
 
 def test_what_is_measured_and_kept_is_the_running_average_as_for_soft_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three steps, followed by hand: weights as the optimiser left them, and their average."""
+    """Three steps, followed by hand: weights as the optimizer left them, and their average."""
     walked: list[list[torch.Tensor]] = []
     begun: list[torch.Tensor] = []
+    stepped = LoraLearner.optimizer_step
 
-    def spy(optimiser: Any, *rest: Any) -> float:
+    def spy(learner: LoraLearner, lr_scale: float) -> None:
         if not begun:
-            begun.extend(w.detach().clone() for w in rest[2])
-        loss = stepped(optimiser, *rest)
-        walked.append([w.detach().clone() for w in rest[2]])
-        return loss
+            begun.extend(w.detach().clone() for w in learner.leaves)
+        stepped(learner, lr_scale)
+        walked.append([w.detach().clone() for w in learner.leaves])
 
-    stepped = lora._step
-    monkeypatch.setattr(lora, "_step", spy)
+    monkeypatch.setattr(LoraLearner, "optimizer_step", spy)
     found = adapt(backbone(), task(), PLAIN, Lora(rank=1, steps=3))
     average = begun
     for number, weights in enumerate(walked, 1):
@@ -224,7 +225,7 @@ def test_the_best_version_on_dev_is_the_one_that_is_kept(
         seen.append([w.detach().clone() for w in adapters_of(twin).values()])
         return next(scores)
 
-    monkeypatch.setattr(lora, "dev_score", fake)
+    monkeypatch.setattr(loop, "measure_dev", fake)
     found = adapt(backbone(), data, PLAIN, Lora(rank=1, steps=120))
     weights = list(adapters_of(found.backbone).values())
     assert not any(w.requires_grad or w.grad is not None for w in weights)
@@ -233,6 +234,34 @@ def test_the_best_version_on_dev_is_the_one_that_is_kept(
         assert not all(torch.equal(a, b) for a, b in zip(weights, seen[kept - 1], strict=True))
     else:
         assert any(w.abs().sum() > 0 for name, w in adapters_of(found.backbone).items() if "lora_B" in name)
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
+    """It is a run like a soft prompt's: a folder, a checkpoint, a curve that tells how steep it was."""
+    chosen = Lora(rank=2, steps=60)
+    nowhere = adapt(backbone(), task(), PLAIN, chosen)
+    whole = adapt(backbone(), task(), PLAIN, chosen, folder=tmp_path / "whole")
+    with pytest.raises(_StopError):
+        adapt(backbone(), task(), PLAIN, chosen, stop_at(54), folder=tmp_path / "cut")
+    resumed = adapt(backbone(), task(), PLAIN, chosen, folder=tmp_path / "cut", resume=True)
+    for other in (nowhere, resumed):
+        assert [replace(p, seconds=0) for p in other.curve] == [replace(p, seconds=0) for p in whole.curve]
+        kept = adapters_of(other.backbone)
+        assert all(torch.equal(kept[name], weight) for name, weight in adapters_of(whole.backbone).items())
+    assert whole.curve[-1].gradient is not None
+    a, b = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("whole", "cut"))
+    assert a.keys() == b.keys()
+    assert all(a[name].tobytes() == b[name].tobytes() for name in a)
+    with pytest.raises(ForewordError, match=r"other settings \(lora \{'rank': 2\}, now \{'rank': 3\}\)"):
+        adapt(backbone(), task(), PLAIN, Lora(rank=3, steps=60), folder=tmp_path / "cut", resume=True)
+
+
+@pytest.mark.parametrize("spoiled", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_ends_it(spoiled: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Accumulator, "loss", lambda *_: spoiled)
+    with pytest.raises(ForewordError, match=r"LoRA: the loss is (nan|inf) .* compute in float32, or leave LoRA out"):
+        adapt(backbone(), task(dev=()), PLAIN, Lora(rank=2, steps=3))
 
 
 @pytest.mark.usefixtures("fast")
@@ -256,7 +285,8 @@ def test_a_comparison_reports_it_with_what_it_costs() -> None:
     for name in ("plain", "other"):
         assert result.strategy(name).predictions == plain.strategy(name).predictions
     assert "toy-lora, which needs an adapted copy of the weights," in result.verdict
-    assert {"toy-lora: training", "toy-lora: dev", "toy-lora: unlabelled rows", "toy-lora: test"} <= stages
+    assert len(heard.steps) == 30
+    assert {"toy-lora: dev", "toy-lora: unlabelled rows", "toy-lora: test"} <= stages
     # The form that does better on dev is the one reported, as for prompts.
     start = next(prompt for prompt in (PLAIN, other) if prompt.name == result.reference)
     again = adapt(model, data, start, Lora(rank=4, steps=30))

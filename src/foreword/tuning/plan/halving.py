@@ -8,20 +8,20 @@ starts anew.
 import itertools
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from foreword.backbone import Backbone
 from foreword.errors import ForewordError
+from foreword.listen import SILENT, Listener
 from foreword.prompts import Prompt
 from foreword.tasks import Task
-from foreword.tuning.accumulate import Accumulator
-from foreword.tuning.learner import Learner
+from foreword.tuning.learner import SoftPromptLearner
+from foreword.tuning.loss import Accumulator
 from foreword.tuning.methods import METHODS, flat
 from foreword.tuning.options import TuneOptions
-from foreword.tuning.rows import TrainingRows, encode_rows
-from foreword.tuning.served import dev_score, served
-from foreword.tuning.start import begin, soften
+from foreword.tuning.setup import Encoded, measure_dev, set_up
+from foreword.tuning.start import begin
 
 RUNGS = (20, 60, 120)
 """Steps after which trials drop out; none learns for longer than the run that is to come."""
@@ -38,7 +38,7 @@ STARTS_TRIED = ("text", "vocabulary")
 
 
 @dataclass(frozen=True)
-class Trial:
+class TrialResult:
     """Settings, and how they did on dev as far as they came."""
 
     options: TuneOptions
@@ -48,12 +48,6 @@ class Trial:
     def __str__(self) -> str:
         o = self.options
         return f"{o.method}, {o.tokens} tokens, from {o.init}, lr {o.rate:.2g}"
-
-
-OnRung = Callable[[int, Sequence[Trial], int], None]
-"""Called with (steps done, trials from best to worst, how many of them go on)."""
-OnStep = Callable[[int, int], None]
-"""Called with (steps done, steps in all)."""
 
 
 def grid(given: TuneOptions, fixed: Sequence[str], count: int, start: Prompt) -> list[TuneOptions]:
@@ -87,83 +81,67 @@ def grid(given: TuneOptions, fixed: Sequence[str], count: int, start: Prompt) ->
 
 
 def sweep(
-    backbone: Backbone, task: Task, start: Prompt, settings: Sequence[TuneOptions],
-    on_rung: OnRung | None = None, on_step: OnStep | None = None,
-) -> list[Trial]:  # fmt: skip
-    """Try `settings` and return all trials, the best first: those that came further stand before those that did not."""
+    backbone: Backbone, task: Task, start: Prompt, settings: Sequence[TuneOptions], listener: Listener = SILENT
+) -> list[TrialResult]:
+    """Try `settings` and return all trials, the best first: those that came further stand before those that did not.
+
+    `listener` hears every step as a stage, and after each rung how every trial did.
+    """
     if not task.dev:
         raise ForewordError(
             f"task {task.name!r} has no dev rows to choose settings on; give it some: split: {{dev: 200}}"
         )
-    racers = [
-        _Racer(backbone, task, start, options, rows) for options, rows in _encoded(backbone, task, start, settings)
-    ]
-    out: list[Trial] = []
+    known: Encoded = {}
+    trials = [Trial(backbone, task, start, options, known) for options in settings]
+    out: list[TrialResult] = []
     done = 0
     rungs = sorted({min(rung, settings[0].steps) for rung in RUNGS})
     for until in rungs:
-        accumulator = Accumulator(backbone, [racer.rows for racer in racers])
+        accumulator = Accumulator(backbone, [trial.setup.rows for trial in trials])
         for step in range(done, until):
-            _step(accumulator, racers, step)
-            if on_step:
-                on_step(step + 1, rungs[-1])
+            step_together(accumulator, trials, step)
+            listener.stage("sweep", step + 1, rungs[-1])
         done = until
-        ranked = sorted(racers, key=lambda racer: -racer.measure(task, done))
+        ranked = sorted(trials, key=lambda trial: -trial.measure(done))
         going = 1 if until == rungs[-1] else max(1, round(len(ranked) * KEEP))
-        if on_rung:
-            on_rung(done, [racer.trial for racer in ranked], going)
-        out = [racer.trial for racer in ranked[going:]] + out
-        racers = ranked[:going]
-        if len(racers) == 1:
+        for place, trial in enumerate(ranked):
+            fate = "goes on" if place < going else "drops out"
+            listener.say(f"  {done:3} steps  dev {trial.result.dev:.3f}  {fate:9}  {trial.result}")
+        out = [trial.result for trial in ranked[going:]] + out
+        trials = ranked[:going]
+        if len(trials) == 1:
             break
-    return [racers[0].trial, *out]
+    return [trials[0].result, *out]
 
 
-class _Racer:
-    """A trial on its way."""
+class Trial:
+    """A prompt that learns with settings of its own; rows in `known` are not encoded again."""
 
     def __init__(
-        self, backbone: Backbone, task: Task, start: Prompt, options: TuneOptions, encoded: tuple[Prompt, TrainingRows]
+        self, backbone: Backbone, task: Task, start: Prompt, options: TuneOptions, known: Encoded | None = None
     ) -> None:
-        self.prompt, self.rows = encoded
-        self.backbone, self.trial = backbone, Trial(options)
-        learns = METHODS[options.method].learns
-        origin = begin(backbone, self.prompt, learns, options, start, task.train, self.rows.longest)
-        self.learner = Learner(options, [origin], backbone.device)
+        self.result = TrialResult(options)
+        self.setup, self.options = set_up(backbone, task, start, options, known)
+        origin = begin(backbone, self.setup, self.options)
+        self.learner = SoftPromptLearner(backbone, [self.setup.prompt], [origin], self.options)
 
-    def measure(self, task: Task, steps: int) -> float:
-        """The task's metric on dev."""
-        prompt = served(self.backbone, self.prompt, self.learner.average, self.trial.options.method, 0)
-        dev = dev_score(self.backbone, task, prompt, task.dev[:DEV_ROWS])
-        self.trial = replace(self.trial, steps=steps, dev=dev)
+    def measure(self, steps: int) -> float:
+        """The task's metric on dev, after so many steps."""
+        task = self.setup.task
+        with self.learner.evaluating() as [prompt]:
+            dev = measure_dev(self.learner.backbone, task, prompt, task.dev[:DEV_ROWS])
+        self.result = replace(self.result, steps=steps, dev=dev)
         return dev
 
 
-def _encoded(
-    backbone: Backbone, task: Task, start: Prompt, settings: Sequence[TuneOptions]
-) -> list[tuple[TuneOptions, tuple[Prompt, TrainingRows]]]:
-    """Settings with their prompt and rows, encoded once for all that share a template."""
-    plain = start.answering(task.choices).without_prior()
-    known: dict[tuple[str, str], tuple[Prompt, TrainingRows]] = {}
-    found = []
-    for options in settings:
-        prompt = soften(plain, options.tokens, "trial", METHODS[options.method].learns)
-        key = (prompt.body, options.objective)
-        if key not in known:
-            known[key] = (prompt, encode_rows(backbone, prompt, task, options.objective))
-        found.append((options, known[key]))
-    return found
-
-
-def _step(accumulator: Accumulator, racers: Sequence[_Racer], step: int) -> None:
+def step_together(accumulator: Accumulator, trials: Sequence[Trial], step: int) -> None:
     """One step of every trial, on the same rows, in as few passes as memory takes."""
-    vectors = [racer.learner.vectors()[0] for racer in racers]
-    given = [r.rows.batch(step, r.trial.options.batch, r.trial.options.seed) for r in racers]
-    accumulator.loss(vectors, given)
-    for racer, own in zip(racers, vectors, strict=True):
+    vectors = [trial.learner.vectors()[0] for trial in trials]
+    accumulator.loss(vectors, [t.setup.rows.batch(step, t.options.batch, t.options.seed) for t in trials])
+    for trial, own in zip(trials, vectors, strict=True):
         for leaf in flat(own).values():
             assert leaf.grad is not None
-            leaf.grad *= len(racers)  # the loss is the trials' mean; each of them has a loss of its own
-        norm = racer.learner.norm()
+            leaf.grad *= len(trials)  # the loss is the trials' mean; each of them has a loss of its own
+        norm = trial.learner.backward_and_clip()
         if math.isfinite(norm):  # a rate that is too high ends a trial's progress, not the search
-            racer.learner.move(min(1.0, (step + 1) / WARM_UP))
+            trial.learner.optimizer_step(min(1.0, (step + 1) / WARM_UP))

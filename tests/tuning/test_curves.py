@@ -4,7 +4,7 @@ from statistics import mean, median
 
 import torch
 
-from foreword.tuning.drift import moved, norm_ratio, real_norm
+from foreword.tuning.curves import moved, norm_ratio, real_norm
 from tiny import FAMILIES, backbone
 
 
