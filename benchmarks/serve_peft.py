@@ -119,7 +119,7 @@ class Adapters:
             return _renamed(before(*args, **kwargs), "cache", "past_key_values")
 
         def ours(*args: Any, **kwargs: Any) -> dict[str, Any]:
-            return _renamed(after(*args, **kwargs), "past_key_values", self._backbone.takes_cache)
+            return _renamed(after(*args, **kwargs), "past_key_values", self._backbone.embedder.takes_cache)
 
         self._model.base_model_prepare_inputs_for_generation = theirs
         self._model.prepare_inputs_for_generation = ours

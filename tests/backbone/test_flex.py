@@ -104,7 +104,7 @@ def test_a_gpu_gives_the_numbers_of_a_cpu(family: str, dtype: torch.dtype, monke
     for device, twice in (("cpu", False), ("cuda", False), ("cuda", True)):
         model = long_reader(monkeypatch, family)
         model.model.to(device, torch.float32 if device == "cpu" else dtype)
-        assert not twice or model.architecture.save_memory()
+        assert not twice or model.architecture.checkpoint_activations()
         virtual = start.to(device).requires_grad_()
         loss = model.log_probs(ROWS, SHARED_PREFIX, Vectors(virtual)).mean()
         loss.backward()

@@ -59,7 +59,10 @@ def naive(model: Backbone, examples: list[Example], shared_prefix: Ids, vectors:
             cache = hf.DynamicCache()
             for layer in range(len(vectors.keys) if vectors.keys is not None else 0):
                 cache.update(vectors.keys[layer][None], vectors.values[layer][None], layer)
-            arguments = {model.takes_cache: cache if vectors.prefix else None, "use_cache": bool(vectors.prefix)}
+            arguments = {
+                model.embedder.takes_cache: cache if vectors.prefix else None,
+                "use_cache": bool(vectors.prefix),
+            }
             logits = plain(inputs_embeds=embedded[None].to(plain.dtype), **arguments).logits[0]
             start = len(ids) - len(answer)
             for place in range(start, len(ids)):
@@ -123,7 +126,7 @@ def test_layers_computed_twice_give_the_same_numbers(model: Backbone) -> None:
     """Loss and gradient are those of layers whose intermediate results are kept; the model is left as it was."""
     results: list[torch.Tensor] = []
     for twice in (False, True):
-        assert not twice or model.architecture.save_memory() == model.packs
+        assert not twice or model.architecture.checkpoint_activations() == model.packs
         for prefix, kind in (([-1, -2, 5], "embeddings"), ([-1, -2, 6, 7], "prefix")):
             vectors = learned(model, kind, torch.float64, 2)
             loss = model.log_probs(rows([12]), np.array(prefix), vectors).mean()

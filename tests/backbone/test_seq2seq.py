@@ -76,7 +76,10 @@ def naive(model: Backbone, examples: list[Example], shared_prefix: Ids, vectors:
                 for layer in range(len(vectors.keys)):
                     cache.update(vectors.keys[layer][None], vectors.values[layer][None], layer)
                 more = {"decoder_input_ids": model.model.prepare_decoder_input_ids_from_labels(labels)}
-                more |= {model.takes_cache: hf.EncoderDecoderCache(cache, hf.DynamicCache()), "use_cache": True}
+                more |= {
+                    model.embedder.takes_cache: hf.EncoderDecoderCache(cache, hf.DynamicCache()),
+                    "use_cache": True,
+                }
             logits = model.model(inputs_embeds=embedded(model, ids, vectors)[None], **more).logits[0]
             found.append(torch.log_softmax(logits, -1)[range(len(answer)), answer])
     return torch.cat(found)
@@ -166,7 +169,7 @@ def test_a_prefix_stands_where_written_tokens_would(family: str) -> None:
     cache = hf.EncoderDecoderCache(hf.DynamicCache(), hf.DynamicCache())
     with torch.no_grad():
         first = {"input_ids": question, "decoder_input_ids": torch.tensor([written]), "use_cache": True}
-        model.model(**first, **{model.takes_cache: cache})
+        model.model(**first, **{model.embedder.takes_cache: cache})
         layers = cache.self_attention_cache.layers
         assert len(layers) == L
         vectors = Vectors(keys=torch.cat([x.keys for x in layers]), values=torch.cat([x.values for x in layers]))

@@ -146,7 +146,7 @@ import json, os, random, signal, sys, time
 from pathlib import Path
 import torch, transformers, typer
 import foreword.evals, foreword.tuning
-from foreword.backbone import load
+from foreword.backbone import Backbone
 from foreword.cli.app import app
 from foreword.cli.tune import command_line
 from foreword.table import PromptTable
@@ -157,7 +157,7 @@ torch.set_num_threads(1)  # a process with more of them cannot be forked
 transformers.logging.disable_progress_bar()
 # What every child would make anew, made once.
 command = typer.main.get_command(app)
-load("tiny", "float32")
+Backbone.load("tiny", "float32")
 PromptTable.open("warm.db").list()
 
 def die_at(moment, folder):  # in the child: before or after the n-th sync or rename of a file of the run

@@ -11,7 +11,7 @@ from tiny import FAMILIES, backbone
 def test_the_usual_norm_is_that_of_the_embeddings_as_the_model_reads_them() -> None:
     for family in FAMILIES:
         model = backbone(family)
-        read = [model.embed(torch.tensor([i]))[0].norm().item() for i in range(len(model.tokenizer))]
+        read = [model.embedder.embed(torch.tensor([i]))[0].norm().item() for i in range(len(model.tokenizer))]
         assert abs(real_norm(model) - median(sorted(read)[: len(read) | 1])) < 0.02 * median(read)
 
 

@@ -48,7 +48,7 @@ class Short:
 
     def __call__(self, parts: list[Part]) -> torch.Tensor:
         size = sum(len(example) for part in parts for example in part.examples) // (
-            2 if self.model.architecture.twice else 1
+            2 if self.model.architecture.checkpoints else 1
         )
         self.passes.append(size)
         if size > self.tokens:
@@ -70,7 +70,7 @@ def test_the_step_goes_on_in_less_memory(monkeypatch: pytest.MonkeyPatch, room: 
     assert abs(results[0][0] - results[1][0]) < 1e-9
     assert torch.allclose(results[0][1], results[1][1])
     assert bool(accumulator.notes) == (room < 10_000)
-    assert model.architecture.twice == twice
+    assert model.architecture.checkpoints == twice
 
 
 def test_a_row_that_memory_cannot_hold_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

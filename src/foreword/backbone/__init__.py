@@ -3,7 +3,6 @@
 from foreword.backbone.answer import Answer, LanguageModel, Sampling
 from foreword.backbone.backbone import Backbone, Scores
 from foreword.backbone.batch import Example
-from foreword.backbone.load import load
 from foreword.backbone.remote import RemoteBackbone
 from foreword.backbone.sentence_embedder import SentenceEmbedder
 from foreword.backbone.vectors import Vectors
@@ -18,5 +17,4 @@ __all__ = [
     "Scores",
     "SentenceEmbedder",
     "Vectors",
-    "load",
 ]

@@ -11,13 +11,18 @@ import numpy as np
 import torch
 
 from foreword.backbone.answer import TEXT_TOKENS, Answer, Inputs, OnRows, Sampling
-from foreword.backbone.batch import Example, batches
+from foreword.backbone.architecture import Architecture
+from foreword.backbone.batch import Example, PrefixCache, batches
 from foreword.backbone.encode import Encoded, Ids, encode, encode_answer, shared_prefix_length, spans
 from foreword.backbone.generate import ends_of, generate_ids
-from foreword.backbone.model import Architecture, FrozenModel, PrefixCache
+from foreword.backbone.input_embedder import InputEmbedder
+from foreword.backbone.layerless import Layerless
+from foreword.backbone.load import load_model
+from foreword.backbone.model import FrozenModel
 from foreword.backbone.structured import Grammars
 from foreword.backbone.vectors import NONE, Vectors
 from foreword.errors import ForewordError, UsageError
+from foreword.listen import SILENT, Listener
 from foreword.prompts import Cut, Prompt
 from foreword.prompts.budget import fit
 
@@ -75,7 +80,7 @@ class Backbone(FrozenModel):
         model: Any,
         tokenizer: Any,
         name: str,
-        architecture: Callable[[FrozenModel], Architecture] | None = None,
+        architecture: Callable[[InputEmbedder], Architecture] | None = None,
     ) -> None:
         super().__init__(model, tokenizer, name, architecture)
         self._prefix_caches: OrderedDict[tuple[str, bytes], PrefixCache] = OrderedDict()
@@ -84,12 +89,16 @@ class Backbone(FrozenModel):
             lambda answer, tail, ended: encode_answer(answer, tail, tokenizer, ended=ended)
         )
 
-    @staticmethod
-    def load(name: str, dtype: str = "auto") -> "Backbone":
-        """Load by built-in name, folder, `.gguf` file or hub id; `dtype` is `auto`, `float32` or `bfloat16`."""
-        from foreword.backbone.load import load
+    @classmethod
+    def load(cls, name: str, dtype: str = "auto", listener: Listener = SILENT, *, layers: bool = True) -> "Backbone":
+        """Load by built-in name, folder, `.gguf` file or hub id; `dtype` is `auto`, `float32` or `bfloat16`.
 
-        return load(name, dtype)
+        Without `layers` it holds the embedding matrix alone, on the CPU: it encodes prompts and checks them, and cannot
+        run them. That is for whoever has the layers in another process. Raises ForewordError when `name` leads nowhere
+        or to something else.
+        """
+        loaded = load_model(name, dtype, listener, layers=layers)
+        return cls(loaded.model, loaded.tokenizer, loaded.name, None if loaded.layers else Layerless)
 
     def check(self, prompt: Prompt) -> None:
         """Refuse a prompt that cannot run here: without vectors, or with vectors of another backbone."""

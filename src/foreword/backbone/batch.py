@@ -51,6 +51,23 @@ class Part:
 
 
 @dataclass(frozen=True)
+class PrefixCache:
+    """A shared prefix that has been computed: the rows behind it need only its keys and values.
+
+    The shared prefix is what all rows of a prompt begin with: the static part of its template, virtual tokens included.
+    """
+
+    ids: Ids
+    """[F] of the shared prefix."""
+    cache: LayerCache
+    """Per layer, keys and values [H, F, head_dim]; empty where the model takes no packed rows."""
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for layer in self.cache for tensor in layer)
+
+
+@dataclass(frozen=True)
 class Packed:
     """Parts in one sequence of T tokens: all shared prefixes, as far as they are not cached, then all rows."""
 
@@ -189,3 +206,16 @@ def batches(examples: Sequence[Example], tokens: int, prefix_tokens: int = 0) ->
             result.append([])
         result[-1].append(i)
     return result
+
+
+def answer_log_probs(logits: Tensor, starts: Sequence[int], answers: Sequence[tuple[int, ...]]) -> Tensor:
+    """Log-probability [A] of every answer token in order, out of padded rows' logits [R, n, V]; fp32 or better.
+
+    `starts` says for each row at which of its n places the first token of its answer is predicted.
+    """
+    row = torch.tensor([i for i, answer in enumerate(answers) for _ in answer])
+    place = torch.tensor([start + t for start, answer in zip(starts, answers, strict=True) for t in range(len(answer))])
+    target = torch.tensor([token for answer in answers for token in answer])
+    chosen = logits[row, place]
+    dtype = torch.promote_types(chosen.dtype, torch.float32)
+    return torch.log_softmax(chosen, -1, dtype=dtype)[torch.arange(len(target)), target]

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,13 +18,11 @@ from transformers import DynamicCache
 
 from foreword.backbone import attention, flex, probe
 from foreword.backbone.batch import Packed, Part, pack
-from foreword.backbone.layers import Layers
-from foreword.backbone.unpacked import log_probs_unpacked
+from foreword.backbone.checkpointing import Layers
+from foreword.backbone.input_embedder import InputEmbedder
+from foreword.backbone.padded import padded_log_probs
 from foreword.backbone.vectors import NONE, Vectors
 from foreword.errors import ForewordError, ForewordWarning
-
-if TYPE_CHECKING:
-    from foreword.backbone.model import FrozenModel
 
 
 def cache_shape(config: Any) -> tuple[int, int, int]:
@@ -39,10 +37,11 @@ class DecoderOnly:
 
     answers_apart = False
 
-    def __init__(self, model: "FrozenModel") -> None:
-        self.frozen, self.model = model, model.model
+    def __init__(self, embedder: InputEmbedder) -> None:
+        self.embedder, self.model = embedder, embedder.model
         self.layers = Layers(self.model, ())
-        self.twice = False
+        self.checkpoints = False
+        """Whether activations are checkpointed."""
         self.packs = self._supports_packing()
 
     @property
@@ -56,7 +55,7 @@ class DecoderOnly:
 
     def fill(self, cache: DynamicCache, embedded: Tensor) -> None:
         """Read embeddings [1, T, D] into the cache."""
-        self.model(inputs_embeds=embedded, use_cache=True, logits_to_keep=1, **{self.frozen.takes_cache: cache})
+        self.model(inputs_embeds=embedded, use_cache=True, logits_to_keep=1, **{self.embedder.takes_cache: cache})
 
     def generate(self, rows: Sequence[Tensor], cache: DynamicCache | None, **options: Any) -> Tensor:
         """New ids [B, t] behind rows of embeddings [T, D].
@@ -71,23 +70,23 @@ class DecoderOnly:
             mask = torch.cat([torch.ones(len(rows), P, dtype=torch.int64), mask], 1)
             # generate takes embeddings for the whole sequence, and cuts off what is in the cache.
             embedded = torch.cat([embedded.new_zeros(len(rows), P, embedded.shape[2]), embedded], 1)
-            options[self.frozen.takes_cache] = cache
+            options[self.embedder.takes_cache] = cache
         new: Tensor = self.model.generate(inputs_embeds=embedded, attention_mask=mask.to(embedded.device), **options)
         return new
 
-    def save_memory(self) -> bool:
-        """Through `Layers`, where these could be told apart."""
-        able = self.layers.found and not self.twice
-        self.twice = self.twice or able
+    def checkpoint_activations(self) -> bool:
+        """From now on, where the layers could be told apart; whether that changes anything."""
+        able = self.layers.known and not self.checkpoints
+        self.checkpoints = self.checkpoints or able
         return able
 
     def log_probs(self, parts: Sequence[Part]) -> Tensor:
         """[A] in order of part, example, answer, token; fp32 or better."""
         if not self.packs:
-            return torch.cat([log_probs_unpacked(self.frozen, part) for part in parts])
-        packed = pack(parts, self.frozen.device)
+            return torch.cat([padded_log_probs(self.embedder, part) for part in parts])
+        packed = pack(parts, self.embedder.device)
         packed.layout.fused = packed.layout.slots.shape[1] >= flex.LONG and self.fuses
-        return self._found(packed, _all_vectors(parts))
+        return self._packed_log_probs(packed, _all_vectors(parts))
 
     @cached_property
     def fuses(self) -> bool:
@@ -95,14 +94,14 @@ class DecoderOnly:
 
         Where it cannot be had, or gives other numbers, a warning says why, and rows are padded as on a CPU.
         """
-        if not flex.possible(self.frozen.device, self.cache_shape[2]) or self.frozen.context < probe.LONGEST:
+        if not flex.possible(self.embedder.device, self.cache_shape[2]) or self.embedder.context < probe.LONGEST:
             return False
         try:
             plain, plain_gradient = self._long_probe(fused=False)
-            found, gradient = self._long_probe(fused=True)
+            learned, gradient = self._long_probe(fused=True)
             read, _ = self._long_probe(fused=True, learn=False)
-            same = all(probe.alike(one, plain.float(), self.frozen.dtype) for one in (found, read))
-            same = same and probe.gradients_alike(gradient, plain_gradient, self.frozen.dtype)
+            same = all(probe.alike(fused, plain.float(), self.embedder.dtype) for fused in (learned, read))
+            same = same and probe.gradients_alike(gradient, plain_gradient, self.embedder.dtype)
             reason = "" if same else "its numbers are not those of plain attention"
         except probe.NO_ANSWER:  # it is asked again, of fewer rows perhaps
             raise
@@ -120,17 +119,14 @@ class DecoderOnly:
             virtual = embedding.float().clone().requires_grad_(learn)
             vectors = Vectors(embeddings=virtual)
             learned, hard = probe.LONG
-            parts = [
-                replace(learned, vectors=vectors),
-                self.frozen.part(hard.examples, self.frozen.prefill(hard.shared_prefix)),
-            ]
-            packed = pack(parts, self.frozen.device)
+            cache = self.embedder.keys_and_values(hard.shared_prefix, NONE, self.fill)
+            packed = pack([replace(learned, vectors=vectors), replace(hard, cache=cache)], self.embedder.device)
             packed.layout.fused = fused
-            found = self._found(packed, vectors)
-            gradient = torch.autograd.grad(found.mean(), [virtual])[0] if learn else torch.zeros_like(virtual)
-        return found.detach(), gradient
+            log_probs = self._packed_log_probs(packed, vectors)
+            gradient = torch.autograd.grad(log_probs.mean(), [virtual])[0] if learn else torch.zeros_like(virtual)
+        return log_probs.detach(), gradient
 
-    def _found(self, packed: Packed, vectors: Vectors) -> Tensor:
+    def _packed_log_probs(self, packed: Packed, vectors: Vectors) -> Tensor:
         """Log-probabilities [A] of the answers' tokens."""
         logits = self._logits(packed, vectors)
         dtype = torch.promote_types(logits.dtype, torch.float32)
@@ -138,10 +134,10 @@ class DecoderOnly:
 
     def _logits(self, packed: Packed, vectors: Vectors) -> Tensor:
         """Logits [M, V] at the places that are read: the head runs nowhere else."""
-        unused = torch.zeros(1, 1, 1, 1, device=self.frozen.device)  # four axes: the model passes it on as it is
-        embedded = self.frozen.embed(packed.ids, vectors, packed.offsets)[None]
-        twice = self.twice and torch.is_grad_enabled()
-        with self.layers.twice(packed.layout) if twice else contextlib.nullcontext():
+        unused = torch.zeros(1, 1, 1, 1, device=self.embedder.device)  # four axes: the model passes it on as it is
+        embedded = self.embedder.embed(packed.ids, vectors, packed.offsets)[None]
+        checkpoints = self.checkpoints and torch.is_grad_enabled()
+        with self.layers.checkpointed(packed.layout) if checkpoints else contextlib.nullcontext():
             output = self.model(
                 inputs_embeds=embedded,
                 position_ids=packed.layout.positions[None],
@@ -161,17 +157,18 @@ class DecoderOnly:
         """
         config = self.model.config.get_text_config()
         chunk = getattr(config, "attention_chunk_size", None)  # seen by no probe that is shorter than a chunk
-        if self.model._can_set_attn_implementation() and (chunk is None or chunk >= self.frozen.context):
+        if self.model._can_set_attn_implementation() and (chunk is None or chunk >= self.embedder.context):
             before = self.model.config._attn_implementation
-            expected = self._plain_probe()
+            plain = probe.plain_log_probs(self._plain_logits)
             self.model.set_attn_implementation(attention.NAME)
-            if self._agrees(expected, packed=True):
+            if self._packs_like(plain):
                 return True
             self.model.set_attn_implementation(before)
-        if not self._agrees(self._plain_probe(), packed=False):
+        plain = probe.plain_log_probs(self._plain_logits)
+        if not probe.agrees(lambda: padded_log_probs(self.embedder, probe.PART), plain, self.embedder.dtype):
             raise ForewordError(
-                f"{self.frozen.name!r} is of the family {config.model_type!r}, which reads a row differently behind a "
-                "cached shared prefix; Foreword cannot run it: choose a decoder-only model with attention in every "
+                f"{self.embedder.name!r} is of the family {config.model_type!r}, which reads a row differently behind "
+                "a cached shared prefix; Foreword cannot run it: choose a decoder-only model with attention in every "
                 "layer"
             )
         return False
@@ -183,35 +180,32 @@ class DecoderOnly:
             slides = [kind == "sliding_attention" for kind in types]
         else:
             window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-            slides = [window is not None and window < self.frozen.context] * len(windows)
-        return not any(slide and window is None for slide, window in zip(slides, windows, strict=True))
+            slides = [window is not None and window < self.embedder.context] * len(windows)
+        silent = any(slide and window is None for slide, window in zip(slides, windows, strict=False))
+        return len(slides) == len(windows) and not silent
 
-    def _plain_probe(self) -> Tensor:
-        """Log-probabilities of the probe's answers, one row at a time, as transformers computes them."""
-        found: list[Tensor] = []
-        with torch.no_grad():
-            for example in probe.PART.examples:
-                for answer in example.answers:
-                    ids = torch.tensor(
-                        [*probe.PART.shared_prefix, *example.question, *answer], device=self.frozen.device
-                    )
-                    logits = self.model(input_ids=ids[None], use_cache=False).logits[0, -len(answer) - 1 : -1]
-                    found += torch.log_softmax(logits.float(), -1)[range(len(answer)), answer]
-        return torch.stack(found)
+    def _plain_logits(self, question: list[int], answer: tuple[int, ...]) -> Tensor:
+        """[n, V] that predict the answer's tokens, as transformers computes them for one row."""
+        ids = torch.tensor([*question, *answer], device=self.embedder.device)
+        logits: Tensor = self.model(input_ids=ids[None], use_cache=False).logits[0, -len(answer) - 1 : -1]
+        return logits
 
-    def _agrees(self, expected: Tensor, *, packed: bool) -> bool:
+    def _packs_like(self, plain: Tensor) -> bool:
+        """Whether packed rows have the `plain` log-probabilities, and every layer takes its attention from us."""
+        windows: list[int | None] = []
+
+        def compute() -> Tensor:
+            packed = pack([probe.PART], self.embedder.device)
+            log_probs = self._packed_log_probs(packed, NONE)
+            windows[:] = packed.layout.windows
+            return log_probs
+
+        same = probe.agrees(compute, plain, self.embedder.dtype)
         layers = self.model.config.get_text_config().num_hidden_layers
-        found = None
-        with probe.attempt(), torch.no_grad():
-            if packed:
-                rows = pack([probe.PART], self.frozen.device)
-                found = self._found(rows, NONE)
-                if len(rows.layout.windows) != layers or not self._windows_told(rows.layout.windows):
-                    return False
-                self.layers = Layers(self.model, rows.layout.windows)
-            else:
-                found = log_probs_unpacked(self.frozen, probe.PART)
-        return found is not None and probe.alike(found, expected, self.frozen.dtype)
+        if not same or len(windows) != layers or not self._windows_told(windows):
+            return False
+        self.layers = Layers(self.model, windows)
+        return True
 
 
 def _all_vectors(parts: Sequence[Part]) -> Vectors:

@@ -37,8 +37,8 @@ def generate_ids(
 
     `hold` keeps every row to its grammar, which also says where it ends.
     """
-    learned = model.learned(prompts[0], vectors)
-    rows = [model.embed_row(ids[vectors.prefix :], vectors) for ids in prompts]
+    learned = model.embedder.learned(prompts[0], vectors)
+    rows = [model.embedder.embed_row(ids[vectors.prefix :], vectors) for ids in prompts]
     ends = ends_of(model) if hold is None else hold.ends
     # A model's own generation settings give way: what is asked for here is all that changes its probabilities.
     plain: dict[str, Any] = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0, "num_beams": 1}
@@ -52,7 +52,7 @@ def generate_ids(
     with torch.no_grad(), _seeded(sampling):
         new = model.architecture.generate(
             rows,
-            model.new_cache(learned, len(rows)) if learned else None,
+            model.embedder.new_cache(learned, len(rows)) if learned else None,
             max_new_tokens=limit,
             eos_token_id=ends or None,
             pad_token_id=ends[0] if ends else 0,

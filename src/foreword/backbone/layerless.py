@@ -1,16 +1,14 @@
 """A decoder-only model whose layers are elsewhere: it tells how prompts are laid out, and reads none of them."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from torch import Tensor
 from transformers import DynamicCache
 
 from foreword.backbone.batch import Part
 from foreword.backbone.decoder_only import cache_shape
-
-if TYPE_CHECKING:
-    from foreword.backbone.model import FrozenModel
+from foreword.backbone.input_embedder import InputEmbedder
 
 
 class Layerless:
@@ -19,8 +17,8 @@ class Layerless:
     packs = False
     answers_apart = False
 
-    def __init__(self, model: "FrozenModel") -> None:
-        self._config = model.model.config.get_text_config()
+    def __init__(self, embedder: InputEmbedder) -> None:
+        self._config = embedder.model.config.get_text_config()
 
     @property
     def cache_shape(self) -> tuple[int, int, int]:
@@ -31,8 +29,8 @@ class Layerless:
         """Prompt and answer stand in one sequence."""
         return read + write
 
-    def save_memory(self) -> bool:
-        """There is none to save."""
+    def checkpoint_activations(self) -> bool:
+        """There are none."""
         return False
 
     def fill(self, cache: DynamicCache, embedded: Tensor) -> None:

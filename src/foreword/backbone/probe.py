@@ -1,7 +1,7 @@
 """Rows that tell whether a way of reading gives a model's own numbers; any vocabulary holds them. Knows ids only."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -52,6 +52,28 @@ def attempt() -> Iterator[None]:
         raise
     except _ERRORS:
         pass
+
+
+def plain_log_probs(logits: Callable[[list[int], tuple[int, ...]], Tensor]) -> Tensor:
+    """Log-probabilities [A] of the answers in `PART`, one row at a time.
+
+    `logits(question, answer)` gives what a model's own forward pass predicts the answer's n tokens with, [n, V].
+    """
+    log_probs: list[Tensor] = []
+    with torch.no_grad():
+        for example in PART.examples:
+            for answer in example.answers:
+                predicted = logits([*PART.shared_prefix, *example.question], answer)
+                log_probs += torch.log_softmax(predicted.float(), -1)[range(len(answer)), answer]
+    return torch.stack(log_probs)
+
+
+def agrees(compute: Callable[[], Tensor], plain: Tensor, dtype: torch.dtype) -> bool:
+    """Whether another way to `compute` them gives the `plain` log-probabilities [A]; False where it cannot at all."""
+    log_probs = None
+    with attempt(), torch.no_grad():
+        log_probs = compute()
+    return log_probs is not None and alike(log_probs, plain, dtype)
 
 
 def alike(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:

@@ -12,7 +12,7 @@ learned, as in BART, the first token is at position P.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,11 +22,9 @@ from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from foreword.backbone import probe
-from foreword.backbone.batch import Part
+from foreword.backbone.batch import Part, answer_log_probs
+from foreword.backbone.input_embedder import InputEmbedder
 from foreword.errors import ForewordError
-
-if TYPE_CHECKING:
-    from foreword.backbone.model import FrozenModel
 
 TOKENS = 4_096
 """Tokens that go through the encoder, or lie before the decoder, at once."""
@@ -41,13 +39,13 @@ class EncoderDecoder:
     answers_apart = True
     packs = False
 
-    def __init__(self, model: "FrozenModel") -> None:
-        self.frozen, self.model = model, model.model
+    def __init__(self, embedder: InputEmbedder) -> None:
+        self.embedder, self.model = embedder, embedder.model
         self.start = self._start()
         self._check_numbers()
         cache = DynamicCache()
         with torch.no_grad():
-            self.fill(cache, model.embed(torch.tensor([self.start], device=model.device))[None])
+            self.fill(cache, embedder.embed(torch.tensor([self.start], device=embedder.device))[None])
         _, H, _, size = cache.layers[0].keys.shape
         self.cache_shape = len(cache.layers), H, size
 
@@ -71,7 +69,7 @@ class EncoderDecoder:
         )
         return new[:, 1:]
 
-    def save_memory(self) -> bool:
+    def checkpoint_activations(self) -> bool:
         """Not yet."""
         return False
 
@@ -81,20 +79,20 @@ class EncoderDecoder:
 
     def _of_part(self, part: Part) -> list[Tensor]:
         """Questions in pieces through the encoder, the answers to each piece in slices through the decoder."""
-        P, found = part.vectors.prefix, []
+        P, log_probs = part.vectors.prefix, []
         longest = max(len(part.shared_prefix) + len(example.question) for example in part.examples)
         size = max(1, TOKENS // longest)
         for i in range(0, len(part.examples), size):
             examples = part.examples[i : i + size]
             rows = [np.concatenate([part.shared_prefix, example.question])[P:] for example in examples]
-            embedded, mask = _pad([self.frozen.embed_row(row, part.vectors) for row in rows])
+            embedded, mask = _pad([self.embedder.embed_row(row, part.vectors) for row in rows])
             states = self.model.get_encoder()(inputs_embeds=embedded, attention_mask=mask)[0]  # [B, T, D]
             answers = [(b, answer) for b, example in enumerate(examples) for answer in example.answers]
             width = max(len(answer) for _, answer in answers)
             vocabulary = self.model.get_input_embeddings().weight.shape[0]
             step = max(1, min(TOKENS // (states.shape[1] + width), LOGITS // (width * vocabulary)))
-            found += [self._decode(part, states, mask, answers[j : j + step]) for j in range(0, len(answers), step)]
-        return found
+            log_probs += [self._decode(part, states, mask, answers[j : j + step]) for j in range(0, len(answers), step)]
+        return log_probs
 
     def _decode(
         self, part: Part, states: Tensor, mask: Tensor, answers: Sequence[tuple[int, tuple[int, ...]]]
@@ -104,53 +102,44 @@ class EncoderDecoder:
         which = torch.tensor([b for b, _ in answers], device=states.device)
         behind = {"use_cache": False}
         if part.cache:
-            behind = {"use_cache": True, **self._behind(self.frozen.new_cache(part.cache, len(answers)))}
+            behind = {"use_cache": True, **self._behind(self.embedder.new_cache(part.cache, len(answers)))}
         logits = self.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=states[which]),
             attention_mask=mask[which],
             decoder_input_ids=pad_sequence(ids, batch_first=True).to(states.device),  # causal: none sees the padding
             **behind,
         ).logits  # [R, n, V]
-        row = torch.tensor([i for i, (_, answer) in enumerate(answers) for _ in answer])
-        place = torch.tensor([t for _, answer in answers for t in range(len(answer))])
-        target = torch.tensor([token for _, answer in answers for token in answer])
-        chosen = logits[row, place]
-        dtype = torch.promote_types(chosen.dtype, torch.float32)
-        return torch.log_softmax(chosen, -1, dtype=dtype)[torch.arange(len(target)), target]
+        return answer_log_probs(logits, [0] * len(answers), [answer for _, answer in answers])
 
     def _behind(self, cache: DynamicCache) -> dict[str, Any]:
         """The decoder behind `cache` in its self-attention, and nothing in its cross-attention yet."""
-        return {self.frozen.takes_cache: EncoderDecoderCache(cache, DynamicCache())}
+        return {self.embedder.takes_cache: EncoderDecoderCache(cache, DynamicCache())}
 
     def _start(self) -> int:
         start = getattr(self.model.generation_config, "decoder_start_token_id", None)
         if not isinstance(start, int):
             raise ForewordError(
-                f"{self.frozen.name!r} does not say what its answers start from: give its generation_config.json a "
+                f"{self.embedder.name!r} does not say what its answers start from: give its generation_config.json a "
                 "decoder_start_token_id"
             )
         return start
 
     def _check_numbers(self) -> None:
         """Refuse a family whose padded rows do not have the log-probabilities of plain ones."""
-        expected: list[Tensor] = []
-        found, device = None, self.frozen.device
-        with torch.no_grad():
-            for example in probe.PART.examples:
-                question = torch.tensor([*probe.PART.shared_prefix, *example.question], device=device)
-                for answer in example.answers:
-                    before = torch.tensor([self.start, *answer[:-1]], device=device)
-                    logits = self.model(
-                        input_ids=question[None], decoder_input_ids=before[None], use_cache=False
-                    ).logits
-                    expected += torch.log_softmax(logits[0].float(), -1)[range(len(answer)), answer]
-            with probe.attempt():
-                found = self.log_probs([probe.PART])
-        if found is None or not probe.alike(found, torch.stack(expected), self.frozen.dtype):
+        plain = probe.plain_log_probs(self._plain_logits)
+        if not probe.agrees(lambda: self.log_probs([probe.PART]), plain, self.embedder.dtype):
             raise ForewordError(
-                f"{self.frozen.name!r} is of the family {self.model.config.model_type!r}, which reads a row otherwise "
-                "when it is padded; Foreword cannot run it: choose a model of the T5 or BART family"
+                f"{self.embedder.name!r} is of the family {self.model.config.model_type!r}, which reads a row "
+                "otherwise when it is padded; Foreword cannot run it: choose a model of the T5 or BART family"
             )
+
+    def _plain_logits(self, question: list[int], answer: tuple[int, ...]) -> Tensor:
+        """[n, V] that predict the answer's tokens, as transformers computes them for one row."""
+        read, before = (
+            torch.tensor(ids, device=self.embedder.device) for ids in (question, [self.start, *answer[:-1]])
+        )
+        logits: Tensor = self.model(input_ids=read[None], decoder_input_ids=before[None], use_cache=False).logits[0]
+        return logits
 
 
 def _pad(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

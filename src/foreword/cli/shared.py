@@ -31,10 +31,10 @@ def load_backbone(name: str, dtype: str, display: Display) -> "Backbone":
     """A local backbone; says what was loaded and how it will compute."""
     import torch
 
-    from foreword.backbone import load
+    from foreword.backbone import Backbone
 
     _begin_loading(name, display)
-    backbone = load(name, dtype, lambda file, done, total: display.stage(f"fetching {file}", done, total))
+    backbone = Backbone.load(name, dtype, display)
     millions = sum(p.numel() for p in backbone.model.parameters()) / 1e6
     threads = torch.get_num_threads()
     where = f"{threads} CPU threads" if backbone.device.type == "cpu" else torch.cuda.get_device_name()
@@ -43,12 +43,11 @@ def load_backbone(name: str, dtype: str, display: Display) -> "Backbone":
 
 
 def load_on_vllm(name: str, dtype: str, options: "Mapping[str, object]", display: Display) -> "tuple[Backbone, Engine]":
-    """The front part of a backbone, and vLLM with all of it; says what was loaded."""
+    """The embedding matrix of a backbone, and vLLM with all of it; says what was loaded."""
     from foreword.serve.start import on_vllm
 
     _begin_loading(name, display)
-    on_bytes = lambda file, done, total: display.stage(f"fetching {file}", done, total)  # noqa: E731
-    backbone, engine = on_vllm(name, dtype, options, on_bytes)
+    backbone, engine = on_vllm(name, dtype, options, display)
     display.say(f"Backbone {backbone.name}: {short(backbone.dtype)}, {engine.context:,} tokens, on vLLM.")
     return backbone, engine
 

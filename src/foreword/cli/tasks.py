@@ -16,7 +16,7 @@ def load_task(path: Path, display: Display, seed: int | None = None) -> "Task":
     """The task, and what was left out of its data."""
     from foreword.tasks import Task
 
-    task = Task.load(path, seed, lambda file, done, total: display.stage(f"fetching {file}", done, total))
+    task = Task.load(path, seed, display)
     display.say(
         f"Task {task.name}: {len(task.train):,} rows to train on, {len(task.dev):,} dev, {len(task.test):,} test."
     )

@@ -6,8 +6,9 @@ from typing import Any
 from fastapi import FastAPI
 
 from foreword.backbone import Backbone
-from foreword.backbone.load import BUILT_IN, OnBytes, built_in_folder, load
+from foreword.backbone.load import BUILT_IN, built_in_folder
 from foreword.errors import ForewordError
+from foreword.listen import SILENT, Listener
 from foreword.serve.engines.local import LocalEngine
 from foreword.serve.engines.seam import Engine
 from foreword.serve.http import spans
@@ -39,9 +40,7 @@ def make(
     return make_app(service, origins), service
 
 
-def on_vllm(
-    name: str, dtype: str, options: Mapping[str, Any], on_bytes: OnBytes | None = None
-) -> tuple[Backbone, Engine]:
+def on_vllm(name: str, dtype: str, options: Mapping[str, Any], listener: Listener = SILENT) -> tuple[Backbone, Engine]:
     """The part of a backbone that this process needs, and vLLM with the rest. Raises ForewordError without vLLM."""
     try:
         from foreword.serve.engines.vllm.vllm_engine import VllmEngine
@@ -51,6 +50,6 @@ def on_vllm(
             "python -m venv vllm && vllm/bin/pip install 'foreword[vllm]', and vllm/bin/foreword serve --engine vllm; "
             "for a machine without a GPU see docs/how-to/gpu.md"
         ) from error
-    backbone = load(name, dtype, on_bytes, layers=False)
+    backbone = Backbone.load(name, dtype, listener, layers=False)
     source = str(built_in_folder(name)) if name in BUILT_IN else name
     return backbone, VllmEngine(backbone, source, options=options)

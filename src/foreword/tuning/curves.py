@@ -69,7 +69,7 @@ def real_norm(backbone: Backbone) -> float:
     """The median norm of the vocabulary's embeddings, as the model reads them."""
     ids = torch.arange(backbone.vocabulary, device=backbone.device)
     with torch.no_grad():
-        norms = [backbone.embed(piece).float().norm(dim=1) for piece in ids.split(PIECE)]
+        norms = [backbone.embedder.embed(piece).float().norm(dim=1) for piece in ids.split(PIECE)]
     return torch.cat(norms).median().item()
 
 

@@ -108,7 +108,7 @@ class Accumulator:
         if self.tokens > longest:
             self.tokens //= 2
             self.notes.append(f"memory ran out: rows now go through in pieces of {self.tokens:,} tokens")
-        elif self.backbone.architecture.save_memory():
+        elif self.backbone.architecture.checkpoint_activations():
             self.notes.append(
                 "memory ran out for one row: layers are now computed twice, which takes half as long again"
             )

@@ -120,4 +120,4 @@ def _of_text(backbone: Backbone, text: str, count: int) -> Tensor:
 
 def _embed(backbone: Backbone, ids: Tensor) -> Tensor:
     with torch.no_grad():
-        return backbone.embed(ids.to(backbone.device)).float().cpu()
+        return backbone.embedder.embed(ids.to(backbone.device)).float().cpu()

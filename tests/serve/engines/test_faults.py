@@ -129,7 +129,7 @@ def test_choices_that_are_not_scored_say_why(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_row_that_cannot_be_admitted_gives_all_back(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = tiny.backbone()
     soft = next(prompt for prompt in crowd.prompts(backbone) if prompt.name == "middle-0")
-    embed = backbone.embed_row
+    embed = backbone.embedder.embed_row
 
     def fails(behind: bool, ids: Any, vectors: Any, *rest: Any) -> Any:
         if vectors.count and behind == bool(rest):
@@ -139,7 +139,7 @@ def test_a_row_that_cannot_be_admitted_gives_all_back(monkeypatch: pytest.Monkey
     async def main() -> None:
         async with crowd.running(backbone) as engine:
             for behind in (False, True):  # the front, or what stands behind it
-                monkeypatch.setattr(backbone, "embed_row", functools.partial(fails, behind))
+                monkeypatch.setattr(backbone.embedder, "embed_row", functools.partial(fails, behind))
                 found = await asyncio.gather(
                     crowd.answer(engine, crowd.request(soft)), crowd.answer(engine, crowd.request(SHORT, max_tokens=4))
                 )

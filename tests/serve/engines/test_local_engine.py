@@ -138,9 +138,11 @@ def test_a_prompt_that_gives_no_numbers_harms_no_other(
     late = Prompt("late", "Review: {{ text }}{{ virtual(1) }}", soft=crowd.soft(
         backbone, {"embeddings": np.ones((1, 32), np.float32)}
     ))  # fmt: skip
-    embed = backbone.embed_row
+    embed = backbone.embedder.embed_row
     monkeypatch.setattr(
-        backbone, "embed_row", lambda ids, v, *rest: embed(ids, v, *rest) * (np.nan if v.count == 1 and rest else 1)
+        backbone.embedder,
+        "embed_row",
+        lambda ids, v, *rest: embed(ids, v, *rest) * (np.nan if v.count == 1 and rest else 1),
     )
     healthy = crowd.request(LONG, max_tokens=12)
     expected = crowd.alone(backbone, healthy)
@@ -214,7 +216,7 @@ def test_many_choices_of_a_long_text_do_not_hold_up_rows_that_write(
     large = crowd.request(LONG.replace(output=choices), "film " * 60, key="large:1")
     small = crowd.request(LONG.replace(output=Output(choices=("good", "bad"))))
     expected = backbone.score(large.prompt, [large.inputs]).log_likelihoods[0]
-    embed, lengths, ends = backbone.embed, list[int](), list[str]()
+    embed, lengths, ends = backbone.embedder.embed, list[int](), list[str]()
 
     def counted(ids: Tensor, *rest: Any) -> Tensor:
         lengths.append(len(ids))
@@ -227,7 +229,7 @@ def test_many_choices_of_a_long_text_do_not_hold_up_rows_that_write(
 
     async def main() -> None:
         async with crowd.running(backbone, chunk=16) as engine:
-            monkeypatch.setattr(backbone, "embed", counted)
+            monkeypatch.setattr(backbone.embedder, "embed", counted)
             found = asyncio.create_task(ask(engine, large))
             await crowd.until(lambda: not engine._loop._classifier.idle)
             await ask(engine, small)

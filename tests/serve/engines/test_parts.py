@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foreword.backbone.answer import Sampling
-from foreword.backbone.model import PrefixCache
+from foreword.backbone.batch import PrefixCache
 from foreword.serve.engines.local import linear
 from foreword.serve.engines.local.attention import _together, attention
 from foreword.serve.engines.local.kv_cache import Fronts, Memory, Shape

@@ -21,7 +21,6 @@ import pytest
 from vllm.engine.arg_utils import AsyncEngineArgs
 
 from foreword.backbone import Backbone
-from foreword.backbone.load import load
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Output, Prompt
 from foreword.prompts.schema import checked
@@ -323,7 +322,7 @@ def test_what_is_cut_off_at_the_end_is_told_so(both: Both) -> None:
 
 
 def test_the_command_serves_it_to_openais_client(tmp_path: Path) -> None:
-    full = load(NAME, "float32", layers=False)
+    full = Backbone.load(NAME, "float32", layers=False)
     soft, prefix = (crowd.prompts(full)[i] for i in (8, 13))
     table = PromptTable.open(tmp_path / "prompts.db")
     table.put(soft, alias="prod")

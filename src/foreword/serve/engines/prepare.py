@@ -82,7 +82,7 @@ class Preparer:
         """A row unlike any other of this prompt, which is checked when it is met for the first time."""
         if (others := self._others.get(prompt.digest)) is None:
             check_prompt(self._backbone, prompt, self._largest)
-            self._backbone.learned(ids, self._backbone.vectors(prompt))
+            self._backbone.embedder.learned(ids, self._backbone.vectors(prompt))
             others = self._others[prompt.digest] = self._backbone.other_row(prompt)
             if len(self._others) > PROMPTS:
                 self._others.popitem(last=False)

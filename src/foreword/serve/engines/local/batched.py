@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from foreword.backbone.backbone import Backbone
-from foreword.backbone.model import PrefixCache
+from foreword.backbone.batch import PrefixCache
 from foreword.errors import ForewordError
 from foreword.serve.engines.local.attention import Reads, Step, Writes
 from foreword.serve.engines.local.generation import Row
@@ -114,7 +114,7 @@ class Packed:
                 self.release(row, spoiled=False)
                 return False
             texts = int((prepared.ids[:F] >= 0).sum())
-            state.embedded = self._backbone.embed_row(prepared.ids[F:], prepared.vectors, texts)
+            state.embedded = self._backbone.embedder.embed_row(prepared.ids[F:], prepared.vectors, texts)
         except Exception:
             self.release(row, spoiled=True)
             raise
@@ -149,9 +149,9 @@ class Packed:
     def _open(self, front: _Behind) -> None:
         """Begin to read a front: behind its prefix of keys and values, if it has one."""
         ids, vectors = front.prepared.ids[: front.length], front.prepared.vectors
-        front.place.write(self._backbone.learned(ids, vectors))
+        front.place.write(self._backbone.embedder.learned(ids, vectors))
         front.done = vectors.prefix
-        front.embedded = self._backbone.embed_row(ids[vectors.prefix :], vectors)
+        front.embedded = self._backbone.embedder.embed_row(ids[vectors.prefix :], vectors)
         if front.ready:
             self._close(front)
 
@@ -247,7 +247,7 @@ class Packed:
         return fronts + [(state, counts[state], row) for row, state in reading.items() if state in counts]
 
     def _words(self, ids: list[int]) -> Tensor:
-        found: Tensor = self._backbone.embed(torch.tensor(ids, device=self._backbone.device))
+        found: Tensor = self._backbone.embedder.embed(torch.tensor(ids, device=self._backbone.device))
         return found
 
     def _forward(self, embedded: Tensor, step: Step, places: list[int]) -> Tensor:

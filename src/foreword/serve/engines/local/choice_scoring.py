@@ -10,8 +10,7 @@ import numpy as np
 
 from foreword.backbone.answer import Answer
 from foreword.backbone.backbone import Backbone
-from foreword.backbone.batch import Example, Part
-from foreword.backbone.model import PrefixCache
+from foreword.backbone.batch import Example, Part, PrefixCache
 from foreword.errors import let_go
 from foreword.serve.engines.local.kv_cache import Fronts, check
 from foreword.serve.engines.prepare import Prepared, choose_answer
@@ -183,10 +182,10 @@ def pieces(
     backbones that pack. One choice of more than `chunk` tokens is a part of its own.
     """
     ids, vectors, last = prepared.ids, prepared.vectors, len(prepared.ids) - 1
-    cache = backbone.new_cache(front.cache)
+    cache = backbone.embedder.new_cache(front.cache)
     for start in range(prepared.front, last, chunk):
         texts = int((ids[:start] >= 0).sum())
-        embedded = backbone.embed_row(ids[start : min(start + chunk, last)], vectors, texts)
+        embedded = backbone.embedder.embed_row(ids[start : min(start + chunk, last)], vectors, texts)
         backbone.architecture.fill(cache, embedded[None])
         yield None
     whole = PrefixCache(ids[:last], [(layer.keys[0], layer.values[0]) for layer in cache.layers])

@@ -71,9 +71,9 @@ class Plain:
 
     def _begin(self, row: Row, state: _State) -> Tensor:
         backbone, ids, vectors = self._backbone, row.prepared.ids, row.prepared.vectors
-        learned = backbone.learned(ids, vectors)
-        cache = backbone.new_cache(learned)
-        embedded = backbone.embed_row(ids[vectors.prefix :], vectors)[None]
+        learned = backbone.embedder.learned(ids, vectors)
+        cache = backbone.embedder.new_cache(learned)
+        embedded = backbone.embedder.embed_row(ids[vectors.prefix :], vectors)[None]
         if not backbone.architecture.answers_apart:
             state.cache = cache
             return self._decode(state, inputs_embeds=embedded)
@@ -88,7 +88,7 @@ class Plain:
 
     def _decode(self, state: _State, **inputs: Tensor) -> Tensor:
         """Logits [1, V] behind the last of `inputs`."""
-        options: dict[str, Any] = {self._backbone.takes_cache: state.cache, "use_cache": True, **inputs}
+        options: dict[str, Any] = {self._backbone.embedder.takes_cache: state.cache, "use_cache": True, **inputs}
         if state.encoded is not None:
             options["encoder_outputs"] = BaseModelOutput(last_hidden_state=state.encoded)
         logits: Tensor = self._backbone.model(**options).logits[:, -1]

@@ -53,7 +53,7 @@ class TextReader:
         """The next piece of the text whose turn it is."""
         if self._now is None and len(readings):
             self._now, self._decoder = readings.pop(), Decoder(self._backbone.tokenizer)
-            self._now.cache = self._backbone.new_cache(())
+            self._now.cache = self._backbone.embedder.new_cache(())
         if (reading := self._now) is None:
             return
         try:
@@ -78,8 +78,8 @@ class TextReader:
         backbone, ids, start = self._backbone, reading.prepared.ids, reading.read
         end = min(start + self._chunk, len(ids))
         output = backbone.model(
-            inputs_embeds=backbone.embed_row(ids[start:end])[None], use_cache=True,
-            **{backbone.takes_cache: reading.cache},
+            inputs_embeds=backbone.embedder.embed_row(ids[start:end])[None], use_cache=True,
+            **{backbone.embedder.takes_cache: reading.cache},
         )  # fmt: skip
         logits = output.logits[0]
         found = torch.log_softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))

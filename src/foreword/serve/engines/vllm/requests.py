@@ -36,7 +36,7 @@ def row_input(backbone: Backbone, prepared: Prepared, after: Sequence[int] = ())
     if vectors.prefix or not learned.any():
         return tokens_input(tokens.tolist(), **salt)
     with torch.no_grad():
-        rows = backbone.embed_row(ids, vectors, asked=len(prepared.ids))
+        rows = backbone.embedder.embed_row(ids, vectors, asked=len(prepared.ids))
     rows[torch.from_numpy(~learned)] = 0  # vLLM looks these up itself
     tokens[learned] = PLACEHOLDER
     return embeds_input(rows, prompt_token_ids=tokens.tolist(), is_token_ids=(~learned).tolist(), **salt)

@@ -1,8 +1,8 @@
-"""The frozen model's layers, computed twice where memory is short. Knows modules and layouts; knows no prompts.
+"""Activation checkpointing of the frozen model's layers (Chen 2016). Knows modules and layouts; knows no prompts.
 
-A step then keeps one layer's intermediate results at a time instead of all layers', and computes the others again on
-its way back (gradient checkpointing, Chen 2016). The model's own code is left alone: for the length of a forward pass,
-each layer is called through here with what it needs of the layout.
+A step then keeps one layer's activations at a time instead of all layers', and computes the others again on its way
+back. The model's own code is left alone: for the length of a forward pass, each layer is called through here with what
+it needs of the layout.
 """
 
 import contextlib
@@ -21,15 +21,15 @@ class Layers:
     def __init__(self, model: Any, windows: Sequence[int | None]) -> None:
         names = set(getattr(model, "_no_split_modules", None) or ())
         layers = [module for module in model.modules() if type(module).__name__ in names]
-        self.found = len(layers) == len(windows) > 0
-        """Whether the layers could be told apart; where not, they are always computed once."""
-        self._layers = list(zip(layers, windows, strict=True)) if self.found else []
+        self.known = len(layers) == len(windows) > 0
+        """Whether the layers could be told apart; where not, their activations are always kept."""
+        self._layers = list(zip(layers, windows, strict=True)) if self.known else []
 
     @contextlib.contextmanager
-    def twice(self, layout: Layout) -> Iterator[None]:
+    def checkpointed(self, layout: Layout) -> Iterator[None]:
         """For the model's next forward pass. The model is as it was afterwards, so that a copy of it stays a copy."""
         for layer, window in self._layers:
-            layer.forward = _through(layer, window, layout)
+            layer.forward = _checkpointed(layer, window, layout)
         try:
             yield
         finally:
@@ -37,7 +37,7 @@ class Layers:
                 del layer.forward
 
 
-def _through(layer: nn.Module, window: int | None, layout: Layout) -> Callable[..., Any]:
+def _checkpointed(layer: nn.Module, window: int | None, layout: Layout) -> Callable[..., Any]:
     plain = type(layer).forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
