@@ -13,7 +13,7 @@ of a fixed length, so that all sides write the same number of tokens.
     many     thirty-two rows over sixteen prompts, against thirty-two over one
     hundred  a soft prompt of a hundred tokens, against none
     peft     sixteen soft prompts in turn, against PEFT switching adapters
-    active   1 to 1,000 active prompts, uniform and skewed, with room for all fronts and for 64
+    active   1 to 1,000 active prompts, uniform and skewed, with room for all prefix caches and for 64
     cold     a prompt's way from the table's files to its first token
     load     `foreword serve` as a process, asked for twice what it can do; not run unless it is named
 

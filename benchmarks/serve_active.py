@@ -1,8 +1,8 @@
 """The engine with up to a thousand active prompts, and one that it has never seen. Knows no HTTP.
 
-`large` keeps the fronts of all prompts, `small` of CACHED: with more active prompts than that, fronts have to be read
-again. Under uniform traffic nearly all, under skewed traffic (the k-th prompt is asked for in proportion to 1/k) those
-that are seldom asked for.
+`large` keeps the prefix caches of all prompts, `small` of CACHED: with more active prompts than that, shared prefixes
+have to be computed again. Under uniform traffic nearly all, under skewed traffic (the k-th prompt is asked for in
+proportion to 1/k) those that are seldom asked for.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from foreword.serve.engines.prepare import Preparer, check_prompt
 from foreword.table import PromptTable
 
 CACHED = 64
-"""Fronts that the small cache takes."""
+"""Prefix caches that the small engine keeps."""
 BEFORE = 3 * CACHED
 """Requests of the same traffic before each measurement, so that it meets the small cache as traffic leaves it."""
 WRITE, ROWS, CLIENTS = 8, 48, 16
@@ -32,10 +32,10 @@ WRITE, ROWS, CLIENTS = 8, 48, 16
 async def active(backbone: Backbone, options: argparse.Namespace) -> list[Row]:
     """Tokens a second and time to the first token while sixteen clients ask, by the number of active prompts."""
     prompts = [soft(backbone, i) for i in range(max(options.prompts))]
-    one = _front_bytes(backbone, prompts[0])
+    one = _prefix_cache_bytes(backbone, prompts[0])
     engines = {
-        "large": LocalEngine(backbone, front_bytes=one * (len(prompts) + 1)),
-        "small": LocalEngine(backbone, front_bytes=one * CACHED),
+        "large": LocalEngine(backbone, prefix_cache_bytes=one * (len(prompts) + 1)),
+        "small": LocalEngine(backbone, prefix_cache_bytes=one * CACHED),
     }
     await _warm(engines["large"], prompts)
     traffic = [("uniform", n) for n in options.prompts] + [("zipf", n) for n in options.prompts if n > CACHED]
@@ -55,7 +55,7 @@ async def active(backbone: Backbone, options: argparse.Namespace) -> list[Row]:
             new = engine.stats()
             speeds[point].append(speed)
             firsts[point] += [one.first for one in said]
-            hits[point].append((new.front_hits - old.front_hits) / ROWS)
+            hits[point].append((new.prefix_cache_hits - old.prefix_cache_hits) / ROWS)
     for engine in engines.values():
         await engine.close(5)
     return [
@@ -126,13 +126,13 @@ async def _cold(engine: LocalEngine, table: PromptTable, ref: str) -> dict[str, 
 
 
 async def _warm(engine: LocalEngine, prompts: Sequence[Prompt]) -> None:
-    """Every front computed, in this order, as far as there is room."""
+    """Every shared prefix computed, in this order, as far as there is room."""
     await steadily(engine, [request(prompt, 0, 1, "so") for prompt in prompts], CLIENTS)
 
 
-def _front_bytes(backbone: Backbone, prompt: Prompt) -> int:
-    front = Preparer(backbone).row(request(prompt)).front
-    return 2 * int(np.prod(backbone.cache_shape)) * backbone.dtype.itemsize * front
+def _prefix_cache_bytes(backbone: Backbone, prompt: Prompt) -> int:
+    F = Preparer(backbone).generation(request(prompt)).shared_prefix_length
+    return 2 * int(np.prod(backbone.cache_shape)) * backbone.dtype.itemsize * F
 
 
 def _shares(kind: str, count: int) -> np.ndarray:

@@ -65,7 +65,7 @@ def _first(axis: Any, rows: Sequence[Row]) -> None:
 
 def _by_prompts(axis: Any, rows: Sequence[Row], what: str) -> None:
     marks = {("large", "uniform"): "o-", ("large", "zipf"): "o--", ("small", "uniform"): "s-", ("small", "zipf"): "s--"}
-    words = {"large": "room for all fronts", "small": "room for 64", "uniform": "even", "zipf": "skewed"}
+    words = {"large": "room for all prefix caches", "small": "room for 64", "uniform": "even", "zipf": "skewed"}
     for cache, traffic in product(("large", "small"), ("uniform", "zipf")):
         some = [r for r in rows if r["case"] == "active" and (r["cache"], r["traffic"]) == (cache, traffic)]
         xs, label = [row["prompts"] for row in some], f"{words[cache]}, {words[traffic]}"

@@ -21,7 +21,9 @@ LONG = 256
 """Tokens of a row from which on torch's fused attention, which keeps no scores for the way back, is faster on a CPU."""
 
 
-def _scores(products: Tensor, scaling: float, softcap: float | None, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+def attention_scores(
+    products: Tensor, scaling: float, softcap: float | None, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
     """Scaled scores in fp32 or better, capped as Gemma 2 does, with what must not be seen pushed out."""
     scores = products.to(dtype) * scaling
     if softcap is not None:
@@ -35,7 +37,7 @@ def _prefixes(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scaling: float, sof
     KV, _, ahead, _ = k.shape
     q = q.reshape(G, F, KV, H // KV, d).permute(2, 0, 3, 1, 4).reshape(KV * G, -1, d)
     products = (q @ k.flatten(0, 1).transpose(1, 2)).view(KV, G, H // KV, F, ahead)
-    weights = torch.softmax(_scores(products, scaling, softcap, bias, bias.dtype), -1).to(v.dtype)
+    weights = torch.softmax(attention_scores(products, scaling, softcap, bias, bias.dtype), -1).to(v.dtype)
     out = weights.view(KV * G, -1, ahead) @ v.flatten(0, 1)
     return out.view(KV, G, H // KV, F, -1).permute(1, 3, 0, 2, 4).reshape(G * F, H, -1)
 
@@ -61,8 +63,8 @@ def _rows(
     to_self = (q @ k.transpose(1, 2)).view(KV, B, shared, n, n)
     to_prefix = (q.view(KV * G, M, d) @ kf.flatten(0, 1).transpose(1, 2)).view(KV, B, shared, n, ahead)
     dtype = masks.own.dtype
-    to_self = _scores(to_self, scaling, softcap, masks.own, dtype)
-    to_prefix = _scores(to_prefix, scaling, softcap, masks.behind, dtype)
+    to_self = attention_scores(to_self, scaling, softcap, masks.own, dtype)
+    to_prefix = attention_scores(to_prefix, scaling, softcap, masks.behind, dtype)
     weights = torch.softmax(torch.cat([to_prefix, to_self], -1), -1).to(v.dtype)
     on_prefix, on_self = weights.split([ahead, n], -1)
     out: Tensor = on_self.reshape(KV * B, shared * n, n) @ v
@@ -147,7 +149,9 @@ def _capped(
     if mask is None:
         mask = torch.ones(n, n + past, dtype=torch.bool, device=query.device).tril(past)
     dtype = torch.promote_types(query.dtype, torch.float32)
-    scores = _scores(query @ key.transpose(2, 3), scaling, softcap, additive(mask[..., : n + past], dtype), dtype)
+    scores = attention_scores(
+        query @ key.transpose(2, 3), scaling, softcap, additive(mask[..., : n + past], dtype), dtype
+    )
     return (torch.softmax(scores, -1).to(value.dtype) @ value).transpose(1, 2), None
 
 

@@ -21,7 +21,7 @@ def soft(backbone: Backbone, tensors: dict[str, np.ndarray]) -> SoftTokens:
 
 
 def prompts(backbone: Backbone) -> list[Prompt]:
-    """Sixteen: without a front, hard, virtual tokens in the middle, keys and values, with offsets."""
+    """Sixteen: without a shared prefix, hard, virtual tokens in the middle, keys and values, with offsets."""
     dice = np.random.default_rng(0)
     D, (L, H, size) = backbone.dimension, backbone.cache_shape
 

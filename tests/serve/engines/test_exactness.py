@@ -10,8 +10,8 @@ import torch
 
 import tiny
 from foreword.backbone import Backbone
-from foreword.serve.engines.local.batched import Packed
-from foreword.serve.engines.local.sequential import Plain
+from foreword.serve.engines.local.batched import BatchedRunner
+from foreword.serve.engines.local.sequential import SequentialRunner
 from foreword.serve.engines.seam import Finished
 from serve.engines import crowd
 
@@ -44,21 +44,21 @@ def test_rows_of_sixteen_prompts_come_and_go_and_none_notices(family: str) -> No
         assert finished.completion_tokens == len(crowd.ids(tokens))
         return crowd.ids(tokens)
 
-    room = 60 * 2 * 4 * int(np.prod(backbone.cache_shape))  # for sixty tokens of fronts
+    room = 60 * 2 * 4 * int(np.prod(backbone.cache_shape))  # for sixty tokens of prefix caches
 
     async def main() -> None:
-        # Little room and small pieces: rows wait, fronts are read in parts, thrown away and read again.
-        async with crowd.running(backbone, max_rows=7, chunk=9, front_bytes=room) as engine:
-            assert isinstance(engine._runner, Packed if family in tiny.FAMILIES[:-1] else Plain)
+        # Little room and small pieces: rows wait, shared prefixes are prefilled in chunks, thrown away and read again.
+        async with crowd.running(backbone, max_rows=7, chunk=9, prefix_cache_bytes=room) as engine:
+            assert isinstance(engine._runner, BatchedRunner if family in tiny.FAMILIES[:-1] else SequentialRunner)
             found = await asyncio.gather(*(ask(i, engine) for i in range(len(requests))))
             assert found == expected
             await crowd.until(lambda: not engine.stats().running)
             stats = engine.stats()
             assert (stats.kv_used, stats.waiting, stats.errors) == (0, 0, 0)
-            assert stats.front_bytes <= room
-            if isinstance(engine._runner, Packed):
+            assert stats.prefix_cache_bytes <= room
+            if isinstance(engine._runner, BatchedRunner):
                 assert stats.step_rows / stats.steps > 2
-                assert stats.front_misses > 16, "no front was ever thrown away"
+                assert stats.prefix_cache_misses > 16, "no prefix cache was ever thrown away"
 
     asyncio.run(main())
 

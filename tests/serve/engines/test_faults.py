@@ -14,9 +14,9 @@ import torch
 
 import tiny
 from foreword.prompts import Output, Prompt
-from foreword.serve.engines.local.choice_scoring import Classifier
+from foreword.serve.engines.local.choice_scoring import ChoiceScorer
 from foreword.serve.engines.seam import ClosedError, DeadlineError, ModelError
-from foreword.serve.engines.text import Decoder
+from foreword.serve.engines.text import Detokenizer
 from foreword.serve.log import NAME
 from serve.engines import crowd
 
@@ -25,8 +25,8 @@ SHORT = Prompt("short", "Review: {{ text }} Sentiment:")
 LONG = Prompt("long", "What is the sentiment of this review? Answer very good or rather bad. {{ text }} Sentiment:")
 
 
-def test_a_front_that_choices_were_scored_behind_is_no_poison() -> None:
-    """Its slot is taken next by a shorter front, beside a longer one: what is masked there must be numbers too."""
+def test_a_shared_prefix_that_choices_were_scored_behind_is_no_poison() -> None:
+    """Its slot is taken next by a shorter prefix, beside a longer one: what is masked there must be numbers too."""
     backbone = tiny.backbone()
     huge = Prompt("huge", "{{ virtual(20) }}Review: {{ text }}", output=CHOICES, soft=crowd.soft(
         backbone, {k: np.full((3, 2, 20, 8), 3e38, np.float32) for k in ("keys", "values")}
@@ -90,7 +90,7 @@ def test_a_tokenizer_that_fails_costs_one_row(
     async def main() -> None:
         async with crowd.running(backbone) as engine:
             with monkeypatch.context() as broken:
-                broken.setattr(Decoder, "_decode", lambda *_: {}["no such token, said the secret text"])
+                broken.setattr(Detokenizer, "_decode", lambda *_: {}["no such token, said the secret text"])
                 _, finished = await asyncio.wait_for(crowd.answer(engine, request), 5)
             assert finished.reason == "error"
             tokens, _ = await asyncio.wait_for(crowd.answer(engine, request), 5)
@@ -116,7 +116,7 @@ def test_choices_that_are_not_scored_say_why(monkeypatch: pytest.MonkeyPatch) ->
                 await engine.classify(request)
         await engine.classify(request)
         with monkeypatch.context() as busy:
-            busy.setattr(Classifier, "run", lambda *_: time.sleep(0.01))
+            busy.setattr(ChoiceScorer, "run", lambda *_: time.sleep(0.01))
             late = asyncio.create_task(engine.classify(request))
             await crowd.until(lambda: engine.stats().waiting)
             await engine.close(0)
@@ -138,7 +138,7 @@ def test_a_row_that_cannot_be_admitted_gives_all_back(monkeypatch: pytest.Monkey
 
     async def main() -> None:
         async with crowd.running(backbone) as engine:
-            for behind in (False, True):  # the front, or what stands behind it
+            for behind in (False, True):  # the shared prefix, or what stands behind it
                 monkeypatch.setattr(backbone.embedder, "embed_row", functools.partial(fails, behind))
                 found = await asyncio.gather(
                     crowd.answer(engine, crowd.request(soft)), crowd.answer(engine, crowd.request(SHORT, max_tokens=4))
@@ -146,7 +146,7 @@ def test_a_row_that_cannot_be_admitted_gives_all_back(monkeypatch: pytest.Monkey
                 assert [finished.reason for _, finished in found] == ["error", "length"]
                 await crowd.until(lambda: not engine.stats().running)
                 assert engine.stats().kv_used == 0
-                assert not engine._runner._behind
+                assert not engine._runner._prefixes
 
     asyncio.run(main())
 
@@ -158,7 +158,7 @@ def test_a_pause_does_not_make_the_queue_look_slow() -> None:
                 await crowd.answer(engine, crowd.request(SHORT, max_tokens=2))
                 await asyncio.sleep(1.5)
             await asyncio.gather(*(crowd.answer(engine, crowd.request(SHORT, max_tokens=20 + i)) for i in range(4)))
-            assert engine._loop.pace.seconds() < 0.5
+            assert engine._scheduler.pace.seconds() < 0.5
 
     asyncio.run(main())
 
@@ -167,7 +167,7 @@ def test_a_pause_does_not_make_the_queue_look_slow() -> None:
 def test_an_engine_whose_thread_has_died_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         engine = crowd.LocalEngine(tiny.backbone())
-        monkeypatch.setattr(engine._loop, "_take", lambda *_: 1 / 0)
+        monkeypatch.setattr(engine._scheduler, "_take", lambda *_: 1 / 0)
         _, finished = await asyncio.wait_for(crowd.answer(engine, crowd.request(SHORT)), 5)
         assert finished.reason == "cancelled"
         engine._thread.join(5)

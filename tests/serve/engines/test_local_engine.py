@@ -13,7 +13,7 @@ from torch import Tensor
 import tiny
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Output, Prompt
-from foreword.serve.engines.local.batched import Packed
+from foreword.serve.engines.local.batched import BatchedRunner
 from foreword.serve.engines.local.sampler import TokenMask
 from foreword.serve.engines.seam import ClosedError, Finished, QueueFullError, Token
 from serve.engines import crowd
@@ -131,7 +131,7 @@ def test_deadlines_end_rows_that_wait_and_rows_that_write(backbone: crowd.Backbo
 def test_a_prompt_that_gives_no_numbers_harms_no_other(
     backbone: crowd.Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A front that overflows, and rows that turn to NaN behind a front; among them rows of a healthy prompt."""
+    """A shared prefix that overflows, and rows that turn to NaN behind one; among them rows of a healthy prompt."""
     huge = Prompt("huge", "{{ virtual(2) }}Review: {{ text }}", soft=crowd.soft(
         backbone, {k: np.full((3, 2, 2, 8), 3e38, np.float32) for k in ("keys", "values")}
     ))  # fmt: skip
@@ -162,18 +162,18 @@ def test_a_prompt_that_gives_no_numbers_harms_no_other(
     asyncio.run(main())
 
 
-def test_a_front_and_the_row_behind_it_are_read_in_one_step(
+def test_a_shared_prefix_and_the_row_behind_it_are_read_in_one_step(
     backbone: crowd.Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, lengths = Packed._forward, list[int]()
+    plain, lengths = BatchedRunner._forward, list[int]()
 
-    def forward(self: Packed, embedded: Tensor, *rest: object) -> Tensor:
+    def forward(self: BatchedRunner, embedded: Tensor, *rest: object) -> Tensor:
         lengths.append(len(embedded))
         return plain(self, embedded, *rest)
 
     async def main() -> None:
         async with crowd.running(backbone) as engine:
-            monkeypatch.setattr(Packed, "_forward", forward)
+            monkeypatch.setattr(BatchedRunner, "_forward", forward)
             for prompt in crowd.prompts(backbone):
                 lengths.clear()
                 _, finished = await crowd.answer(engine, crowd.request(prompt, max_tokens=1))
@@ -231,15 +231,15 @@ def test_many_choices_of_a_long_text_do_not_hold_up_rows_that_write(
         async with crowd.running(backbone, chunk=16) as engine:
             monkeypatch.setattr(backbone.embedder, "embed", counted)
             found = asyncio.create_task(ask(engine, large))
-            await crowd.until(lambda: not engine._loop._classifier.idle)
+            await crowd.until(lambda: not engine._scheduler._choice_scorer.idle)
             await ask(engine, small)
             assert (await found).log_likelihoods == pytest.approx(expected, abs=2e-4)
             assert max(lengths) <= 16
             assert ends == ["long:1", "large:1"]
             left = asyncio.create_task(engine.classify(large))
-            await crowd.until(lambda: not engine._loop._classifier.idle)
+            await crowd.until(lambda: not engine._scheduler._choice_scorer.idle)
             left.cancel()
-            await crowd.until(lambda: engine._loop._classifier.idle and not engine.stats().waiting)
+            await crowd.until(lambda: engine._scheduler._choice_scorer.idle and not engine.stats().waiting)
 
     asyncio.run(main())
 
@@ -387,7 +387,7 @@ def test_a_step_that_fails_ends_its_rows_and_the_engine_goes_on(
     async def main() -> None:
         async with crowd.running(backbone) as engine:
             with monkeypatch.context() as broken:
-                broken.setattr(Packed, "_forward", lambda *_: 1 / 0)
+                broken.setattr(BatchedRunner, "_forward", lambda *_: 1 / 0)
                 _, finished = await crowd.answer(engine, crowd.request(LONG))
                 assert (finished.reason, finished.error) == ("error", "division by zero")
             tokens, _ = await crowd.answer(engine, crowd.request(LONG, max_tokens=8))
@@ -407,7 +407,7 @@ def test_items_are_tokens_and_one_end(backbone: crowd.Backbone) -> None:
             assert (cold[-1].cached_tokens, warm[-1].cached_tokens > 0) == (0, True)
             assert cold[:-1] == warm[:-1]
             stats = engine.stats()
-            assert (stats.front_hits, stats.front_misses, stats.fronts) == (1, 1, 1)
+            assert (stats.prefix_cache_hits, stats.prefix_cache_misses, stats.prefix_caches) == (1, 1, 1)
             assert stats.prompt_tokens == 2 * warm[-1].prompt_tokens - warm[-1].cached_tokens
 
     asyncio.run(main())

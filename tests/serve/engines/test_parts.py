@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from foreword.backbone.answer import Sampling
 from foreword.backbone.batch import PrefixCache
 from foreword.serve.engines.local import linear
-from foreword.serve.engines.local.attention import _together, attention
-from foreword.serve.engines.local.kv_cache import Fronts, Memory, Shape
-from foreword.serve.engines.local.sampler import Chooser, held
+from foreword.serve.engines.local.attention import attention, merge_softmax
+from foreword.serve.engines.local.kv_cache import KVMemory, KVShape, PrefixCaches
+from foreword.serve.engines.local.sampler import Sampler, constrain
 from foreword.serve.engines.queueing import FairQueue, QueueLimit
 from foreword.serve.engines.seam import QueueFullError
 
-SHAPE = Shape(2, 3, 4, torch.float32, torch.device("cpu"))
+SHAPE = KVShape(2, 3, 4, torch.float32, torch.device("cpu"))
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers()), max_size=30))
@@ -42,51 +42,51 @@ def test_keys_take_turns_and_each_is_served_in_order(items: list[tuple[str, int]
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 200)), max_size=60))
 def test_memory_stays_within_its_bytes_and_gives_all_of_it_back(moves: list[tuple[bool, int]]) -> None:
-    memory, taken = Memory(SHAPE, 500 * SHAPE.token_bytes), []
+    memory, taken = KVMemory(SHAPE, 500 * SHAPE.token_bytes), []
     for give, tokens in moves:
         if give and taken:
-            memory.give(taken.pop(tokens % len(taken)))
-        elif (place := memory.take("row", tokens)) is not None:
-            assert place.arena.tokens >= tokens
-            taken.append(place)
+            memory.give_back(taken.pop(tokens % len(taken)))
+        elif (slot := memory.take("row", tokens)) is not None:
+            assert slot.arena.tokens >= tokens
+            taken.append(slot)
         assert sum(arena.nbytes for arena in memory._arenas.values()) <= memory.total
-        assert len({(id(place.arena), place.slot) for place in taken}) == len(taken)
-        assert all(place.slot < place.arena.slots for place in taken)
-    for place in taken:
-        memory.give(place)
+        assert len({(id(slot.arena), slot.index) for slot in taken}) == len(taken)
+        assert all(slot.index < slot.arena.slots for slot in taken)
+    for slot in taken:
+        memory.give_back(slot)
     assert memory.used == 0
-    assert memory.take("front", 256) is not None
+    assert memory.take("prefix", 256) is not None
 
 
 def test_what_is_in_a_slot_stays_when_there_are_more_of_them() -> None:
-    memory = Memory(SHAPE, 2**20)
-    place = memory.take("row", 5)
-    assert place is not None
+    memory = KVMemory(SHAPE, 2**20)
+    slot = memory.take("row", 5)
+    assert slot is not None
     cache = [(torch.randn(3, 5, 4), torch.randn(3, 5, 4)) for _ in range(2)]
-    place.write(cache)
+    slot.write(cache)
     others = [memory.take("row", 5) for _ in range(9)]
     assert all(other is not None for other in others)
-    for (keys, values), (k, v) in zip(cache, place.read(5), strict=True):
+    for (keys, values), (k, v) in zip(cache, slot.read(5), strict=True):
         assert torch.equal(keys, k)
         assert torch.equal(values, v)
 
 
-def test_fronts_go_least_used_first() -> None:
-    def front(tokens: int) -> PrefixCache:
+def test_prefix_caches_go_least_used_first() -> None:
+    def cache(tokens: int) -> PrefixCache:
         return PrefixCache(np.arange(tokens), [(torch.zeros(1, tokens, 1), torch.zeros(1, tokens, 1))])
 
-    fronts = Fronts(8 * 10)
+    caches = PrefixCaches(8 * 10)
     for name, tokens in (("a", 4), ("b", 4)):
-        fronts.put((name, b""), front(tokens))
-    assert fronts.get(("a", b"")) is not None
-    fronts.put(("c", b""), front(2))
-    fronts.put(("d", b""), front(11))
-    assert [("a", b"") in fronts, ("b", b"") in fronts, ("c", b"") in fronts, ("d", b"") in fronts] == [
+        caches.put((name, b""), cache(tokens))
+    assert caches.get(("a", b"")) is not None
+    caches.put(("c", b""), cache(2))
+    caches.put(("d", b""), cache(11))
+    assert [("a", b"") in caches, ("b", b"") in caches, ("c", b"") in caches, ("d", b"") in caches] == [
         True, True, True, False,
     ]  # fmt: skip
-    fronts.put(("e", b""), front(1))
-    assert ("b", b"") not in fronts
-    assert fronts.used == 8 * 7
+    caches.put(("e", b""), cache(1))
+    assert ("b", b"") not in caches
+    assert caches.used == 8 * 7
 
 
 def test_draws_have_the_models_shares() -> None:
@@ -97,8 +97,8 @@ def test_draws_have_the_models_shares() -> None:
         before = shares[order].cumsum(0) - shares[order]
         shares[order[before >= top_p]] = 0
         shares /= shares.sum()
-        chooser = Chooser(Sampling(temperature=temperature, top_p=top_p, seed=3))
-        drawn = Counter(chooser.choose(logits) for _ in range(4_000))
+        sampler = Sampler(Sampling(temperature=temperature, top_p=top_p, seed=3))
+        drawn = Counter(sampler.sample(logits) for _ in range(4_000))
         for i, share in enumerate(shares.tolist()):
             assert drawn[i] / 4_000 == pytest.approx(share, abs=0.03)
             assert share > 0 or not drawn[i]
@@ -106,16 +106,16 @@ def test_draws_have_the_models_shares() -> None:
 
 def test_tiny_temperatures_and_long_tails_are_numbers_too() -> None:
     wide = torch.randn(5_000, generator=torch.Generator().manual_seed(0))
-    assert Chooser(Sampling(temperature=1e-300)).choose(wide) == int(wide.argmax())
-    flat = Chooser(Sampling(temperature=100.0, top_p=0.999, seed=1))
-    assert len({flat.choose(wide) for _ in range(50)}) > 40
+    assert Sampler(Sampling(temperature=1e-300)).sample(wide) == int(wide.argmax())
+    flat = Sampler(Sampling(temperature=100.0, top_p=0.999, seed=1))
+    assert len({flat.sample(wide) for _ in range(50)}) > 40
 
 
 def test_where_nothing_allowed_has_a_chance_all_of_it_is_alike() -> None:
     logits = torch.tensor([0.0, -torch.inf, -torch.inf, 5.0])
     allowed = torch.tensor([False, True, True])
-    assert held(logits, allowed).tolist() == [-torch.inf, 0.0, 0.0, -torch.inf]
-    assert held(logits, None) is logits
+    assert constrain(logits, allowed).tolist() == [-torch.inf, 0.0, 0.0, -torch.inf]
+    assert constrain(logits, None) is logits
 
 
 @pytest.mark.parametrize("softcap", [None, 2.0])
@@ -132,7 +132,7 @@ def test_attention_in_two_halves_is_attention(softcap: float | None, dtype: torc
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     expected = torch.softmax(scores + bias.double(), -1) @ v.double()
-    found = _together(*halves[0], *halves[1]).double()
+    found = merge_softmax(*halves[0], *halves[1]).double()
     assert torch.allclose(found, expected, atol=2e-2 if dtype == torch.bfloat16 else 1e-5)
 
 
@@ -141,7 +141,7 @@ def test_weights_laid_out_anew_give_the_same_products_and_leave_the_model_as_it_
 ) -> None:
     monkeypatch.setattr(linear, "_gains", lambda *_: True)
     model = torch.nn.Sequential(torch.nn.Linear(24, 40), torch.nn.GELU(), torch.nn.Linear(40, 8, bias=False)).eval()
-    decoding = linear.Decoding(model)
+    decoding = linear.DecodeLinears(model)
     for rows in (1, 2, 16, 100):
         given = torch.randn(1, rows, 24)
         with torch.inference_mode():

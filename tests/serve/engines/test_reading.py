@@ -35,7 +35,7 @@ def test_a_text_is_as_likely_as_in_one_pass_beside_rows_that_write(family: str) 
         try:
             alone = await written(engine)
             found = await asyncio.gather(
-                *(engine.read(request(text, i)) for i, text in enumerate(TEXTS)), written(engine)
+                *(engine.score_text(request(text, i)) for i, text in enumerate(TEXTS)), written(engine)
             )
             assert found[-1] == alone
             for text, tokens in zip(TEXTS, found, strict=False):
@@ -60,20 +60,20 @@ def test_what_cannot_be_read_is_refused_and_nothing_is_left_waiting() -> None:
     async def main() -> None:
         engine = LocalEngine(backbone("t5"))
         with pytest.raises(UsageError, match="encoder"):
-            await engine.read(request("a"))
+            await engine.score_text(request("a"))
         await engine.close(1)
         engine = LocalEngine(backbone(), chunk=1)
-        gone = asyncio.create_task(engine.read(request("good " * 60)))
+        gone = asyncio.create_task(engine.score_text(request("good " * 60)))
         await asyncio.sleep(0.05)
         gone.cancel()
         late = request("good " * 60)
         with pytest.raises(ForewordError, match="deadline"):
-            await engine.read(Request(**{**vars(late), "deadline": 0.0}))
-        assert len(await engine.read(request("good"))) > 1
+            await engine.score_text(Request(**{**vars(late), "deadline": 0.0}))
+        assert len(await engine.score_text(request("good"))) > 1
         assert engine.stats().waiting == 0
         await engine.close(1)
         with pytest.raises(ForewordError, match="shutting down"):
-            await engine.read(request("a"))
+            await engine.score_text(request("a"))
 
     asyncio.run(main())
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny
-from foreword.serve.engines.text import Writer
+from foreword.serve.engines.text import AnswerText
 
 TEXTS = st.text("aé漢😀 </s\n", max_size=60)
 
@@ -13,7 +13,7 @@ TEXTS = st.text("aé漢😀 </s\n", max_size=60)
 def test_the_parts_are_the_text_before_the_first_stop_string(text: str, stops: list[str]) -> None:
     tokenizer = tiny.tokenizer()
     ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-    writer, parts = Writer(tokenizer, stops), list[str]()
+    writer, parts = AnswerText(tokenizer, stops), list[str]()
     for token in ids:
         parts.append(writer.push(token))
         if writer.stopped:
@@ -34,7 +34,7 @@ def test_the_parts_are_the_text_before_the_first_stop_string(text: str, stops: l
 def test_any_bytes_come_out_as_the_tokenizer_writes_them(values: list[int]) -> None:
     tokenizer = tiny.tokenizer()
     ids = [tokenizer.convert_tokens_to_ids(character) for character in _spelled(values)]
-    writer = Writer(tokenizer, ())
+    writer = AnswerText(tokenizer, ())
     assert "".join([*(writer.push(i) for i in ids), writer.end()]) == tokenizer.decode(ids)
 
 

@@ -48,12 +48,12 @@ def test_figures_by_prompt(house: House) -> None:
     assert got["generation_tokens_total", "echo:2"] == 18
     assert got["prompt_tokens_total", "echo:2"] == 24
     assert got["prompt_tokens_cached_total", "echo:2"] == 6
-    assert got["front_hits_total", "echo:2"] == 3
+    assert got["request_prefix_cache_hits_total", "echo:2"] == 3
     assert got["time_to_first_token_seconds_count", "echo:2"] == 3
     assert got["inter_token_latency_seconds_count", "echo:2"] == 15
     assert got["e2e_request_latency_seconds_count", "echo:2"] == 3
     assert got["requests_in_flight", "echo:2"] == 0
-    assert got["front_cache_hits_total",] == 3
+    assert got["prefix_cache_hits_total",] == 3
     assert {("num_requests_running",), ("num_requests_waiting",), ("kv_cache_usage_perc",)} <= set(got)
 
 

@@ -20,7 +20,7 @@ from foreword.prompts import Prompt
 from foreword.serve.engines.seam import Request
 
 PROMPTS = 4_096
-"""Whose checks are remembered."""
+"""The most prompts whose checks are remembered."""
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,21 @@ class Prepared:
     request: Request
     ids: Ids
     """[T] the prompt, virtual tokens below zero."""
-    front: int
+    shared_prefix_length: int
     """F: how many of them all rows of the prompt begin with."""
     vectors: Vectors
 
     @property
-    def key(self) -> tuple[str, bytes]:
-        """What the front is told by: the prompt's digest, and its ids."""
-        return self.request.prompt.digest, self.ids[: self.front].tobytes()
+    def prefix_cache_key(self) -> tuple[str, bytes]:
+        """What the prefix cache is found by: the prompt's digest, and the ids of its shared prefix."""
+        return self.request.prompt.digest, self.ids[: self.shared_prefix_length].tobytes()
 
 
 class Preparer:
-    """Refuses what would not fit, or is no number; one bad prompt must not reach what other prompts share.
+    """Turns requests into tokens, and refuses those that would not fit or whose vectors are not finite.
 
-    Rows have at most `context` tokens, vectors no number beyond ±`largest`.
+    One bad prompt must not reach what other prompts share. Rows have at most `context` tokens, vectors no number beyond
+    ±`largest`.
     """
 
     def __init__(self, backbone: Backbone, context: int | None = None, largest: float = math.inf) -> None:
@@ -51,13 +52,13 @@ class Preparer:
         self._context, self._largest = context or backbone.context, largest
         self._others: OrderedDict[str, list[Ids]] = OrderedDict()
 
-    def row(self, request: Request) -> Prepared:
-        """For text to be written. Raises ForewordError that names the prompt or input at fault."""
+    def generation(self, request: Request) -> Prepared:
+        """The row of a request for text. Raises ForewordError that names the prompt or input at fault."""
         ids = self._backbone.encode(request.prompt, request.inputs).ids
         return self._prepare(request, ids, request.sampling.limit(request.prompt))
 
-    def job(self, request: Request) -> tuple[Prepared, tuple[tuple[int, ...], ...]]:
-        """For one of the prompt's choices to be chosen, with the tokens of each."""
+    def choices(self, request: Request) -> tuple[Prepared, tuple[tuple[int, ...], ...]]:
+        """The row of a request for one of the prompt's choices, and the tokens of each choice. Raises ForewordError."""
         prompt = request.prompt
         if prompt.output.choices is None:
             raise UsageError(f"prompt {prompt.name!r} has no choices to score; add 'output: {{choices: […]}}'")
@@ -75,11 +76,11 @@ class Preparer:
             )
         if len(ids) <= prefix:
             raise ForewordError(f"prompt {prompt.name!r} renders to nothing behind its prefix; give it some text")
-        front = max(shared_prefix_length([ids, *others]) if others else 0, prefix)
-        return Prepared(request, ids, front, vectors)
+        F = max(shared_prefix_length([ids, *others]) if others else 0, prefix)
+        return Prepared(request, ids, F, vectors)
 
     def _checked(self, prompt: Prompt, ids: Ids) -> list[Ids]:
-        """A row unlike any other of this prompt, which is checked when it is met for the first time."""
+        """A row unlike any other of this prompt in every input; a prompt that is met for the first time is checked."""
         if (others := self._others.get(prompt.digest)) is None:
             check_prompt(self._backbone, prompt, self._largest)
             self._backbone.embedder.learned(ids, self._backbone.vectors(prompt))

@@ -35,7 +35,7 @@ class ModelError(ForewordError):
 
 
 class SchemaError(ForewordError):
-    """This engine cannot hold an answer to the schema that is asked for."""
+    """This engine cannot constrain an answer to the schema that is asked for."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Request:
     deadline: float | None = None
     """By `time.monotonic()`; None: none."""
     logprobs: int = 0
-    """The most likely tokens that are told at every place, besides the one chosen; 0: none, and no log-probability."""
+    """How many of the likeliest tokens are told at every place, besides the one chosen; 0: no log-probabilities."""
     schema: Mapping[str, Any] | None = None
-    """What the answer is held to while it is written, as `prompts.schema.checked` leaves it. The schema says where the
+    """The JSON Schema that decoding is constrained to, as `prompts.schema.checked` leaves it. The schema says where the
     answer ends; stop strings are not looked for."""
 
 
@@ -65,7 +65,7 @@ class Token:
     text: str
     """What can be said for certain now; empty while a character is half done, or a stop string may have begun."""
     ids: tuple[int, ...]
-    """The token; none where text that was held back is let go at the end."""
+    """The token; none where text that was held back is released at the end."""
     logprob: float | None
     """Nats, by the model's own distribution, temperature and mask left aside."""
     top: tuple[tuple[str, float], ...]
@@ -78,9 +78,9 @@ class Finished:
 
     reason: Literal["stop", "length", "cancelled", "deadline", "error"]
     prompt_tokens: int
-    """Tokens that the model read, virtual ones and the front counted."""
+    """Tokens of the prompt, virtual ones and the shared prefix counted."""
     cached_tokens: int
-    """Those of them that were computed before."""
+    """Those of them that stood in a prefix cache."""
     completion_tokens: int
     """Tokens written, the one that ends a text not counted."""
     error: str | None = None
@@ -98,12 +98,17 @@ class Stats:
     kv_used: int
     """Bytes of keys and values that running rows have reserved."""
     kv_total: int
-    fronts: int
-    """Fronts kept computed."""
-    front_bytes: int
-    front_total: int
-    front_hits: int
-    front_misses: int
+    """Bytes of keys and values that there is room for."""
+    prefix_caches: int
+    """Shared prefixes whose keys and values are kept."""
+    prefix_cache_bytes: int
+    """Bytes that they take."""
+    prefix_cache_total: int
+    """Bytes that they may take."""
+    prefix_cache_hits: int
+    """Requests whose shared prefix was cached."""
+    prefix_cache_misses: int
+    """Requests whose shared prefix had to be computed."""
     steps: int
     """Times that the model has run."""
     step_rows: int
@@ -111,7 +116,7 @@ class Stats:
     last_rows: int
     """Rows that wrote a token in the last step."""
     prompt_tokens: int
-    """Tokens read by the model, fronts included."""
+    """Tokens that the model has read, shared prefixes included."""
     completion_tokens: int
     errors: int
     broken: bool = False
@@ -133,7 +138,7 @@ class Engine(Protocol):
     async def generate(self, request: Request) -> AsyncIterator[Token | Finished]:
         """The answer as it is written; the last item is a `Finished`. Closing the iterator frees the row.
 
-        Raises QueueFullError, or ClosedError, at once; SchemaError for a schema that it cannot hold; ForewordError
+        Raises QueueFullError, or ClosedError, at once; SchemaError for a schema that it cannot decode by; ForewordError
         where the prompt, its vectors or its inputs cannot be run here.
         """
         ...
@@ -155,10 +160,10 @@ class Engine(Protocol):
 
 
 @runtime_checkable
-class Reader(Protocol):
+class TextScoringEngine(Protocol):
     """What some engines can do besides: tell how likely a text is."""
 
-    async def read(self, request: Request) -> Sequence[Token]:
+    async def score_text(self, request: Request) -> Sequence[Token]:
         """The prompt's own tokens, the first without a log-probability; and the likeliest behind them.
 
         For prompts without virtual tokens. Raises as `generate` does.

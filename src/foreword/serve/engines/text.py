@@ -11,7 +11,7 @@ WINDOW, CONTEXT = 32, 8
 """Tokens that are decoded again for every new one at most, and those that are kept as its context."""
 
 
-class Decoder:
+class Detokenizer:
     """Says of every token what text is certain once it is there: never half a character."""
 
     def __init__(self, tokenizer: Any) -> None:
@@ -46,11 +46,11 @@ class Decoder:
         return text
 
 
-class Writer:
+class AnswerText:
     """An answer's text as it grows, held back while it may be the beginning of a stop string."""
 
     def __init__(self, tokenizer: Any, stop: Sequence[str]) -> None:
-        self._decoder, self._stop = Decoder(tokenizer), stop
+        self._decoder, self._stop = Detokenizer(tokenizer), stop
         self._held = ""
         self.stopped = False
         """Whether a stop string has been written; nothing follows then."""

@@ -41,9 +41,9 @@ class Metrics:
         self._between = histogram("inter_token_latency_seconds", "Between two tokens of an answer.", BETWEEN)
         self._whole = histogram("e2e_request_latency_seconds", "From a request to its end.", WHOLE)
         self._batch = histogram("batch_size", "Rows in the step in which a row ended.", BATCH)
-        self._read = counter("prompt_tokens", "Tokens read, virtual ones and fronts counted.")
-        self._cached = counter("prompt_tokens_cached", "Those of them that stood in a front already computed.")
-        self._hits = counter("front_hits", "Requests whose front was computed already.")
+        self._read = counter("prompt_tokens", "Tokens read, virtual ones and shared prefixes counted.")
+        self._cached = counter("prompt_tokens_cached", "Those of them that stood in a prefix cache.")
+        self._hits = counter("request_prefix_cache_hits", "Requests whose shared prefix was cached.")
         self._written = counter("generation_tokens", "Tokens written.")
         self._ended = counter("request_success", "Requests by how they ended.", ("prompt", "finished_reason"))
         self._errors = counter("request_errors", "Requests refused or failed, by HTTP status.", ("prompt", "status"))
@@ -124,13 +124,13 @@ class Metrics:
             ("num_requests_waiting", "Rows in the queue.", stats.waiting),
             ("kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1.", share),
             ("kv_cache_bytes", "Bytes of KV cache in use.", stats.kv_used),
-            ("fronts", "Fronts kept computed.", stats.fronts),
-            ("front_bytes", "Bytes of fronts kept computed.", stats.front_bytes),
+            ("prefix_caches", "Shared prefixes that are cached.", stats.prefix_caches),
+            ("prefix_cache_bytes", "Bytes of prefix caches.", stats.prefix_cache_bytes),
         ):
             yield GaugeMetricFamily(f"foreword:{name}", text, value=gauge)
         for name, text, count in (
-            ("front_cache_hits", "Fronts found computed.", stats.front_hits),
-            ("front_cache_misses", "Fronts computed.", stats.front_misses),
+            ("prefix_cache_hits", "Shared prefixes found in the cache.", stats.prefix_cache_hits),
+            ("prefix_cache_misses", "Shared prefixes computed.", stats.prefix_cache_misses),
             ("engine_steps", "Times that the model has run.", stats.steps),
             ("engine_step_rows", "Rows that wrote a token, over all steps.", stats.step_rows),
             ("engine_errors", "Rows that the model failed on.", stats.errors),

@@ -11,7 +11,15 @@ from types import TracebackType
 from typing import Any, Self
 
 from foreword.backbone.answer import Answer
-from foreword.serve.engines.seam import ClosedError, DeadlineError, Finished, ModelError, Reader, Request, Token
+from foreword.serve.engines.seam import (
+    ClosedError,
+    DeadlineError,
+    Finished,
+    ModelError,
+    Request,
+    TextScoringEngine,
+    Token,
+)
 from foreword.serve.http import spans
 from foreword.serve.http.refusals import Refusal, bad, refusal
 from foreword.serve.http.service import Service
@@ -86,22 +94,22 @@ class Running:
         self._tell(0, Finished("stop", answer.prompt_tokens, 0, answer.answer_tokens))
         return answer
 
-    async def read(self, write: int) -> list[list[Token]]:
+    async def score_texts(self, write: int) -> list[list[Token]]:
         """The tokens of every row's own text, and `write` (0 or 1) behind them. Raises Refusal."""
-        engine, found = self._service.engine, list[list[Token]]()
-        if not isinstance(engine, Reader):
+        engine, texts = self._service.engine, list[list[Token]]()
+        if not isinstance(engine, TextScoringEngine):
             raise bad("the engine of this server does not tell how likely a text is", "echo")
         for i, row in enumerate(self._rows):
             try:
                 async with asyncio.timeout_at(_loop_time(row.deadline)):
-                    *tokens, following = await engine.read(row)
+                    *tokens, following = await engine.score_text(row)
             except TimeoutError:
                 raise refusal(DeadlineError()) from None
             except Exception as error:
                 raise self._refusal(error) from None
             self._tell(i, Finished("length", len(tokens), 0, write))
-            found.append([*tokens, following] if write else tokens)
-        return found
+            texts.append([*tokens, following] if write else tokens)
+        return texts
 
     async def close(self) -> None:
         """Free every row that has not ended; may be called again."""
@@ -126,7 +134,7 @@ class Running:
 
     @property
     def cached(self) -> int:
-        """Of the tokens read, those in fronts that were computed already."""
+        """Of the tokens read, those that stood in a prefix cache."""
         done = [(i, finished) for i, finished in enumerate(self.finished) if finished is not None]
         return sum({id(self._rows[i].inputs): finished.cached_tokens for i, finished in done}.values())
 

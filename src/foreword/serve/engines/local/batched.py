@@ -1,4 +1,4 @@
-"""Rows of many prompts in one sequence: what is read in pieces, what is written together. Knows ids and slots.
+"""Rows of many prompts in one forward pass: prompts prefilled in chunks, tokens decoded together. Knows ids and slots.
 
 A row reserves all that it can come to need when it is admitted, so that none that has begun must ever give way.
 """
@@ -11,262 +11,279 @@ from torch import Tensor
 from foreword.backbone.backbone import Backbone
 from foreword.backbone.batch import PrefixCache
 from foreword.errors import ForewordError
-from foreword.serve.engines.local.attention import Reads, Step, Writes
-from foreword.serve.engines.local.generation import Row
-from foreword.serve.engines.local.kv_cache import Fronts, Key, Memory, Place, Shape, check
-from foreword.serve.engines.local.linear import Decoding
+from foreword.serve.engines.local.attention import BatchLayout, DecodeRow, PrefillChunk
+from foreword.serve.engines.local.generation import Generation
+from foreword.serve.engines.local.kv_cache import Key, KVMemory, KVShape, PrefixCaches, Slot, check_finite
+from foreword.serve.engines.local.linear import DecodeLinears
 from foreword.serve.engines.prepare import Prepared
 from foreword.serve.engines.seam import ModelError
 
 
-class _Behind:
-    """A front in a slot of its own, for as long as rows stand behind it."""
+class _SharedPrefix:
+    """A shared prefix in a slot of its own, for as long as rows stand behind it."""
 
-    def __init__(self, prepared: Prepared, place: Place) -> None:
-        self.prepared, self.key, self.place = prepared, prepared.key, place
-        self.length = prepared.front
+    def __init__(self, prepared: Prepared, slot: Slot) -> None:
+        self.prepared, self.key, self.slot = prepared, prepared.prefix_cache_key, slot
+        self.length = prepared.shared_prefix_length
         self.done = 0
-        """Tokens that have been read."""
+        """Tokens whose keys and values are there."""
         self.embedded: Tensor | None = None
-        self.rows: list[Row] = []
-        self.spoiled = False
+        """[n, D] of what has to be prefilled, while it is."""
+        self.rows: list[Generation] = []
+        self.non_finite = False
 
     @property
     def left(self) -> int:
+        """Tokens that have not been prefilled."""
         return self.length - self.done
 
     @property
     def ready(self) -> bool:
         return not self.left
 
+    @property
+    def next(self) -> int:
+        """Where in `embedded` the next chunk begins."""
+        return self.done - self.prepared.vectors.prefix
+
+    def chunk(self, count: int) -> PrefillChunk:
+        return PrefillChunk(self.slot, self.done, count, None, 0)
+
 
 class _State:
     """Where a row stands."""
 
-    def __init__(self, own: Place) -> None:
+    def __init__(self, own: Slot) -> None:
         self.own = own
-        self.front: _Behind | None = None
+        self.prefix: _SharedPrefix | None = None
         self.embedded = torch.empty(0)
-        """[n, D] of the prompt behind its front."""
+        """[n, D] of the prompt behind its shared prefix."""
         self.done = 0
         """Own tokens whose keys and values are there."""
 
     @property
     def left(self) -> int:
-        """Tokens of the prompt that have not been read."""
+        """Tokens of the prompt that have not been prefilled."""
         return max(len(self.embedded) - self.done, 0)
 
     @property
     def all_left(self) -> int:
-        """The same with those of the front, which may be read for other rows too."""
-        return self.left + (self.front.left if self.front else 0)
+        """The same with those of the shared prefix, which may be prefilled for other rows too."""
+        return self.left + (self.prefix.left if self.prefix else 0)
 
     @property
-    def reading(self) -> bool:
-        return self.left > 0
+    def next(self) -> int:
+        """Where in `embedded` the next chunk begins."""
+        return self.done
 
-    def writes(self) -> Writes:
-        front = self.front
-        return Writes(self.own, self.done, *((front.place, front.length) if front else (None, 0)))
+    def decode_row(self) -> DecodeRow:
+        return DecodeRow(self.own, self.done, *self._behind())
 
-    def reads(self, count: int) -> Reads:
-        front = self.front
-        return Reads(self.own, self.done, count, *((front.place, front.length) if front else (None, 0)))
+    def chunk(self, count: int) -> PrefillChunk:
+        return PrefillChunk(self.own, self.done, count, *self._behind())
+
+    def _behind(self) -> tuple[Slot | None, int]:
+        return (self.prefix.slot, self.prefix.length) if self.prefix else (None, 0)
 
 
-class Packed:
-    """A `Runner` for families that let us attend."""
+class BatchedRunner:
+    """A `Runner` for families that let us attend: all rows share every step of the model."""
 
     def __init__(
-        self, backbone: Backbone, kv_bytes: int, front_bytes: int, chunk: int, decoding: Decoding | None = None
+        self,
+        backbone: Backbone,
+        kv_bytes: int,
+        prefix_cache_bytes: int,
+        chunk: int,
+        linears: DecodeLinears | None = None,
     ) -> None:
         layers, heads, size = backbone.cache_shape
-        self.fronts = Fronts(front_bytes)
+        self.prefix_caches = PrefixCaches(prefix_cache_bytes)
         self._backbone, self._heads, self._chunk = backbone, heads, chunk
-        self._memory = Memory(Shape(layers, heads, size, backbone.dtype, backbone.device), kv_bytes)
-        self._behind: dict[Key, _Behind] = {}
-        self._states: dict[Row, _State] = {}
-        self.decoding = decoding or Decoding(backbone.model)
+        self._memory = KVMemory(KVShape(layers, heads, size, backbone.dtype, backbone.device), kv_bytes)
+        self._prefixes: dict[Key, _SharedPrefix] = {}
+        self._states: dict[Generation, _State] = {}
+        self.linears = linears or DecodeLinears(backbone.model)
 
     @property
     def used(self) -> int:
+        """As `Runner` has it."""
         return self._memory.used
 
     @property
     def total(self) -> int:
+        """As `Runner` has it."""
         return self._memory.total
 
-    def fits(self, row: Row) -> bool:
-        """Whether there would be room for the row if it were alone."""
-        front = row.prepared.front
-        need = self._memory.bytes_for(_own(row)) + (self._memory.bytes_for(front) if front else 0)
+    def fits(self, row: Generation) -> bool:
+        """As `Runner` has it."""
+        F = row.prepared.shared_prefix_length
+        need = self._memory.bytes_for(_own_tokens(row)) + (self._memory.bytes_for(F) if F else 0)
         return need <= self._memory.total
 
-    def admit(self, row: Row) -> bool:
+    def admit(self, row: Generation) -> bool:
         """As `Runner` has it."""
-        prepared, F = row.prepared, row.prepared.front
-        own = self._memory.take("row", _own(row))
+        prepared, F = row.prepared, row.prepared.shared_prefix_length
+        own = self._memory.take("row", _own_tokens(row))
         if own is None:
             return False
         state = self._states[row] = _State(own)
         try:
-            if F and not self._stand_behind(row, state):
-                self.release(row, spoiled=False)
+            if F and not self._stand_behind_prefix(row, state):
+                self.release(row, wipe=False)
                 return False
             texts = int((prepared.ids[:F] >= 0).sum())
             state.embedded = self._backbone.embedder.embed_row(prepared.ids[F:], prepared.vectors, texts)
         except Exception:
-            self.release(row, spoiled=True)
+            self.release(row, wipe=True)
             raise
         return True
 
-    def _stand_behind(self, row: Row, state: _State) -> bool:
-        """The row's front in a slot: there already, computed before, or still to be read; False without room."""
+    def _stand_behind_prefix(self, row: Generation, state: _State) -> bool:
+        """Put the row's shared prefix in a slot: there, cached, or still to be prefilled. False without room."""
         prepared = row.prepared
-        front = self._behind.get(prepared.key)
-        if front is not None:
-            self.fronts.hits += 1
-            row.cached = front.length
-            state.front = front
-            front.rows.append(row)
+        prefix = self._prefixes.get(prepared.prefix_cache_key)
+        if prefix is not None:
+            self.prefix_caches.hits += 1
+            row.cached = prefix.length
+            state.prefix = prefix
+            prefix.rows.append(row)
+            return True
+        slot = self._memory.take("prefix", prepared.shared_prefix_length)
+        if slot is None:
+            return False
+        state.prefix = prefix = self._prefixes[prepared.prefix_cache_key] = _SharedPrefix(prepared, slot)
+        prefix.rows.append(row)
+        cache = self.prefix_caches.get(prefix.key)
+        if cache is not None:
+            self.prefix_caches.hits += 1
+            row.cached = prefix.length
+            slot.write(cache.cache)
+            prefix.done = prefix.length
         else:
-            place = self._memory.take("front", prepared.front)
-            if place is None:
-                return False
-            state.front = front = self._behind[prepared.key] = _Behind(prepared, place)
-            front.rows.append(row)
-            kept = self.fronts.get(front.key)
-            if kept is not None:
-                self.fronts.hits += 1
-                row.cached = front.length
-                place.write(kept.cache)
-                front.done = front.length
-            else:
-                self.fronts.misses += 1
-                self._open(front)
+            self.prefix_caches.misses += 1
+            self._begin_prefix(prefix)
         return True
 
-    def _open(self, front: _Behind) -> None:
-        """Begin to read a front: behind its prefix of keys and values, if it has one."""
-        ids, vectors = front.prepared.ids[: front.length], front.prepared.vectors
-        front.place.write(self._backbone.embedder.learned(ids, vectors))
-        front.done = vectors.prefix
-        front.embedded = self._backbone.embedder.embed_row(ids[vectors.prefix :], vectors)
-        if front.ready:
-            self._close(front)
+    def _begin_prefix(self, prefix: _SharedPrefix) -> None:
+        """Begin to prefill a shared prefix: behind its learned keys and values, if it has any."""
+        ids, vectors = prefix.prepared.ids[: prefix.length], prefix.prepared.vectors
+        prefix.slot.write(self._backbone.embedder.learned(ids, vectors))
+        prefix.done = vectors.prefix
+        prefix.embedded = self._backbone.embedder.embed_row(ids[vectors.prefix :], vectors)
+        if prefix.ready:
+            self._end_prefix(prefix)
 
-    def _close(self, front: _Behind) -> None:
-        """Keep a front that has been read; refuse its rows where it holds what is no number."""
-        front.embedded = None
-        cache = front.place.read(front.length)
+    def _end_prefix(self, prefix: _SharedPrefix) -> None:
+        """Cache a shared prefix that has been prefilled; refuse its rows where it is not finite."""
+        prefix.embedded = None
+        cache = prefix.slot.read(prefix.length)
         try:
-            check(front.prepared.request.prompt, cache)
+            check_finite(prefix.prepared.request.prompt, cache)
         except ModelError as error:
-            front.spoiled = True
-            del self._behind[front.key]  # the next request tries anew, behind a slot of its own
-            for row in front.rows:
+            prefix.non_finite = True
+            del self._prefixes[prefix.key]  # the next request tries anew, in a slot of its own
+            for row in prefix.rows:
                 row.fail(error)
-                row.spoiled = True  # it may have looked at the front already
+                row.non_finite = True  # it may have attended to the prefix already
         else:
-            self.fronts.put(front.key, PrefixCache(front.prepared.ids[: front.length], cache))
+            self.prefix_caches.put(prefix.key, PrefixCache(prefix.prepared.ids[: prefix.length], cache))
 
-    def release(self, row: Row, *, spoiled: bool) -> None:
+    def release(self, row: Generation, *, wipe: bool) -> None:
         """As `Runner` has it."""
         state = self._states.pop(row)
-        if spoiled:
-            state.own.arena.wipe(state.own.slot)
-        self._memory.give(state.own)
-        if (front := state.front) is None:
+        if wipe:
+            self._memory.wipe(state.own)
+        self._memory.give_back(state.own)
+        if (prefix := state.prefix) is None:
             return
-        front.rows.remove(row)
-        if not front.rows:
-            if self._behind.get(front.key) is front:
-                del self._behind[front.key]
-            if front.spoiled or not front.ready:
-                front.place.arena.wipe(front.place.slot)
-            self._memory.give(front.place)
+        prefix.rows.remove(row)
+        if not prefix.rows:
+            if self._prefixes.get(prefix.key) is prefix:
+                del self._prefixes[prefix.key]
+            if prefix.non_finite or not prefix.ready:
+                self._memory.wipe(prefix.slot)
+            self._memory.give_back(prefix.slot)
 
-    def step(self) -> tuple[Sequence[Row], Tensor | None, int]:
-        """As `Runner` has it: one token of every row that writes, and `chunk` tokens of what is read at most."""
-        writing = [(row, state) for row, state in self._states.items() if not state.reading]
-        ordered = sorted(((state.writes(), row, state) for row, state in writing), key=lambda item: Step.order(item[0]))
-        reading = self._pieces()
-        if not ordered and not reading:
+    def step(self) -> tuple[Sequence[Generation], Tensor | None, int]:
+        """As `Runner` has it: one token of every row that decodes, and at most `chunk` tokens of prefill."""
+        decoding = [(state.decode_row(), row, state) for row, state in self._states.items() if not state.left]
+        decoding.sort(key=lambda item: BatchLayout.order(item[0]))
+        prefill = self._prefill_chunks()
+        if not decoding and not prefill:
             return [], None, 0
-        reads = [
-            Reads(owner.place, owner.done, count, None, 0) if isinstance(owner, _Behind) else owner.reads(count)
-            for owner, count, _ in reading
-        ]
-        step = Step([writes for writes, _, _ in ordered], reads, self._heads, self._backbone.device)
-        embedded = [self._words([row.last for _, row, _ in ordered])] if ordered else []
-        rows, places, place = [row for _, row, _ in ordered], list(range(len(ordered))), len(ordered)
-        for owner, count, row in reading:
+        chunks = [owner.chunk(count) for owner, count, _ in prefill]
+        layout = BatchLayout([row for row, _, _ in decoding], chunks, self._heads, self._backbone.device)
+        embedded = [self._embed([row.last for _, row, _ in decoding])] if decoding else []
+        rows, places, place = [row for _, row, _ in decoding], list(range(len(decoding))), len(decoding)
+        for owner, count, row in prefill:
             assert owner.embedded is not None
-            start = owner.done - (owner.prepared.vectors.prefix if isinstance(owner, _Behind) else 0)
+            start = owner.next
             embedded.append(owner.embedded[start : start + count])
             place += count
             if row is not None and start + count == len(owner.embedded):
                 rows.append(row)
                 places.append(place - 1)
-        logits = self._forward(torch.cat(embedded), step, places or [place - 1])
-        for _, _, state in ordered:
+        logits = self._forward(torch.cat(embedded), layout, places or [place - 1])
+        for _, _, state in decoding:
             state.done += 1
-        for owner, count, _ in reading:
+        for owner, count, _ in prefill:
             owner.done += count
-            if isinstance(owner, _Behind) and owner.ready:
-                self._close(owner)
-        return rows, logits if rows else None, place - len(ordered)
+            if isinstance(owner, _SharedPrefix) and owner.ready:
+                self._end_prefix(owner)
+        return rows, logits if rows else None, place - len(decoding)
 
-    def _pieces(self) -> list[tuple[_Behind | _State, int, Row | None]]:
-        """What is read in this step: fronts, then the rows behind them.
+    def _prefill_chunks(self) -> list[tuple[_SharedPrefix | _State, int, Generation | None]]:
+        """What is prefilled in this step, and how many tokens of it: shared prefixes, then the rows behind them.
 
-        Half of the chunk is for the row that has been reading longest, the rest goes to those with the least left. So
-        a short prompt need not wait until a long one is read, and no prompt is kept waiting by ever new short ones.
+        Half of the chunk is for the row that has been prefilling longest, the rest goes to those with the least left.
+        So a short prompt need not wait until a long one is read, and no prompt is kept waiting by ever new short ones.
 
-        In every layer a front's keys and values are there before the pieces after it look at them, so that rows need
-        not wait for another step where the last of their front is read in this one.
+        In every layer a shared prefix' keys and values are there before the chunks after it attend to them, so that
+        rows need not wait for another step where the last of their prefix is prefilled in this one.
         """
-        reading = {row: state for row, state in self._states.items() if state.reading and not row.over}
-        counts: dict[_Behind | _State, int] = {}
+        prefilling = {row: state for row, state in self._states.items() if state.left and not row.over}
+        counts: dict[_SharedPrefix | _State, int] = {}
 
-        def read(state: _State, most: int) -> int:
-            """The front first; what the row may still take then is its own."""
+        def take(state: _State, most: int) -> int:
+            """The shared prefix first; what the row may still take then is its own."""
             taken = 0
-            for owner in (state.front, state):
+            for owner in (state.prefix, state):
                 if owner is not None and (count := min(owner.left - counts.get(owner, 0), most - taken)) > 0:
                     counts[owner] = counts.get(owner, 0) + count
                     taken += count
             return taken
 
         left = self._chunk
-        for state in [*reading.values()][:1]:
-            left -= read(state, -(-left // 2))
-        for state in sorted(reading.values(), key=lambda state: state.all_left):
-            left -= read(state, left)
-        fronts = [(owner, count, None) for owner, count in counts.items() if isinstance(owner, _Behind)]
-        return fronts + [(state, counts[state], row) for row, state in reading.items() if state in counts]
+        for state in [*prefilling.values()][:1]:
+            left -= take(state, -(-left // 2))
+        for state in sorted(prefilling.values(), key=lambda state: state.all_left):
+            left -= take(state, left)
+        prefixes = [(owner, count, None) for owner, count in counts.items() if isinstance(owner, _SharedPrefix)]
+        return prefixes + [(state, counts[state], row) for row, state in prefilling.items() if state in counts]
 
-    def _words(self, ids: list[int]) -> Tensor:
-        found: Tensor = self._backbone.embedder.embed(torch.tensor(ids, device=self._backbone.device))
-        return found
+    def _embed(self, ids: list[int]) -> Tensor:
+        embedded: Tensor = self._backbone.embedder.embed(torch.tensor(ids, device=self._backbone.device))
+        return embedded
 
-    def _forward(self, embedded: Tensor, step: Step, places: list[int]) -> Tensor:
+    def _forward(self, embedded: Tensor, layout: BatchLayout, places: list[int]) -> Tensor:
+        """Logits [M, V] at M `places` of the sequence of embeddings [T, D]."""
         device = self._backbone.device
-        with self.decoding.of(len(embedded)):
+        with self.linears.of(len(embedded)):
             output = self._backbone.model(
                 inputs_embeds=embedded[None],
-                position_ids=step.positions[None],
+                position_ids=layout.positions[None],
                 attention_mask=torch.zeros(1, 1, 1, 1, device=device),  # four axes: the model passes it on as it is
                 use_cache=False,
                 logits_to_keep=torch.tensor(places, device=device),
-                layout=step,
+                layout=layout,
             )
-        if step.layer != self._memory.shape.layers:
+        if layout.layer != self._memory.shape.layers:
             raise ForewordError(f"{self._backbone.name!r} has layers that do not let Foreword attend for them")
         logits: Tensor = output.logits[0]
         return logits
 
 
-def _own(row: Row) -> int:
+def _own_tokens(row: Generation) -> int:
     """Tokens that a row keeps at most: the last one that it writes is never read."""
-    return len(row.prepared.ids) - row.prepared.front + row.limit - 1
+    return len(row.prepared.ids) - row.prepared.shared_prefix_length + row.limit - 1

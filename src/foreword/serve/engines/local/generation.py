@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from foreword.errors import let_go
-from foreword.serve.engines.local.sampler import Chooser, TokenMask, held
+from foreword.serve.engines.local.sampler import Sampler, TokenMask, constrain
 from foreword.serve.engines.prepare import Prepared
 from foreword.serve.engines.seam import Finished, Token
-from foreword.serve.engines.text import Writer
+from foreword.serve.engines.text import AnswerText
 
 
 class Sink(Protocol):
@@ -23,8 +23,8 @@ class Sink(Protocol):
     def give(self, item: Token | Finished) -> None: ...
 
 
-class Row:
-    """A request that is queued or written."""
+class Generation:
+    """A request for text, from the queue to its last token: one row of the batch."""
 
     def __init__(
         self, prepared: Prepared, sink: Sink, tokenizer: Any, ends: Sequence[int], mask: TokenMask | None = None
@@ -34,17 +34,17 @@ class Row:
         self.limit = self.request.sampling.limit(self.request.prompt)
         self.written: list[int] = []
         self.cached = 0
-        """Tokens of the prompt that had been computed before."""
+        """Tokens of the prompt that stood in a prefix cache."""
         self.cancelled = False
         self.over = False
         self.error: Exception | None = None
         """What went wrong, where something did."""
-        self.spoiled = False
-        """Whether its numbers went wrong: what is left of it is not for others to see."""
+        self.non_finite = False
+        """Whether its logits, or what it attended to, were not finite: its slot must be wiped."""
         self._ends = frozenset(ends)
         self._tokenizer = tokenizer
-        self._chooser = Chooser(self.request.sampling)
-        self._writer = Writer(tokenizer, self.request.sampling.stop if self.mask is None else ())
+        self._sampler = Sampler(self.request.sampling)
+        self._writer = AnswerText(tokenizer, self.request.sampling.stop if self.mask is None else ())
 
     @property
     def last(self) -> int:
@@ -52,14 +52,14 @@ class Row:
         return self.written[-1]
 
     @property
-    def plain(self) -> bool:
-        """Whether the likeliest token is always taken, whatever else is asked."""
-        return self._chooser.greedy and self.mask is None and not self.request.logprobs
+    def greedy(self) -> bool:
+        """Whether the likeliest token is always taken, and nothing but its text is told."""
+        return self._sampler.greedy and self.mask is None and not self.request.logprobs
 
     def take(self, logits: Tensor, best: int) -> None:
         """Go on by one token, after logits [V] of which `best` is the largest; ends the row where it is complete."""
         mask = self.mask
-        token = best if self.plain else self._chooser.choose(held(logits, mask.allowed() if mask else None))
+        token = best if self.greedy else self._sampler.sample(constrain(logits, mask.allowed() if mask else None))
         if mask is not None:
             mask.accept(token)
         # Some configs name an end that is an ordinary word to the tokenizer; a grammar knows which it is.
@@ -68,7 +68,7 @@ class Row:
             return
         self.written.append(token)
         text = self._writer.push(token)
-        logprob, top = self._told(logits, token)
+        logprob, top = self._logprobs(logits, token)
         self.sink.give(Token(text, (token,), logprob, top))
         if self._writer.stopped or (mask is not None and mask.done):
             self.finish("stop")
@@ -76,7 +76,7 @@ class Row:
             self.finish("length")
 
     def finish(self, reason: Literal["stop", "length", "cancelled", "deadline"]) -> None:
-        """Let go what was held back, and say how it ended."""
+        """Release the text that was held back, and say how it ended."""
         if self.over:
             return
         if rest := self._writer.end():
@@ -97,12 +97,12 @@ class Row:
         self.over = True
         self.sink.give(Finished(reason, len(self.prepared.ids), self.cached, len(self.written), error))
 
-    def _told(self, logits: Tensor, token: int) -> tuple[float | None, tuple[tuple[str, float], ...]]:
+    def _logprobs(self, logits: Tensor, token: int) -> tuple[float | None, tuple[tuple[str, float], ...]]:
         if not self.request.logprobs:
             return None, ()
-        found = torch.log_softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
-        values, ids = found.topk(min(self.request.logprobs, len(found)))
+        logprobs = torch.log_softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        values, ids = logprobs.topk(min(self.request.logprobs, len(logprobs)))
         top = tuple(
             (self._tokenizer.decode([i]), value) for i, value in zip(ids.tolist(), values.tolist(), strict=True)
         )
-        return found[token].item(), top
+        return logprobs[token].item(), top

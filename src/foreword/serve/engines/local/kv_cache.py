@@ -22,8 +22,8 @@ SMALLEST = 32
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What a token takes."""
+class KVShape:
+    """What a token's keys and values take: `size` is head_dim, `heads` are KV heads."""
 
     layers: int
     heads: int
@@ -33,13 +33,14 @@ class Shape:
 
     @property
     def token_bytes(self) -> int:
+        """Bytes of a token's keys and values in all layers."""
         return 2 * self.layers * self.heads * self.size * self.dtype.itemsize
 
 
 class Arena:
     """Slots of `tokens` tokens each."""
 
-    def __init__(self, shape: Shape, tokens: int) -> None:
+    def __init__(self, shape: KVShape, tokens: int) -> None:
         self.shape, self.tokens = shape, tokens
         self.slot_bytes = shape.token_bytes * tokens
         self.keys = [self._new(0) for _ in range(shape.layers)]
@@ -50,21 +51,24 @@ class Arena:
 
     @property
     def free(self) -> int:
+        """Slots that are not in use."""
         return len(self._free)
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all its slots."""
         return self.slots * self.slot_bytes
 
     def take(self) -> int:
         """The lowest free slot: rows that stand close together are read together."""
         return heapq.heappop(self._free)
 
-    def give(self, slot: int) -> None:
+    def give_back(self, slot: int) -> None:
+        """Free a slot."""
         heapq.heappush(self._free, slot)
 
     def wipe(self, slot: int) -> None:
-        """Leave nothing of a row whose numbers went wrong."""
+        """Leave nothing of a row whose numbers are not finite."""
         for tensor in (*self.keys, *self.values):
             tensor[slot].zero_()
 
@@ -91,58 +95,65 @@ class Arena:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A slot in use."""
+class Slot:
+    """A slot in use, the one with this `index` in its arena."""
 
     arena: Arena
-    slot: int
+    index: int
 
     def layer(self, layer: int, tokens: int) -> tuple[Tensor, Tensor]:
         """Keys and values of its first `tokens` tokens: two [H, tokens, head_dim], views."""
-        return self.arena.keys[layer][self.slot, :, :tokens], self.arena.values[layer][self.slot, :, :tokens]
+        return self.arena.keys[layer][self.index, :, :tokens], self.arena.values[layer][self.index, :, :tokens]
 
     def write(self, cache: LayerCache) -> None:
+        """Fill its first places, per layer two [H, T, head_dim]."""
         for layer, (keys, values) in enumerate(cache):
             mine = self.layer(layer, keys.shape[1])
             mine[0].copy_(keys)
             mine[1].copy_(values)
 
     def read(self, tokens: int) -> LayerCache:
-        """A copy."""
+        """A copy of its first `tokens` tokens, per layer two [H, T, head_dim]."""
         return [(k.clone(), v.clone()) for k, v in (self.layer(i, tokens) for i in range(self.arena.shape.layers))]
 
 
-class Memory:
-    """All slots, of rows and of the fronts before them, in `total` bytes at most."""
+class KVMemory:
+    """All slots, of rows and of the shared prefixes before them, in `total` bytes at most."""
 
-    def __init__(self, shape: Shape, total: int) -> None:
+    def __init__(self, shape: KVShape, total: int) -> None:
         self.shape, self.total = shape, total
         self._arenas: dict[tuple[str, int], Arena] = {}
         self.used = 0
         """Bytes of slots in use."""
 
     def size_for(self, tokens: int) -> int:
-        """Tokens of the slot that holds so many."""
+        """Tokens of the smallest slot that holds so many."""
         size = SMALLEST
         while size < tokens:
             size *= 2
         return size
 
     def bytes_for(self, tokens: int) -> int:
+        """Bytes of the slot that holds so many tokens."""
         return self.size_for(tokens) * self.shape.token_bytes
 
-    def take(self, kind: str, tokens: int) -> Place | None:
+    def take(self, kind: str, tokens: int) -> Slot | None:
         """A slot for `tokens` tokens; None while there is no room. Slots of one `kind` stand together."""
         size = self.size_for(tokens)
         arena = self._arenas.setdefault((kind, size), Arena(self.shape, size))
         if not arena.free and not self._grow(arena):
             return None
         self.used += arena.slot_bytes
-        return Place(arena, arena.take())
+        return Slot(arena, arena.take())
 
-    def give(self, place: Place) -> None:
-        place.arena.give(place.slot)
-        self.used -= place.arena.slot_bytes
+    def give_back(self, slot: Slot) -> None:
+        """Free a slot."""
+        slot.arena.give_back(slot.index)
+        self.used -= slot.arena.slot_bytes
+
+    def wipe(self, slot: Slot) -> None:
+        """Leave no non-finite number of a row in its slot."""
+        slot.arena.wipe(slot.index)
 
     def _grow(self, arena: Arena) -> bool:
         """By half if there is room, else by one slot, if need be by what other sizes do not use."""
@@ -157,21 +168,22 @@ class Memory:
 
 
 Key = tuple[str, bytes]
-"""The prompt's digest, and the ids of the front."""
+"""The prompt's digest, and the ids of its shared prefix."""
 
 
-def check(prompt: Prompt, cache: LayerCache) -> None:
-    """Raises ModelError for a front that no row may stand behind, nor other prompts' fronts beside."""
+def check_finite(prompt: Prompt, cache: LayerCache) -> None:
+    """Raises ModelError for non-finite keys or values, which would spoil every row that attends to them."""
     if not all(tensor.isfinite().all() for layer in cache for tensor in layer):
         raise ModelError(f"prompt {prompt.name!r} gives NaN or infinity on this backbone: tune it again")
 
 
-class Fronts:
-    """An LRU bounded in bytes."""
+class PrefixCaches:
+    """The prefix caches of prompts, up to `total` bytes; the one used longest ago goes first."""
 
     def __init__(self, total: int) -> None:
         self.total = total
         self.used = 0
+        """Bytes of what is kept."""
         self.hits = 0
         self.misses = 0
         self._kept: OrderedDict[Key, PrefixCache] = OrderedDict()
@@ -180,18 +192,18 @@ class Fronts:
         return len(self._kept)
 
     def get(self, key: Key) -> PrefixCache | None:
-        """The front, which is then the last to go; counts nothing."""
-        front = self._kept.get(key)
-        if front is not None:
+        """The prefix cache, which is then the last to go; counts neither a hit nor a miss."""
+        cache = self._kept.get(key)
+        if cache is not None:
             self._kept.move_to_end(key)
-        return front
+        return cache
 
-    def put(self, key: Key, front: PrefixCache) -> None:
-        """Keep a front; one that is larger than all the room is not kept."""
-        if key in self._kept or front.nbytes > self.total:
+    def put(self, key: Key, cache: PrefixCache) -> None:
+        """Keep a prefix cache; one that is larger than all the room is not kept."""
+        if key in self._kept or cache.nbytes > self.total:
             return
-        self._kept[key] = front
-        self.used += front.nbytes
+        self._kept[key] = cache
+        self.used += cache.nbytes
         while self.used > self.total:
             _, lost = self._kept.popitem(last=False)
             self.used -= lost.nbytes

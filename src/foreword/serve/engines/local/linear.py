@@ -24,7 +24,7 @@ SHARE = 0.25
 """Of the memory that is free, at most, for second copies."""
 
 
-class Decoding:
+class DecodeLinears:
     """Makes the model's products quick for batches of some rows; the numbers are the same but for rounding."""
 
     def __init__(self, model: Any) -> None:

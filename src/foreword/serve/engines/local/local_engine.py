@@ -13,13 +13,12 @@ from foreword.backbone.backbone import Backbone
 from foreword.backbone.generate import ends_of
 from foreword.errors import UsageError
 from foreword.prompts import Prompt
-from foreword.serve.engines.local.choice_scoring import Classifier, Job
-from foreword.serve.engines.local.generation import Row
+from foreword.serve.engines.local.choice_scoring import ChoiceJob, ChoiceScorer
+from foreword.serve.engines.local.generation import Generation
 from foreword.serve.engines.local.runner import choose_runner
-from foreword.serve.engines.local.sampler import Masks
-from foreword.serve.engines.local.sampler import masks as masks_of
-from foreword.serve.engines.local.scheduler import Loop
-from foreword.serve.engines.local.text_scoring import Reading, TextReader
+from foreword.serve.engines.local.sampler import MaskMaker, grammar_masks
+from foreword.serve.engines.local.scheduler import Scheduler
+from foreword.serve.engines.local.text_scoring import TextJob, TextScorer
 from foreword.serve.engines.prepare import Preparer, check_prompt
 from foreword.serve.engines.queueing import QueueLimit
 from foreword.serve.engines.seam import ClosedError, Finished, Request, Stats, Token
@@ -31,10 +30,10 @@ GB = 1024**3
 class LocalEngine:
     """An `Engine` on a backbone in this process.
 
-    `max_rows` are written at once, `max_waiting` more are accepted, shared by prompts as `QueueLimit` says. `kv_bytes`
-    bound the keys and values of what is running, `front_bytes` those of fronts that are kept. At most `chunk` prompt
-    tokens are read between two tokens of a row that is being written. `masks` hold answers to schemas; llguidance's,
-    unless others are given.
+    `max_rows` are decoded at once, `max_waiting` more are accepted, shared by prompts as `QueueLimit` says. `kv_bytes`
+    bound the keys and values of what is running, `prefix_cache_bytes` those of shared prefixes that are kept. At most
+    `chunk` prompt tokens are prefilled between two tokens of a row that is decoded. `masks` constrain answers to
+    schemas; they are llguidance's, unless others are given.
     """
 
     def __init__(
@@ -44,25 +43,25 @@ class LocalEngine:
         max_rows: int = 16,
         max_waiting: int = 256,
         kv_bytes: int = 2 * GB,
-        front_bytes: int = GB // 2,
+        prefix_cache_bytes: int = GB // 2,
         chunk: int = 256,
-        masks: Masks | None = None,
+        masks: MaskMaker | None = None,
     ) -> None:
         _ = backbone.fingerprint  # which the first request would otherwise wait for
         self.backbone = backbone
-        self._runner = choose_runner(backbone, kv_bytes, front_bytes, chunk)
+        self._runner = choose_runner(backbone, kv_bytes, prefix_cache_bytes, chunk)
         self._post = _Post()
-        classifier = Classifier(backbone, self._runner.fronts, chunk)
-        reader = TextReader(backbone, chunk)
-        self._loop = Loop(self._runner, classifier, reader, max_rows, self._post.flush)
+        choice_scorer = ChoiceScorer(backbone, self._runner.prefix_caches, chunk)
+        text_scorer = TextScorer(backbone, chunk)
+        self._scheduler = Scheduler(self._runner, choice_scorer, text_scorer, max_rows, self._post.flush)
         self._preparer, self._ends = Preparer(backbone), ends_of(backbone)
-        self._masks = masks or masks_of(backbone)
+        self._masks = masks or grammar_masks(backbone)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="foreword-prepare")
         self._lock = threading.Lock()
         self._waiting = QueueLimit(max_waiting)
         self._entering_now = 0
         self._closed = self._ending = False
-        self._thread = threading.Thread(target=self._loop.run, name="foreword-engine", daemon=True)
+        self._thread = threading.Thread(target=self._scheduler.run, name="foreword-engine", daemon=True)
         self._thread.start()
 
     @property
@@ -78,62 +77,62 @@ class LocalEngine:
         """As `Engine` has it."""
         with self._entering(request.key) as entered:
             schema = request.schema
-            prepared = await self._prepare(lambda: self._preparer.row(request))
+            prepared = await self._prepare(lambda: self._preparer.generation(request))
             mask = await self._prepare(lambda: self._masks(schema)) if schema is not None else None
             sink = _Sink(self._post, asyncio.get_running_loop(), lambda: self._leave(request.key))
-            row = Row(prepared, sink, self.backbone.tokenizer, self._ends, mask)
+            row = Generation(prepared, sink, self.backbone.tokenizer, self._ends, mask)
             if not self._runner.fits(row):
                 raise UsageError(
                     f"a prompt of {len(prepared.ids):,} tokens and {row.limit:,} to write take more memory than the "
                     f"engine may use for them ({self._runner.total / GB:.1f} GB): ask for fewer tokens"
                 )
             entered()
-            self._loop.submit(row)
-        return _Stream(row, sink.items, self._loop.wake)
+            self._scheduler.submit(row)
+        return _Stream(row, sink.items, self._scheduler.wake)
 
     async def classify(self, request: Request) -> Answer:
         """As `Engine` has it."""
         with self._entering(request.key) as entered:
-            prepared, answers = await self._prepare(lambda: self._preparer.job(request))
+            prepared, answers = await self._prepare(lambda: self._preparer.choices(request))
             promise = _Promise[Answer](self._post, lambda: self._leave(request.key))
-            job = Job(prepared, answers, promise.keep)
+            job = ChoiceJob(prepared, answers, promise.keep)
             entered()
-            self._loop.submit_job(job)
+            self._scheduler.submit_choices(job)
         try:
             return await promise.future
         finally:
             job.cancelled = True
 
-    async def read(self, request: Request) -> Sequence[Token]:
-        """As `Reader` has it."""
+    async def score_text(self, request: Request) -> Sequence[Token]:
+        """As `TextScoringEngine` has it."""
         if self.backbone.architecture.answers_apart:
             raise UsageError(
                 f"{self.backbone.name!r} reads a text with an encoder, which does not tell how likely it is"
             )
         with self._entering(request.key) as entered:
-            prepared = await self._prepare(lambda: self._preparer.row(request))
+            prepared = await self._prepare(lambda: self._preparer.generation(request))
             promise = _Promise[Sequence[Token]](self._post, lambda: self._leave(request.key))
-            reading = Reading(prepared, promise.keep)
+            job = TextJob(prepared, promise.keep)
             entered()
-            self._loop.submit_reading(reading)
+            self._scheduler.submit_text(job)
         try:
             return await promise.future
         finally:
-            reading.cancelled = True
+            job.cancelled = True
 
     def stats(self) -> Stats:
         """As `Engine` has it."""
-        counters, fronts = self._loop.counters, self._runner.fronts
+        counters, caches = self._scheduler.counters, self._runner.prefix_caches
         return Stats(
-            running=len(self._loop.running),
+            running=len(self._scheduler.running),
             waiting=self._waiting.taken,
             kv_used=self._runner.used,
             kv_total=self._runner.total,
-            fronts=len(fronts),
-            front_bytes=fronts.used,
-            front_total=fronts.total,
-            front_hits=fronts.hits,
-            front_misses=fronts.misses,
+            prefix_caches=len(caches),
+            prefix_cache_bytes=caches.used,
+            prefix_cache_total=caches.total,
+            prefix_cache_hits=caches.hits,
+            prefix_cache_misses=caches.misses,
             **vars(counters),
         )
 
@@ -143,7 +142,7 @@ class LocalEngine:
         while self._entering_now and time.monotonic() < until:  # accepted, and not in the loop's hands yet
             await asyncio.sleep(0.002)
         self._ending = True
-        self._loop.close(until)
+        self._scheduler.close(until)
         await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -156,7 +155,7 @@ class LocalEngine:
         with self._lock:
             if self._closed or not self._thread.is_alive():
                 raise ClosedError()
-            self._waiting.check(key, self._loop.pace.seconds())
+            self._waiting.check(key, self._scheduler.pace.seconds())
             self._waiting.take(key)
             self._entering_now += 1
         inside = False
@@ -209,17 +208,17 @@ class _Promise(Generic[T]):
         self.future: asyncio.Future[T] = self._loop.create_future()
         self._post, self._leave = post, leave
 
-    def keep(self, found: T | Exception) -> None:
+    def keep(self, result: T | Exception) -> None:
         self._leave()
-        self._post.add(self._loop, lambda: self._settle(found))
+        self._post.add(self._loop, lambda: self._settle(result))
 
-    def _settle(self, found: T | Exception) -> None:
+    def _settle(self, result: T | Exception) -> None:
         if self.future.done():
             return
-        if isinstance(found, Exception):
-            self.future.set_exception(found)
+        if isinstance(result, Exception):
+            self.future.set_exception(result)
         else:
-            self.future.set_result(found)
+            self.future.set_result(result)
 
 
 class _Sink:
@@ -245,7 +244,7 @@ class _Sink:
 class _Stream:
     """The items of one row, in order. Closing it, or forgetting it, frees the row."""
 
-    def __init__(self, row: Row, items: "asyncio.Queue[Token | Finished]", wake: Callable[[], None]) -> None:
+    def __init__(self, row: Generation, items: "asyncio.Queue[Token | Finished]", wake: Callable[[], None]) -> None:
         self._row, self._items, self._wake = row, items, wake
         self._ended = False
 

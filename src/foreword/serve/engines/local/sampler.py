@@ -15,19 +15,19 @@ from foreword.errors import ForewordError
 from foreword.serve.engines.seam import SchemaError
 
 TOP = 1_024
-"""Tokens that are sorted for `top_p`; where they do not reach it, all are."""
+"""The likeliest tokens that are sorted for `top_p`; where they do not reach it, all are."""
 
 
-class Chooser:
-    """Chooses for one row: its tokens depend on its own logits and seed, and on no other row's."""
+class Sampler:
+    """Samples for one row: its tokens depend on its own logits and seed, and on no other row's."""
 
     def __init__(self, sampling: Sampling) -> None:
         self.greedy = sampling.temperature == 0
         self._sampling = sampling
-        self._dice = torch.Generator()
-        self._dice.manual_seed(sampling.seed % 2**63)
+        self._rng = torch.Generator()
+        self._rng.manual_seed(sampling.seed % 2**63)
 
-    def choose(self, logits: Tensor) -> int:
+    def sample(self, logits: Tensor) -> int:
         """An id by logits [V], of which one at least is finite."""
         if self.greedy:
             return int(logits.argmax())
@@ -38,7 +38,7 @@ class Chooser:
         if self._sampling.top_p < 1:
             shares, order = self._nucleus(shares)
         reached = shares.cumsum(0)
-        drawn = torch.rand((), generator=self._dice, dtype=torch.float64).item() * reached[-1].item()
+        drawn = torch.rand((), generator=self._rng, dtype=torch.float64).item() * reached[-1].item()
         place = min(int(torch.searchsorted(reached, drawn, right=True)), len(shares) - 1)
         return place if order is None else int(order[place])
 
@@ -52,8 +52,11 @@ class Chooser:
         return values[:count], order[:count]
 
 
-def held(logits: Tensor, allowed: Tensor | None) -> Tensor:
-    """Logits [V] with what is not allowed pushed out; all that is allowed alike where the model gives it no chance."""
+def constrain(logits: Tensor, allowed: Tensor | None) -> Tensor:
+    """Logits [V] with the tokens that are not `allowed` at minus infinity.
+
+    Where the model gives all that is allowed no chance, all of it is alike; where nothing is allowed, nothing changes.
+    """
     if allowed is None:
         return logits
     allowed = allowed.to(logits.device)[: len(logits)]
@@ -65,7 +68,7 @@ def held(logits: Tensor, allowed: Tensor | None) -> Tensor:
 
 
 class TokenMask(Protocol):
-    """What holds one answer to a grammar. Called by the engine's own thread only."""
+    """The constraint of one answer to a grammar. Called by the engine's own thread only."""
 
     @property
     def done(self) -> bool:
@@ -81,31 +84,31 @@ class TokenMask(Protocol):
         ...
 
 
-class Masks(Protocol):
-    """Makes what holds one answer to a schema. Raises SchemaError for one that cannot be held."""
+class MaskMaker(Protocol):
+    """Makes the mask that constrains one answer to a schema. Raises SchemaError where it cannot."""
 
     def __call__(self, schema: Mapping[str, Any]) -> TokenMask: ...
 
 
-def masks(backbone: Backbone) -> Masks:
-    """By llguidance, which is looked for when a schema is first asked for."""
+def grammar_masks(backbone: Backbone) -> MaskMaker:
+    """Masks by llguidance, which is looked for when a schema is first asked for."""
     width = backbone.model.config.get_text_config().vocab_size
 
     @cache
     def grammars() -> Grammars:
         return Grammars(backbone.tokenizer, ends_of(backbone), backbone.name)
 
-    def mask(schema: Mapping[str, Any]) -> Mask:
+    def mask(schema: Mapping[str, Any]) -> GrammarMask:
         try:
-            return Mask(grammars().hold(schema, 1), width)
+            return GrammarMask(grammars().hold(schema, 1), width)
         except ForewordError as error:
             raise SchemaError(str(error)) from error
 
     return mask
 
 
-class Mask:
-    """A Hold of one row as the engine's TokenMask, over `width` tokens."""
+class GrammarMask:
+    """The backbone's constraint of one row as the engine's TokenMask, over `width` tokens."""
 
     def __init__(self, hold: Hold, width: int) -> None:
         self._hold, self._width = hold, width

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from foreword.serve.engines.local.choice_scoring import Classifier, Job
-from foreword.serve.engines.local.generation import Row
+from foreword.serve.engines.local.choice_scoring import ChoiceJob, ChoiceScorer
+from foreword.serve.engines.local.generation import Generation
 from foreword.serve.engines.local.runner import Runner
-from foreword.serve.engines.local.text_scoring import Reading, TextReader
+from foreword.serve.engines.local.text_scoring import TextJob, TextScorer
 from foreword.serve.engines.queueing import FairQueue, Pace
 from foreword.serve.engines.seam import ClosedError, DeadlineError, ModelError
 from foreword.serve.log import failure
@@ -29,32 +29,40 @@ class Counters:
     errors: int = 0
 
 
-class Loop:
+class Scheduler:
     """Continuous batching: rows come and go between steps, and no step waits for any of them."""
 
     def __init__(
-        self, runner: Runner, classifier: Classifier, reader: TextReader, max_rows: int, flush: Callable[[], None]
+        self,
+        runner: Runner,
+        choice_scorer: ChoiceScorer,
+        text_scorer: TextScorer,
+        max_rows: int,
+        flush: Callable[[], None],
     ) -> None:
         self.counters, self.pace = Counters(), Pace()
-        self.running: list[Row] = []
-        self._runner, self._classifier, self._max_rows, self._flush = runner, classifier, max_rows, flush
-        self._reader = reader
+        self.running: list[Generation] = []
+        self._runner, self._choice_scorer, self._max_rows, self._flush = runner, choice_scorer, max_rows, flush
+        self._text_scorer = text_scorer
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._rows: FairQueue[Row] = FairQueue()
-        self._jobs: FairQueue[Job] = FairQueue()
-        self._readings: FairQueue[Reading] = FairQueue()
+        self._rows: FairQueue[Generation] = FairQueue()
+        self._choice_jobs: FairQueue[ChoiceJob] = FairQueue()
+        self._text_jobs: FairQueue[TextJob] = FairQueue()
         self._until: float | None = None
 
     # Called from other threads.
 
-    def submit(self, row: Row) -> None:
+    def submit(self, row: Generation) -> None:
+        """Queue a request for text."""
         self._inbox.put(lambda: self._rows.push(row.request.key, row))
 
-    def submit_job(self, job: Job) -> None:
-        self._inbox.put(lambda: self._jobs.push(job.request.key, job))
+    def submit_choices(self, job: ChoiceJob) -> None:
+        """Queue a request for a choice."""
+        self._inbox.put(lambda: self._choice_jobs.push(job.request.key, job))
 
-    def submit_reading(self, reading: Reading) -> None:
-        self._inbox.put(lambda: self._readings.push(reading.request.key, reading))
+    def submit_text(self, job: TextJob) -> None:
+        """Queue a request for the log-probabilities of a text."""
+        self._inbox.put(lambda: self._text_jobs.push(job.request.key, job))
 
     def wake(self) -> None:
         """Look at rows that have been cancelled."""
@@ -72,30 +80,30 @@ class Loop:
 
     @torch.inference_mode()
     def run(self) -> None:
-        """Until it is closed; whatever happens, every row and job is told its end."""
+        """Run steps until it is closed; whatever happens, every row and job is told its end."""
         try:
             while self._until is None or not (self._idle() or time.monotonic() >= self._until):
                 self._listen()
                 self._drop()
                 self._admit()
-                self._classifier.run(self._jobs)
-                self._reader.run(self._readings)
+                self._choice_scorer.run(self._choice_jobs)
+                self._text_scorer.run(self._text_jobs)
                 self._step()
                 self._flush()
         finally:
             self._hear()
             for row in [*self.running, *self._rows]:
                 row.finish("cancelled")
-            for job in [*self._jobs, *self._readings]:
+            for job in [*self._choice_jobs, *self._text_jobs]:
                 job.fail(ClosedError())
-            for part in (self._classifier, self._reader):
+            for part in (self._choice_scorer, self._text_scorer):
                 part.stop(ClosedError())
             self._sweep()
             self._flush()
 
     def _idle(self) -> bool:
-        waiting = len(self._rows) + len(self._jobs) + len(self._readings)
-        return not self.running and not waiting and self._classifier.idle and self._reader.idle
+        waiting = len(self._rows) + len(self._choice_jobs) + len(self._text_jobs)
+        return not self.running and not waiting and self._choice_scorer.idle and self._text_scorer.idle
 
     def _listen(self) -> None:
         """Take what has come in; wait for it where there is nothing else to do."""
@@ -116,12 +124,12 @@ class Loop:
         """Rows that nobody waits for any more, or whose time is over."""
         now = time.monotonic()
 
-        def lost(item: Row | Job | Reading) -> bool:
+        def lost(item: Generation | ChoiceJob | TextJob) -> bool:
             return item.cancelled or (item.request.deadline is not None and item.request.deadline <= now)
 
         for row in [*self._rows.remove(lost), *filter(lost, self.running)]:
             row.finish("cancelled" if row.cancelled else "deadline")
-        jobs: list[Job | Reading] = [*self._jobs.remove(lost), *self._readings.remove(lost)]
+        jobs: list[ChoiceJob | TextJob] = [*self._choice_jobs.remove(lost), *self._text_jobs.remove(lost)]
         for job in jobs:
             job.fail(DeadlineError("the deadline has passed before the request's turn came"))
         self._sweep()
@@ -148,7 +156,7 @@ class Loop:
         except Exception as error:  # memory, or a model's own: what ran in this step is lost, what waits is not
             for row in self.running:
                 row.fail(error)
-            self._sweep(spoiled=True)
+            self._sweep(wipe=True)
             return
         counters = self.counters
         counters.prompt_tokens += read
@@ -159,15 +167,15 @@ class Loop:
             self._take(rows, logits)
         self._sweep()
 
-    def _take(self, rows: Sequence[Row], logits: Tensor) -> None:
+    def _take(self, rows: Sequence[Generation], logits: Tensor) -> None:
         largest, best = logits.max(1)
         found = zip(rows, largest.isfinite().tolist(), best.tolist(), strict=True)
         for i, (row, finite, token) in enumerate(found):
             if row.over:
                 continue
             if not finite:
-                row.fail(ModelError(f"prompt {row.request.key!r}: the model's answer is no number"))
-                row.spoiled = True
+                row.fail(ModelError(f"prompt {row.request.key!r}: the model gives non-finite logits"))
+                row.non_finite = True
                 continue
             before = len(row.written)
             try:
@@ -176,7 +184,7 @@ class Loop:
                 row.fail(error)
             self.counters.completion_tokens += len(row.written) - before
 
-    def _sweep(self, *, spoiled: bool = False) -> None:
+    def _sweep(self, *, wipe: bool = False) -> None:
         """Free the places of rows that are over."""
         over = [row for row in self.running if row.over]
         if not over:
@@ -185,9 +193,9 @@ class Loop:
         for row in over:
             self.pace.ended()
             self._count(row)
-            self._runner.release(row, spoiled=spoiled or row.spoiled)
+            self._runner.release(row, wipe=wipe or row.non_finite)
 
-    def _count(self, row: Row) -> None:
+    def _count(self, row: Generation) -> None:
         if row.error is not None:
             self.counters.errors += 1
             problem = str(row.error) if isinstance(row.error, ModelError) else None  # which quotes no request

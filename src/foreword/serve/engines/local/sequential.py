@@ -1,4 +1,4 @@
-"""Rows one after another, each with a cache of its own: for families whose attention is their own. Knows ids only.
+"""Rows one after another, each with a cache of its own: for families that cannot be batched. Knows ids only.
 
 The same tokens as in a batch, without its speed: BLOOM, MPT and other decoders that cannot be packed, T5, BART.
 """
@@ -12,8 +12,8 @@ from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from foreword.backbone.backbone import Backbone
-from foreword.serve.engines.local.generation import Row
-from foreword.serve.engines.local.kv_cache import Fronts
+from foreword.serve.engines.local.generation import Generation
+from foreword.serve.engines.local.kv_cache import PrefixCaches
 
 
 class _State:
@@ -21,44 +21,47 @@ class _State:
 
     def __init__(self, need: int) -> None:
         self.need = need
+        """Bytes of keys and values that it has reserved."""
         self.cache: Any = None
         self.encoded: Tensor | None = None
+        """[1, T, D] of an encoder; None without one."""
 
 
-class Plain:
-    """A `Runner` that runs a row at a time."""
+class SequentialRunner:
+    """A `Runner` that runs a row at a time, whatever its family; it keeps no prefix caches."""
 
     def __init__(self, backbone: Backbone, kv_bytes: int) -> None:
-        self.fronts = Fronts(0)
+        self.prefix_caches = PrefixCaches(0)
         self.total = kv_bytes
         self._backbone = backbone
         layers, heads, size = backbone.cache_shape
         self._token_bytes = 2 * layers * heads * size * backbone.dtype.itemsize
-        self._states: dict[Row, _State] = {}
+        self._states: dict[Generation, _State] = {}
 
     @property
     def used(self) -> int:
+        """As `Runner` has it."""
         return sum(state.need for state in self._states.values())
 
-    def _need(self, row: Row) -> int:
+    def _need(self, row: Generation) -> int:
         return self._token_bytes * (len(row.prepared.ids) + row.limit)
 
-    def fits(self, row: Row) -> bool:
-        """Whether there would be room for the row if it were alone."""
+    def fits(self, row: Generation) -> bool:
+        """As `Runner` has it."""
         return self._need(row) <= self.total
 
-    def admit(self, row: Row) -> bool:
+    def admit(self, row: Generation) -> bool:
         """As `Runner` has it."""
         if self.used + self._need(row) > self.total:
             return False
         self._states[row] = _State(self._need(row))
         return True
 
-    def release(self, row: Row, *, spoiled: bool) -> None:  # noqa: ARG002 - nothing is shared
+    def release(self, row: Generation, *, wipe: bool) -> None:  # noqa: ARG002 - nothing is shared
         """As `Runner` has it."""
         del self._states[row]
 
-    def step(self) -> tuple[Sequence[Row], Tensor | None, int]:
+    def step(self) -> tuple[Sequence[Generation], Tensor | None, int]:
         """As `Runner` has it."""
         rows, read = list(self._states), 0
         if not rows:
@@ -66,27 +69,27 @@ class Plain:
         logits = []
         for row, state in self._states.items():
             read += 0 if row.written else len(row.prepared.ids)
-            logits.append(self._go_on(row, state) if row.written else self._begin(row, state))
+            logits.append(self._decode_next(row, state) if row.written else self._prefill(row, state))
         return rows, torch.cat(logits), read
 
-    def _begin(self, row: Row, state: _State) -> Tensor:
+    def _prefill(self, row: Generation, state: _State) -> Tensor:
         backbone, ids, vectors = self._backbone, row.prepared.ids, row.prepared.vectors
         learned = backbone.embedder.learned(ids, vectors)
         cache = backbone.embedder.new_cache(learned)
         embedded = backbone.embedder.embed_row(ids[vectors.prefix :], vectors)[None]
         if not backbone.architecture.answers_apart:
             state.cache = cache
-            return self._decode(state, inputs_embeds=embedded)
+            return self._forward(state, inputs_embeds=embedded)
         state.cache = EncoderDecoderCache(cache, DynamicCache())
         state.encoded = backbone.model.get_encoder()(inputs_embeds=embedded)[0]
         start = backbone.model.generation_config.decoder_start_token_id
-        return self._decode(state, decoder_input_ids=torch.tensor([[start]], device=backbone.device))
+        return self._forward(state, decoder_input_ids=torch.tensor([[start]], device=backbone.device))
 
-    def _go_on(self, row: Row, state: _State) -> Tensor:
+    def _decode_next(self, row: Generation, state: _State) -> Tensor:
         last = torch.tensor([[row.last]], device=self._backbone.device)
-        return self._decode(state, **{"input_ids" if state.encoded is None else "decoder_input_ids": last})
+        return self._forward(state, **{"input_ids" if state.encoded is None else "decoder_input_ids": last})
 
-    def _decode(self, state: _State, **inputs: Tensor) -> Tensor:
+    def _forward(self, state: _State, **inputs: Tensor) -> Tensor:
         """Logits [1, V] behind the last of `inputs`."""
         options: dict[str, Any] = {self._backbone.embedder.takes_cache: state.cache, "use_cache": True, **inputs}
         if state.encoded is not None:

@@ -1,4 +1,4 @@
-"""How likely a text's own tokens are, a piece of it between two steps. Knows the backbone; knows no event loop."""
+"""How likely a text's own tokens are, a chunk of it between two steps. Knows the backbone; knows no event loop."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -13,12 +13,12 @@ from foreword.errors import let_go
 from foreword.serve.engines.prepare import Prepared
 from foreword.serve.engines.queueing import FairQueue
 from foreword.serve.engines.seam import ClosedError, DeadlineError, ModelError, Request, Token
-from foreword.serve.engines.text import Decoder
+from foreword.serve.engines.text import Detokenizer
 
 
 @dataclass
-class Reading:
-    """A request to read a text and write nothing."""
+class TextJob:
+    """A request for the log-probabilities of a text's own tokens."""
 
     prepared: Prepared
     done: Callable[[Sequence[Token] | Exception], None]
@@ -26,7 +26,7 @@ class Reading:
     request: Request = field(init=False)
     cache: Any = None
     read: int = 0
-    """Tokens that have gone through the model."""
+    """Tokens that have been prefilled."""
     tokens: list[Token] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -37,71 +37,75 @@ class Reading:
         self.done(error)
 
 
-class TextReader:
-    """Reads what waits, at most `chunk` tokens at a time; one text after another, so that only one takes memory."""
+class TextScorer:
+    """Scores what waits, at most `chunk` tokens at a time; one text after another, so that only one takes memory."""
 
     def __init__(self, backbone: Backbone, chunk: int) -> None:
         self._backbone, self._chunk = backbone, chunk
-        self._now: Reading | None = None
-        self._decoder: Decoder
+        self._now: TextJob | None = None
+        self._detokenizer: Detokenizer
 
     @property
     def idle(self) -> bool:
+        """Whether no text is being scored."""
         return self._now is None
 
-    def run(self, readings: FairQueue[Reading]) -> None:
-        """The next piece of the text whose turn it is."""
-        if self._now is None and len(readings):
-            self._now, self._decoder = readings.pop(), Decoder(self._backbone.tokenizer)
+    def run(self, jobs: FairQueue[TextJob]) -> None:
+        """Score the next chunk of the text whose turn it is."""
+        if self._now is None and len(jobs):
+            self._now, self._detokenizer = jobs.pop(), Detokenizer(self._backbone.tokenizer)
             self._now.cache = self._backbone.embedder.new_cache(())
-        if (reading := self._now) is None:
+        if (job := self._now) is None:
             return
         try:
-            if reading.cancelled:
+            if job.cancelled:
                 raise ClosedError("nobody waits for it any more")
-            if reading.request.deadline is not None and reading.request.deadline <= time.monotonic():
+            if job.request.deadline is not None and job.request.deadline <= time.monotonic():
                 raise DeadlineError("the deadline has passed before the text was read")
-            if self._piece(reading):
+            if self._chunk_of(job):
                 self._now = None
-                reading.done(reading.tokens)
+                job.done(job.tokens)
         except Exception as error:
             self.stop(error)
 
     def stop(self, error: Exception) -> None:
-        """Give up what is being read."""
+        """Give up the text that is being scored."""
         if self._now is not None:
-            reading, self._now = self._now, None
-            reading.fail(error)
+            job, self._now = self._now, None
+            job.fail(error)
 
-    def _piece(self, reading: Reading) -> bool:
-        """Read a piece; whether it was the last one."""
-        backbone, ids, start = self._backbone, reading.prepared.ids, reading.read
+    def _chunk_of(self, job: TextJob) -> bool:
+        """Score a chunk; whether it was the last one."""
+        backbone, ids, start = self._backbone, job.prepared.ids, job.read
         end = min(start + self._chunk, len(ids))
         output = backbone.model(
             inputs_embeds=backbone.embedder.embed_row(ids[start:end])[None], use_cache=True,
-            **{backbone.embedder.takes_cache: reading.cache},
+            **{backbone.embedder.takes_cache: job.cache},
         )  # fmt: skip
         logits = output.logits[0]
-        found = torch.log_softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
-        if not found.amax(1).isfinite().all():
-            raise ModelError(f"prompt {reading.request.key!r}: the model's answer is no number")
+        logprobs = torch.log_softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        if not logprobs.amax(1).isfinite().all():
+            raise ModelError(f"prompt {job.request.key!r}: the model gives non-finite logits")
         if start == 0:
-            reading.tokens.append(Token(self._decoder.push(int(ids[0])), (int(ids[0]),), None, ()))
+            job.tokens.append(Token(self._detokenizer.push(int(ids[0])), (int(ids[0]),), None, ()))
         following = ids[start + 1 : end + 1].tolist()
         if end == len(ids):
-            following.append(int(found[-1].argmax()))
-        reading.tokens += self._told(found, following, reading.request.logprobs)
-        reading.read = end
+            following.append(int(logprobs[-1].argmax()))
+        job.tokens += self._tokens(logprobs, following, job.request.logprobs)
+        job.read = end
         return end == len(ids)
 
-    def _told(self, found: Tensor, ids: list[int], count: int) -> list[Token]:
+    def _tokens(self, logprobs: Tensor, ids: list[int], count: int) -> list[Token]:
         """Tokens `ids` by log-probabilities [n, V], with the `count` likeliest in the place of each."""
-        values, best = found.topk(min(count, found.shape[1]))
-        chosen = found[range(len(ids)), ids].tolist()
+        values, best = logprobs.topk(min(count, logprobs.shape[1]))
+        chosen = logprobs[range(len(ids)), ids].tolist()
         decode = self._backbone.tokenizer.decode
         return [
             Token(
-                self._decoder.push(token), (token,), value, tuple((decode([i]), v) for i, v in zip(*top, strict=True))
+                self._detokenizer.push(token),
+                (token,),
+                value,
+                tuple((decode([i]), v) for i, v in zip(*top, strict=True)),
             )
             for token, value, top in zip(ids, chosen, zip(best.tolist(), values.tolist(), strict=True), strict=True)
         ]

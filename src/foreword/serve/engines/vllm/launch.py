@@ -42,7 +42,7 @@ OTHERWISE = {
 
 
 def launch(backbone: "Backbone", source: str, prefixes: Path, options: Mapping[str, Any], figures: Any) -> Any:
-    """An AsyncLLM on the model at `source`, of which `backbone` is the front part. Takes seconds to minutes.
+    """An AsyncLLM on the model at `source`, of which `backbone` holds all but the layers. Takes seconds to minutes.
 
     `options` are vLLM's own engine arguments. Raises UsageError for those that it does not have, or that are ours to
     set; ForewordError where it does not start.

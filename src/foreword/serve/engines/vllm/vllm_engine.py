@@ -32,7 +32,7 @@ from foreword.serve.engines.seam import (
     Stats,
     Token,
 )
-from foreword.serve.engines.text import Writer
+from foreword.serve.engines.text import AnswerText
 from foreword.serve.engines.vllm.launch import launch
 from foreword.serve.engines.vllm.prefixes import Prefixes
 from foreword.serve.engines.vllm.requests import (
@@ -110,7 +110,7 @@ class VllmEngine:
         """As `Engine` has it."""
         with self._entering(request.key):
             hold = None
-            prepared = await self._prepare(lambda: self._preparer.row(request))
+            prepared = await self._prepare(lambda: self._preparer.generation(request))
             if (schema := request.schema) is not None:
                 if request.logprobs:
                     raise UsageError("vLLM tells no log-probabilities of what is held to a schema; ask for none")
@@ -123,7 +123,7 @@ class VllmEngine:
     async def classify(self, request: Request) -> Answer:
         """As `Engine` has it. What choices begin with alike is asked once; the prompt's own blocks are shared."""
         with self._entering(request.key):
-            prepared, answers = await self._prepare(lambda: self._preparer.job(request))
+            prepared, answers = await self._prepare(lambda: self._preparer.choices(request))
             queries, priority = token_queries(answers), self._priorities.next(request.key)
             try:
                 values = await asyncio.gather(*(self._log_probability(prepared, priority, query) for query in queries))
@@ -139,11 +139,11 @@ class VllmEngine:
                 self._priorities.finished(request.key, priority)
         if not all(map(math.isfinite, values)):
             self._errors += 1
-            raise ModelError(f"prompt {request.key!r}: the model's answer is no number")
+            raise ModelError(f"prompt {request.key!r}: the model gives non-finite logits")
         return choose_answer(prepared, answers, log_likelihoods(answers, dict(zip(queries, values, strict=True))))
 
     def stats(self) -> Stats:
-        """As `Engine` has it; vLLM tells neither fronts nor their bytes."""
+        """As `Engine` has it; vLLM tells neither prefix caches nor their bytes."""
         figures = self._figures
         waiting = min(figures.waiting, len(self._names))
         return Stats(
@@ -151,11 +151,11 @@ class VllmEngine:
             waiting=waiting + self._entering_now,
             kv_used=int(figures.usage * self._kv_bytes) if self._names else 0,
             kv_total=self._kv_bytes,
-            fronts=0,
-            front_bytes=0,
-            front_total=0,
-            front_hits=self._hits,
-            front_misses=self._misses,
+            prefix_caches=0,
+            prefix_cache_bytes=0,
+            prefix_cache_total=0,
+            prefix_cache_hits=self._hits,
+            prefix_cache_misses=self._misses,
             steps=figures.steps,
             step_rows=figures.step_rows,
             last_rows=figures.last_rows,
@@ -189,7 +189,7 @@ class VllmEngine:
     async def _write(self, prepared: Prepared, hold: Hold | None) -> AsyncIterator[Token | Finished]:
         request, tokenizer = prepared.request, self.backbone.tokenizer
         limit = request.sampling.limit(request.prompt)
-        writer = Writer(tokenizer, request.sampling.stop if hold is None else ())
+        writer = AnswerText(tokenizer, request.sampling.stop if hold is None else ())
         ends = self._ends if hold is None else hold.ends
         self._waiting.take(request.key)
         written = cached = 0

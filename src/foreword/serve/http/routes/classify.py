@@ -1,4 +1,4 @@
-"""POST /v1/classify: the choices of a prompt with their probabilities, the front and the text computed once."""
+"""POST /v1/classify: the choices of a prompt with their probabilities, its shared prefix and the text computed once."""
 
 from typing import Any
 

@@ -107,9 +107,9 @@ def _check_echo(service: Service, body: CompletionBody) -> None:
 async def _echo(running: Running, body: CompletionBody, start: dict[str, Any]) -> Response:
     """The texts' tokens, each with its log-probability behind those before it; with `max_tokens` 1, the next too."""
     async with running:
-        found = await running.read(body.max_tokens or 0)
+        texts = await running.score_texts(body.max_tokens or 0)
     choices = []
-    for i, tokens in enumerate(found):
+    for i, tokens in enumerate(texts):
         text = "".join(token.text for token in tokens)
         logprobs = None if body.logprobs is None else _echo_logprobs(tokens, body.logprobs)
         choices.append({"index": i, "text": text, "logprobs": logprobs, "finish_reason": "length"})
