@@ -29,10 +29,11 @@ def _folder(own: str, xdg: str, default: str) -> Path:
     return (Path(base) if base else Path.home() / default) / "foreword"
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, durable: bool = True) -> None:
     """Write `data` to `path` so that a reader, a crash or a full disk sees the old file or the new one, never a part.
 
-    Once it returns, a power cut does not lose the file. Its permissions are what the user's umask leaves of rw-rw-rw-.
+    Once it returns, a power cut does not lose the file, unless it need not be `durable`, which takes less time. Its
+    permissions are what the user's umask leaves of rw-rw-rw-.
     Raises ForewordError when the file cannot be written; what stood there before is untouched.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
@@ -42,9 +43,10 @@ def write_atomic(path: Path, data: bytes) -> None:
         with temporary.open("xb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
-        for folder in {path.parent, *(new.parent for new in made)}:
+        for folder in {path.parent, *(new.parent for new in made)} if durable else ():
             _sync_folder(folder)
     except OSError as error:
         raise ForewordError(

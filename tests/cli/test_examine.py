@@ -1,8 +1,10 @@
 """`foreword doctor RUN`: a run as its folder has it; a folder that is none, or is damaged, in one line."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,8 @@ def test_what_the_run_is_and_what_went_wrong_with_it(call: Any, run: Path) -> No
     assert shown.exit_code == 0
     assert "60 of 60 done" in shown.stdout
     assert "learning_rate 0.02" in shown.stdout
+    assert re.search(r"^state +finished at step 60 of 60$", shown.stdout, re.MULTILINE)
+    assert document["progress"].items() >= {"state": "finished", "step": 60, "pid": os.getpid(), "alive": True}.items()
     assert [line.split()[-8] for line in shown.stdout.splitlines() if re.match(r"[ *]+\d", line)] == ["0", "50", "60"]
     assert all(f"warning: {warning}\n" in shown.stdout for warning in document["warnings"])
 
@@ -71,6 +75,28 @@ def test_a_run_that_goes_on_meanwhile(call: Any, project: Path, monkeypatch: pyt
     assert call(*TUNE, "--steps", 60, "--batch", 4).exit_code == 0
     assert [(found["steps"], len(found["curve"])) for found in seen] == [(0, 1), (50, 2)]
     assert (project / "run" / "curves.jsonl").read_text().count("\n") == 3
+
+
+def test_what_a_run_does_and_how_it_ended(call: Any, run: Path) -> None:
+    def state(**changes: Any) -> str:
+        document = {**json.loads(MADE["progress.json"]), **changes}
+        (run / "progress.json").write_text(json.dumps(document))
+        return re.findall(r"^state +(.*)$", call("doctor", "run").stdout, re.MULTILINE)[0]
+
+    here = {"pid": os.getpid(), "step": 7, "loss": 0.25, "learning_rate": 0.01, "rows_per_second": 9, "seconds_left": 5}
+    told = state(state="running", **here)
+    assert told.startswith(
+        f"running, step 7 of 60, loss 0.250, learning rate 0.01, 9 rows/s, 5 s left, process {os.getpid()} on "
+    )
+    assert state(state="failed", reason="the disk is full").endswith("failed at step 60 of 60: the disk is full")
+    child = subprocess.Popen(["true"])
+    child.wait()
+    assert state(state="measuring", pid=child.pid) == (
+        f"died at step 60 of 60: process {child.pid} is gone; --resume goes on"
+    )
+    (run / "progress.json").unlink()
+    assert "state" not in call("doctor", "run").stdout.split()
+    assert json.loads(call("doctor", "run", "--json").stdout)["progress"] is None
 
 
 def test_a_curve_that_a_kill_left_behind_its_checkpoint_is_made_up_for(call: Any, run: Path) -> None:
@@ -126,6 +152,7 @@ def as_folder(name: str) -> Callable[[Path], None]:
         (edit("curves.jsonl", b'"step": 50', b'"step": '), r"'run/curves\.jsonl', line 2, is damaged: Invalid JSON"),
         (write("checkpoint.safetensors", b"\0" * 50), r"'run/checkpoint\.safetensors' is no checkpoint of a run"),
         (edit("checkpoint.safetensors", b'\\"step\\": 50', b'\\"stop\\": 50'), r"'run/checkpoint\.safetensors' is no"),
+        (write("progress.json", b"{}"), r"'run/progress\.json' is damaged: 'state' is required"),
         (as_folder("run.json"), r"cannot read 'run/run\.json': Is a directory"),
         (as_folder("curves.jsonl"), r"cannot read 'run/curves\.jsonl': Is a directory"),
         (as_folder("checkpoint.safetensors"), r"no checkpoint 'run/checkpoint\.safetensors'"),

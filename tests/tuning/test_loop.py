@@ -146,7 +146,7 @@ def test_what_a_kill_left_behind_is_mended(tmp_path: Path) -> None:
     assert again.prompt.digest == found.prompt.digest
     assert (tmp_path / "run" / "curves.jsonl").read_text() == lines
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {".lock", ".mine.part", "checkpoint.safetensors", "curves.jsonl", "run.json"}
+    assert names == {".lock", ".mine.part", "checkpoint.safetensors", "curves.jsonl", "progress.json", "run.json"}
 
 
 def test_ctrl_c_saves_between_two_steps(tmp_path: Path) -> None:

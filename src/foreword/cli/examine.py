@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 from foreword.cli.console import print_json, print_table
 
 if TYPE_CHECKING:
+    from foreword.tuning.progress import RunProgress
     from foreword.tuning.record import Record
 
 
 def examine(folder: Path, as_json: bool) -> None:
     """Print a run's folder; changes nothing in it."""
     from foreword.tuning.diagnose import diagnose
+    from foreword.tuning.progress import read_progress
     from foreword.tuning.record import read_record
 
-    record = read_record(folder)
+    record, progress = read_record(folder), read_progress(folder)
     file = record.file
     warnings = diagnose(record.curve, file.options)
     if as_json:
@@ -37,11 +39,12 @@ def examine(folder: Path, as_json: bool) -> None:
                 "best_step": record.best_step,
                 "seconds": _seconds(record),
                 "curve": [asdict(point) for point in record.curve],
+                "progress": {**progress.model_dump(), "alive": progress.alive} if progress else None,
                 "warnings": list(warnings),
             }
         )
         return
-    for name, value in _facts(folder, record):
+    for name, value in _facts(folder, record, progress):
         print(f"{name:12} {value}")
     print()
     _print_curve(record)
@@ -51,9 +54,11 @@ def examine(folder: Path, as_json: bool) -> None:
         print("\nNothing to warn of.")
 
 
-def _facts(folder: Path, record: "Record") -> Iterator[tuple[str, str]]:
+def _facts(folder: Path, record: "Record", progress: "RunProgress | None") -> Iterator[tuple[str, str]]:
     file = record.file
     yield "run", f"{folder}, {file.id}"
+    if progress is not None:
+        yield "state", _state(progress)
     yield "task", file.task if isinstance(file.task, str) else ", ".join(file.task)
     yield "backbone", f"{file.backbone}, {file.dtype}"
     yield "method", file.options.method
@@ -69,6 +74,25 @@ def _facts(folder: Path, record: "Record") -> Iterator[tuple[str, str]]:
     for name, environment in (("on", file.environment), ("resumed on", file.latest_environment)):
         if environment:
             yield name, ", ".join(f"{key} {value}" for key, value in environment.items())
+
+
+def _state(progress: "RunProgress") -> str:
+    at = f"step {progress.step:,}" + (f" of {progress.steps:,}" if progress.steps else "")
+    if progress.died:
+        return f"died at {at}: process {progress.pid} is gone; --resume goes on"
+    if not progress.under_way:
+        why = f": {progress.reason}" if progress.reason else ""
+        return f"{progress.state} at {at}{why}"
+    figures = [progress.state, at]
+    if progress.loss is not None:
+        figures.append(f"loss {progress.loss:.3f}")
+    if progress.learning_rate is not None:
+        figures.append(f"learning rate {progress.learning_rate:.2g}")
+    if progress.rows_per_second is not None:
+        figures.append(f"{progress.rows_per_second:,.0f} rows/s")
+    if progress.seconds_left is not None:
+        figures.append(f"{progress.seconds_left:,.0f} s left")
+    return ", ".join([*figures, f"process {progress.pid} on {progress.host}"])
 
 
 def _print_curve(record: "Record") -> None:

@@ -20,8 +20,9 @@ from foreword.backbone import Backbone
 from foreword.errors import ForewordError
 from foreword.files import locked, write_atomic
 from foreword.tuning import checkpoint
+from foreword.tuning.progress import ProgressFile, told
 
-FILES = ("run.json", "checkpoint.safetensors", "curves.jsonl")
+FILES = ("run.json", "checkpoint.safetensors", "curves.jsonl", "progress.json")
 """What a run writes."""
 
 
@@ -34,6 +35,7 @@ class RunFolder:
     """What the run was started with."""
     saved: checkpoint.State | None
     """Where a resumed run goes on."""
+    progress: ProgressFile
 
     def save(self, state: checkpoint.State) -> None:
         """Replace the checkpoint, then the curve; a kill between the two leaves the curve a point behind."""
@@ -66,7 +68,8 @@ def opened(
         else:
             _check_same(saved.settings, identity, path)
         _write_run_file(path, id_of(identity), identity, environment(backbone), command, resumed=saved is not None)
-        yield RunFolder(path, identity, saved)
+        with told(path, "running", "finished") as progress:
+            yield RunFolder(path, identity, saved, progress)
 
 
 def refuse_a_run(path: Path) -> None:

@@ -4,6 +4,7 @@ A step reads a batch of rows behind their shared prefix, takes the mean loss ove
 learned. The backbone never changes. Tasks tuned together share an encoder and every step. LoRA learns in this loop too.
 """
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -28,6 +29,7 @@ from foreword.tuning.loss import Accumulator
 from foreword.tuning.methods import by_task
 from foreword.tuning.options import TuneOptions
 from foreword.tuning.plan import as_begun, settle
+from foreword.tuning.progress import State
 from foreword.tuning.record import Finished, read_finished
 from foreword.tuning.rows import SAMPLED_NEGATIVES, shares
 from foreword.tuning.setup import TaskSetup, measure_dev, prepare
@@ -176,6 +178,7 @@ class Training:
         self.best = self.start = learner.ema
         self.real_norm = real_norm(learner.backbone)
         self.curve: list[CurvePoint] = []
+        self.loss = self.pace = math.nan  # of the last step, in nats; seconds of a step
         self.losses: list[float] = []  # since the last measurement
         self.gradients: list[float] = []  # their norms, of the same steps
         self.before = 0.0  # seconds of the parts of this run that were interrupted
@@ -193,15 +196,18 @@ class Training:
             self._save()  # the curve, for a kill may have come before it was written; and more steps, where there are
         else:
             self._measure()
+        self._note("running")  # of a run that is over too
         first, ran = self.step, time.perf_counter()
         with interrupts() as interrupted:
             while not self._ended():
-                loss = self._step()
+                self._step()
                 if self.step % self.options.eval_every == 0 or self.step == self.options.steps:
                     self._measure()
                 elif time.perf_counter() - self.saved_at > SAVE_SECONDS:
                     self._save()
-                self._tell(loss, (time.perf_counter() - ran) / (self.step - first))
+                self.pace = (time.perf_counter() - ran) / (self.step - first)
+                self._note("running")
+                self.listener.step(self.name, self._progress())
                 if interrupted():
                     self._save()
                     raise KeyboardInterrupt
@@ -210,8 +216,8 @@ class Training:
         """Only where it was measured: where steps were added, patience may run out between two measurements."""
         return self.step == self.curve[-1].step and self.options.ended(self.step, peak(self.curve))
 
-    def _step(self) -> float:
-        """Read a batch of every task and move what is learned; the loss, nats."""
+    def _step(self) -> None:
+        """Read a batch of every task and move what is learned."""
         batches = [
             setup.rows.batch(self.step, share, self.options.seed)
             for setup, share in zip(self.setups, self.shares, strict=True)
@@ -220,19 +226,20 @@ class Training:
         loss = self.accumulator.loss(vectors, batches, self.learner.leaves)
         norm = self.learner.backward_and_clip()
         check_finite(loss, norm, self.step)
-        self.learner.optimizer_step(self._lr_scale())
+        self.learner.optimizer_step(self._lr_scale(self.step))
+        self.loss = loss
         self.losses.append(loss)
         self.gradients.append(norm)
         self.step += 1
-        return loss
 
-    def _lr_scale(self) -> float:
-        return lr_scale(self.step, self.options.steps, self.options.warmup)
+    def _lr_scale(self, step: int) -> float:
+        return lr_scale(step, self.options.steps, self.options.warmup)
 
     def _measure(self) -> None:
         """Measure dev, keep the best, write a checkpoint. What is measured is the moving average."""
         if not all(torch.isfinite(tensor).all() for tensor in self.learner.ema.values()):
             raise DivergedError(f"what is learned is not finite at step {self.step}")
+        self._note("measuring")
         with self.learner.evaluating() as prompts:
             devs = {
                 setup.task.name: measure_dev(self.learner.backbone, setup.task, prompt, setup.dev)
@@ -266,19 +273,23 @@ class Training:
             dev_by_task=devs if tasks > 1 else None,
         )
 
-    def _tell(self, loss: float, seconds_per_step: float) -> None:
-        measured = self.curve[-1]
-        progress = Progress(
+    def _note(self, state: State) -> None:
+        """For whoever looks into the folder."""
+        if self.folder is not None:
+            self.folder.progress.tell(state, self._progress())
+
+    def _progress(self) -> Progress:
+        measured = self.curve[-1] if self.curve else None
+        return Progress(
             step=self.step,
             steps=self.options.steps,
-            loss=loss,
-            dev=measured.dev,
-            dev_step=measured.step,
-            learning_rate=self.learner.optimizer.param_groups[0]["lr"],
-            rows_per_second=sum(self.shares) / seconds_per_step,
-            seconds_left=(self.options.steps - self.step) * seconds_per_step,
+            loss=self.loss,
+            dev=measured.dev if measured else None,
+            dev_step=measured.step if measured else 0,
+            learning_rate=self.options.rate * self._lr_scale(self.step - 1),
+            rows_per_second=sum(self.shares) / self.pace,
+            seconds_left=(self.options.steps - self.step) * self.pace,
         )
-        self.listener.step(self.name, progress)
 
     def _save(self) -> None:
         if self.folder is None:
@@ -314,6 +325,8 @@ class Training:
         self.best = dict(saved.best)
         self.curve, self.losses, self.gradients = list(saved.curve), list(saved.losses), list(saved.gradients)
         self.saved_step = saved.step
+        losses = [*(point.loss for point in self.curve if point.loss is not None), *self.losses]
+        self.loss = losses[-1] if losses else math.nan
         self.before = self.curve[-1].seconds if self.curve else 0.0
 
 

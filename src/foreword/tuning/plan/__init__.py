@@ -16,6 +16,7 @@ from foreword.tuning.folder import FILES, refuse_a_run
 from foreword.tuning.options import TuneOptions
 from foreword.tuning.plan.budget import fit_budget
 from foreword.tuning.plan.halving import Trial, TrialResult, grid, sweep
+from foreword.tuning.progress import told
 
 TRIALS = 9
 
@@ -38,20 +39,21 @@ def settle(
     """
     with locked(folder, "tuning", FILES):
         refuse_a_run(folder)
-        if budget:
-            listener.stage("timing a few steps", 0, 0)
-            planned = fit_budget(backbone, task, start, options, budget, given)
-        if searched:
-            run = replace(options, steps=planned.steps, batch=planned.batch) if budget else options
-            options = _search(backbone, task, start, run, given, folder, listener)
-        if budget:
-            options = fit_budget(backbone, task, start, options, budget, [*given, "batch"]) if searched else planned
-            listener.say(
-                f"Within {budget}: {options.steps:,} steps of {options.batch} rows; every {options.eval_every} "
-                f"of them {options.dev_rows} dev rows are measured, and {options.patience} measurements without a "
-                "better one end it."
-            )
-    return options
+        with told(folder, "planning"):
+            if budget:
+                listener.stage("timing a few steps", 0, 0)
+                planned = fit_budget(backbone, task, start, options, budget, given)
+            if searched:
+                run = replace(options, steps=planned.steps, batch=planned.batch) if budget else options
+                options = _search(backbone, task, start, run, given, folder, listener)
+            if budget:
+                options = fit_budget(backbone, task, start, options, budget, [*given, "batch"]) if searched else planned
+                listener.say(
+                    f"Within {budget}: {options.steps:,} steps of {options.batch} rows; every {options.eval_every} "
+                    f"of them {options.dev_rows} dev rows are measured, and {options.patience} measurements without a "
+                    "better one end it."
+                )
+            return options
 
 
 def _search(
