@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from foreword.errors import ForewordError
 from foreword.prompts import Prompt
-from foreword.prompts.file import from_text
 from foreword.prompts.lint import lint
 
 BOMBS = r"""
@@ -19,7 +18,6 @@ import resource, sys, time
 from pathlib import Path
 from foreword.errors import ForewordError
 from foreword.prompts import Input, Partial, Prompt
-from foreword.prompts.file import from_text
 from foreword.prompts.inputs import Input
 from foreword.prompts.lint import lint
 from foreword.table import PromptTable
@@ -37,7 +35,7 @@ LONG = "[" + ", ".join('{a: "' + "b" * 390 + '"}' for _ in range(100)) + "]"
 
 
 def read(front, body="{{ x }}"):
-    return lambda: from_text(f"---\nname: p\n{front}\n---\n{body}", "p", resolve=table.get)
+    return lambda: Prompt.from_text(f"---\nname: p\n{front}\n---\n{body}", "p", resolve=table.get)
 
 
 def render(front, body, **inputs):
@@ -143,10 +141,10 @@ def test_whatever_a_file_holds_it_renders_or_is_refused(text: str, x: object) ->
     part = Prompt("part", "{% for a in x %}{{ a }}{% endfor %}")
     findings = lint(text, "p.prompt", lambda _: part)[1]
     try:
-        prompt = from_text(text, "p.prompt", "p", resolve=lambda _: part)
+        prompt = Prompt.from_text(text, "p.prompt", "p", resolve=lambda _: part)
     except ForewordError:
         assert any(finding.severity == "error" for finding in findings)
         return
-    assert from_text(prompt.to_text(), "p", resolve=lambda _: part).to_text() == prompt.to_text()
+    assert Prompt.from_text(prompt.to_text(), "p", resolve=lambda _: part).to_text() == prompt.to_text()
     with contextlib.suppress(ForewordError):
         prompt.render(dict.fromkeys(prompt.variables, x))

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from foreword.errors import ForewordError
 from foreword.prompts import Examples, Input, Prompt, Text, few_shot
-from foreword.prompts.file import from_text
 
 ROWS = (
     {"text": "I was charged twice this month", "label": "billing"},
@@ -32,7 +31,7 @@ def shown(text: str = "x", **settings: object) -> list[int]:
 @given(st.lists(st.dictionaries(st.text("ab_ é", min_size=1), VALUE, min_size=1, max_size=3), min_size=1, max_size=4))
 def test_rows_survive_in_the_front_matter(rows: list[dict[str, object]]) -> None:
     prompt = Prompt("p", "{{ examples|tojson }}", examples=Examples.model_validate({"rows": rows}))
-    again = from_text(prompt.to_text(), "p.prompt")
+    again = Prompt.from_text(prompt.to_text(), "p.prompt")
     assert again.digest == prompt.digest  # made in Python or read from its file
     assert again.render({}) == (Text(json.dumps(rows, ensure_ascii=False)),)
 
@@ -81,7 +80,7 @@ def test_a_file_beside_the_prompt_becomes_rows(tmp_path: Path) -> None:
         assert prompt.variables == ("text",)
         assert prompt.labelled_rows == 2
         assert prompt.render({"text": "!"}) == (Text(f"{first}!"),)
-        assert from_text(prompt.to_text(), "stored").digest == prompt.digest
+        assert Prompt.from_text(prompt.to_text(), "stored").digest == prompt.digest
 
 
 @pytest.mark.parametrize(
@@ -134,7 +133,7 @@ def test_a_file_is_read_beside_a_prompt_file_only() -> None:
     with pytest.raises(ForewordError, match="examples stand in 'rows'"):
         Prompt("p", "{{ examples }}", examples=Examples(file="rows.csv"))
     with pytest.raises(ForewordError, match="read beside a prompt file only"):
-        from_text("---\nname: p\nexamples: {file: a.csv}\n---\nx", "stored")
+        Prompt.from_text("---\nname: p\nexamples: {file: a.csv}\n---\nx", "stored")
 
 
 def test_examples_is_a_name_like_any_other_where_there_are_none() -> None:

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from foreword.errors import UsageError
 from foreword.prompts import Prompt, SoftTokens, Text, Turn, Virtual, few_shot
-from foreword.prompts.file import from_text, to_text
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 HOSTILE = TEXT | st.text("{}%#-+ \r\n\"'\\()xuser\ue000\ue001", max_size=12)
@@ -24,7 +23,7 @@ def test_hostile_examples_are_written_out_to_the_letter(examples: list[tuple[str
     prompt = few_shot(PLAIN, shots)
     assert prompt.variables == ("text",)
     assert prompt.render({"text": row}) == (Text(f"Classify.\n\n{written}Review: {row}\nSentiment:"),)
-    stored = from_text(to_text(prompt), "p.prompt")
+    stored = Prompt.from_text(prompt.to_text(), "p.prompt")
     assert stored.render({"text": row}) == prompt.render({"text": row})
 
 

@@ -10,7 +10,6 @@ from safetensors.numpy import save_file
 
 from foreword.errors import ForewordError
 from foreword.prompts import Input, Output, Prompt, SoftTokens
-from foreword.prompts.file import from_text, to_text
 from within import within
 
 UNICODE = st.text(st.characters(exclude_categories=["Cs"]))
@@ -48,13 +47,13 @@ PROMPTS = st.builds(
 @settings(deadline=None)
 @given(PROMPTS)
 def test_a_prompt_survives_being_written_and_read(prompt: Prompt) -> None:
-    text = to_text(prompt)
-    again = from_text(text, "p.prompt")
+    text = prompt.to_text()
+    again = Prompt.from_text(text, "p.prompt")
     assert (again.name, again.description, again.output) == (prompt.name, prompt.description, prompt.output)
     assert (again.inputs, again.labelled_rows) == (prompt.inputs, prompt.labelled_rows)
     assert again.body == prompt.body.replace("\r\n", "\n").replace("\r", "\n")  # as Jinja reads it
     assert again.digest == prompt.digest
-    assert to_text(again) == text
+    assert again.to_text() == text
 
 
 def test_a_soft_prompt_survives_on_disk_and_turns_hard_without_a_trace(tmp_path: Path) -> None:
@@ -95,7 +94,7 @@ def test_weights_of_a_model_beside_the_file_are_not_touched(tmp_path: Path, body
     ],
 )
 def test_files_as_people_write_them(text: str, body: str) -> None:
-    assert from_text(text, "p.prompt", name="q") == Prompt("q", body)
+    assert Prompt.from_text(text, "p.prompt", name="q") == Prompt("q", body)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +148,7 @@ def test_files_as_people_write_them(text: str, body: str) -> None:
 )
 def test_front_matter_that_is_wrong_is_refused_with_its_place(front: str, why: str) -> None:
     with within(1), pytest.raises(ForewordError, match=why) as caught:
-        from_text(f"---\n{front}\n---\n{{{{ text }}}}", "dir/p.prompt", name="p")
+        Prompt.from_text(f"---\n{front}\n---\n{{{{ text }}}}", "dir/p.prompt", name="p")
     assert "p.prompt" in str(caught.value) or "prompt" in why or "declared" in why
 
 
@@ -170,8 +169,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "notes.md").write_text("---\nname: a\n---\nhello")
     assert Prompt.load(tmp_path / "notes.md") == Prompt("a", "hello")
     with pytest.raises(ForewordError, match="does not end"):
-        from_text("---\nname: p\n", "p.prompt")
+        Prompt.from_text("---\nname: p\n", "p.prompt")
     with pytest.raises(ForewordError, match="has no 'name'"):
-        from_text("x", "p.prompt")
+        Prompt.from_text("x", "p.prompt")
     with pytest.raises(ForewordError, match="400,000 at most"):
-        from_text("x" * 400_001, "p.prompt")
+        Prompt.from_text("x" * 400_001, "p.prompt")

@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Examples, Input, Partial, Prompt, Text, Turn
-from foreword.prompts.file import from_text
-from foreword.prompts.includes import Resolve
+from foreword.prompts.prompt import Resolve
 from within import within
 
 INCLUDE = '{% include "part" %}'
@@ -58,14 +57,14 @@ def test_what_a_partial_declares_holds_unless_the_prompt_declares_it_too() -> No
 
 def test_what_was_read_is_pinned_in_the_file_and_in_the_digest() -> None:
     one, other = Prompt("part", "One."), Prompt("part", "Other.")
-    prompt = from_text(f"---\nname: p\n---\n{INCLUDE}", "p.prompt", resolve=having(part=one))
+    prompt = Prompt.from_text(f"---\nname: p\n---\n{INCLUDE}", "p.prompt", resolve=having(part=one))
     assert one.digest in prompt.to_text()
     assert prompt.digest != prompt.replace(includes={"part": Partial(other)}).digest
-    assert from_text(prompt.to_text(), "p.prompt", resolve=having(part=one)).digest == prompt.digest
+    assert Prompt.from_text(prompt.to_text(), "p.prompt", resolve=having(part=one)).digest == prompt.digest
     with pytest.raises(ForewordError, match=r"includes 'part', but 'part' is not what it was .*remove its line"):
-        from_text(prompt.to_text(), "p.prompt", resolve=having(part=other))
+        Prompt.from_text(prompt.to_text(), "p.prompt", resolve=having(part=other))
     stored = prompt.replace(includes={"part": Partial(one, version=3)})
-    again = from_text(stored.to_text(), "p.prompt", resolve=having(part=other, **{"part:3": one}))
+    again = Prompt.from_text(stored.to_text(), "p.prompt", resolve=having(part=other, **{"part:3": one}))
     assert again.render({}) == (Text("One."),)
 
 
@@ -92,16 +91,16 @@ def test_what_cannot_be_included_is_refused(body: str, why: str) -> None:
     loop = Prompt("loop", "{% for c in x %}{% endfor %}")
     resolve = having(part=Prompt("part", "a"), soft=Prompt("soft", "{{ virtual(2) }}"), shown=shown, loop=loop)
     with pytest.raises(ForewordError, match=why):
-        from_text(f"---\nname: p\n---\n{body}", "p.prompt", resolve=resolve)
+        Prompt.from_text(f"---\nname: p\n---\n{body}", "p.prompt", resolve=resolve)
 
 
 def test_without_a_resolver_nothing_is_included() -> None:
     with pytest.raises(ForewordError, match=r"kept in a prompt table; read it with Prompt\.load\(path, resolve="):
-        from_text(f"---\nname: p\n---\n{INCLUDE}", "p.prompt")
+        Prompt.from_text(f"---\nname: p\n---\n{INCLUDE}", "p.prompt")
     with pytest.raises(ForewordError, match="there is no partial 'part'"):
         Prompt("p", INCLUDE)
     with pytest.raises(ForewordError, match="'includes' has 'part', which the body does not include"):
-        from_text(f"---\nname: p\nincludes: {{part: {{digest: {'a' * 64}}}}}\n---\nx", "p.prompt")
+        Prompt.from_text(f"---\nname: p\nincludes: {{part: {{digest: {'a' * 64}}}}}\n---\nx", "p.prompt")
 
 
 def test_partials_inside_partials_are_bounded_in_depth_and_size() -> None:

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Input, Prompt, Text
-from foreword.prompts.file import from_text
 from foreword.prompts.inputs import read_value
 from within import within
 
@@ -54,7 +53,7 @@ def test_a_value_fits_where_json_schema_says_so(schema: dict[str, Any], value: o
 @given(SCHEMAS)
 def test_a_declaration_survives_being_written_and_read(schema: dict[str, Any]) -> None:
     prompt = Prompt("p", "{{ x }}", {"x": Input.model_validate(schema)})
-    again = from_text(prompt.to_text(), "p.prompt")
+    again = Prompt.from_text(prompt.to_text(), "p.prompt")
     assert again.inputs == prompt.inputs
     assert again.digest == prompt.digest
 
@@ -96,7 +95,7 @@ def test_an_error_in_a_part_says_where() -> None:
 )
 def test_a_declaration_that_means_nothing_is_refused(spec: str, why: str) -> None:
     with pytest.raises(ForewordError, match=why):
-        from_text(f"---\nname: p\ninputs: {{x: {spec}}}\n---\n{{{{ x }}}}", "p.prompt")
+        Prompt.from_text(f"---\nname: p\ninputs: {{x: {spec}}}\n---\n{{{{ x }}}}", "p.prompt")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +114,7 @@ def test_a_declaration_that_means_nothing_is_refused(spec: str, why: str) -> Non
 def test_no_declaration_takes_more_than_a_second(inputs: str, value: object) -> None:
     Input(enum=("a",)).problem("a")  # loads the library
     with within(1), pytest.raises(ForewordError):
-        from_text(f"---\nname: p\ninputs: {inputs}\n---\n{{{{ x }}}}", "p.prompt").render({"x": value})
+        Prompt.from_text(f"---\nname: p\ninputs: {inputs}\n---\n{{{{ x }}}}", "p.prompt").render({"x": value})
 
 
 def test_a_value_that_holds_itself_is_refused() -> None:

@@ -8,7 +8,6 @@ from pydantic import ValidationError
 
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Output, Prompt
-from foreword.prompts.file import from_text
 from foreword.prompts.schema import MAX_DEPTH, checked, closed, read
 
 TICKET: dict[str, Any] = {
@@ -30,7 +29,7 @@ def nested(depth: int) -> dict[str, Any]:
 
 def test_a_schema_comes_through_a_prompt_file_as_it_was_written() -> None:
     prompt = Prompt("ticket", "{{ text }}", output=Output(schema=TICKET))
-    again = from_text(prompt.to_text(), "ticket.prompt")
+    again = Prompt.from_text(prompt.to_text(), "ticket.prompt")
     assert again == prompt
     assert again.digest == prompt.digest
     assert list(again.output.json_schema["properties"]) == list(TICKET["properties"])  # type: ignore[index]
@@ -83,9 +82,9 @@ def test_what_cannot_be_enforced_or_never_fits_is_refused_when_it_is_loaded(sche
 def test_the_file_and_the_field_are_named() -> None:
     text = "---\noutput: {schema: {type: object, properties: {team: {type: word}}}}\n---\n{{ text }}"
     with pytest.raises(ForewordError, match=r"'a\.prompt', 'output\.schema': .*properties\.team: needs a 'type'"):
-        from_text(text, "a.prompt", "a")
+        Prompt.from_text(text, "a.prompt", "a")
     with pytest.raises(ForewordError, match="whole number"):
-        from_text("---\noutput: {schema: {type: string, maxLength: ten}}\n---\n{{ text }}", "a.prompt", "a")
+        Prompt.from_text("---\noutput: {schema: {type: string, maxLength: ten}}\n---\n{{ text }}", "a.prompt", "a")
     with pytest.raises(ValidationError, match="not both"):
         Output(choices=("a", "b"), schema={"type": "string"})
     endless: dict[str, Any] = {"type": "array"}

@@ -7,7 +7,6 @@ import pytest
 
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Partial, Prompt
-from foreword.prompts.file import from_text
 from foreword.table import PromptTable, Stored, bundle
 from foreword.table.sharing import pull, push
 
@@ -16,8 +15,9 @@ def test_what_a_prompt_includes_comes_with_it_and_is_pinned_anew(tmp_path: Path)
     mine, theirs = PromptTable.open(tmp_path / "a.db"), PromptTable.open(tmp_path / "b" / "b.db")
     theirs.put(Prompt("tone", "Something else."))
     mine.put(Prompt("tone", "Be kind."))
-    mine.put(from_text('---\nname: style\n---\n{% include "tone:1" %} Be brief.', "x", resolve=mine.get), alias="prod")
-    mine.put(from_text('---\nname: top\n---\n{% include "style@prod" %} {{ q }}', "x", resolve=mine.get))
+    style = '---\nname: style\n---\n{% include "tone:1" %} Be brief.'
+    mine.put(Prompt.from_text(style, "x", resolve=mine.get), alias="prod")
+    mine.put(Prompt.from_text('---\nname: top\n---\n{% include "style@prod" %} {{ q }}', "x", resolve=mine.get))
     address = push(mine, "top", tmp_path / "store").address
     assert sorted(path.name for path in Path(address).iterdir()) == [
         "bundle.json", "card.md", "style+1.prompt", "tone+1.prompt", "top.prompt",
@@ -35,7 +35,7 @@ def test_what_a_prompt_includes_comes_with_it_and_is_pinned_anew(tmp_path: Path)
 def test_a_part_that_is_there_is_taken_and_what_is_newest_stays_newest(tmp_path: Path) -> None:
     table = PromptTable.open(tmp_path / "a.db")
     table.put(Prompt("tone", "Be kind."))
-    table.put(from_text('---\nname: top\n---\n{% include "tone:1" %} {{ q }}', "x", resolve=table.get))
+    table.put(Prompt.from_text('---\nname: top\n---\n{% include "tone:1" %} {{ q }}', "x", resolve=table.get))
     address = push(table, "top", tmp_path / "store").address
     table.put(Prompt("tone", "Be very kind."))
     for deleted in (False, True):
@@ -48,7 +48,7 @@ def test_a_part_that_is_there_is_taken_and_what_is_newest_stays_newest(tmp_path:
 def test_nothing_is_stored_where_the_alias_cannot_be(tmp_path: Path) -> None:
     mine, theirs = PromptTable.open(tmp_path / "a.db"), PromptTable.open(tmp_path / "b" / "b.db")
     mine.put(Prompt("tone", "Be kind."))
-    mine.put(from_text('---\nname: top\n---\n{% include "tone:1" %} {{ q }}', "x", resolve=mine.get))
+    mine.put(Prompt.from_text('---\nname: top\n---\n{% include "tone:1" %} {{ q }}', "x", resolve=mine.get))
     address = push(mine, "top", tmp_path / "store").address
     with pytest.raises(UsageError, match="'latest' always means the newest"):
         pull(theirs, address, alias="latest")

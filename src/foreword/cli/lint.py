@@ -12,7 +12,7 @@ from foreword.cli.shared import Dtype, Json, TableUrl, find_prompt, find_table, 
 from foreword.errors import ForewordError
 
 if TYPE_CHECKING:
-    from foreword.prompts.includes import Resolve
+    from foreword.prompts.prompt import Resolve
 
 
 def lint(

@@ -4,10 +4,10 @@ from foreword.prompts.budget import Cut
 from foreword.prompts.diff import Diff, diff
 from foreword.prompts.examples import Examples
 from foreword.prompts.few_shot import few_shot
-from foreword.prompts.includes import Partial
+from foreword.prompts.file import Output
 from foreword.prompts.inputs import Input
 from foreword.prompts.pieces import Piece, Text, Turn, Virtual
-from foreword.prompts.prompt import Output, Prompt
+from foreword.prompts.prompt import Partial, Prompt, Resolve
 from foreword.prompts.soft import SoftTokens
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Partial",
     "Piece",
     "Prompt",
+    "Resolve",
     "SoftTokens",
     "Text",
     "Turn",

@@ -1,23 +1,55 @@
-"""The `.prompt` file: YAML front matter, then a Jinja body; vectors beside it in safetensors. Knows no models."""
+"""The `.prompt` file: YAML front matter, then a Jinja body; vectors beside it in safetensors.
+
+Knows what may stand in these files; knows neither prompts nor models.
+"""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from foreword.errors import ForewordError
 from foreword.files import write_atomic
 from foreword.forms import misfit
 from foreword.prompts.examples import Examples
-from foreword.prompts.includes import Pin, Resolve, read_partials
-from foreword.prompts.inputs import MAX_INPUTS, Input, compiled
-from foreword.prompts.prompt import Output, Prompt
+from foreword.prompts.inputs import MAX_INPUTS, Input
+from foreword.prompts.schema import checked
 from foreword.prompts.soft import MAX_BYTES, SoftTokens
-from foreword.prompts.template import MAX_TEMPLATE, included
+from foreword.prompts.template import MAX_TEMPLATE
 from foreword.yaml_text import read_yaml, write_yaml
 
 SUFFIXES = (".prompt", ".txt", ".jinja")
 """Of a file that is a prompt without front matter."""
+
+
+class Output(BaseModel):
+    """What the answer may be: free text, one of `choices`, or JSON that fits a `schema`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
+    choices: tuple[str, ...] | None = None
+    log_prior: tuple[FiniteFloat, ...] | None = None
+    """Per choice, nats: the model's own leaning, taken off before choosing (Zhou 2023, batch calibration)."""
+    json_schema: Annotated[dict[str, Any], AfterValidator(checked)] | None = Field(default=None, alias="schema")
+    """A part of JSON Schema (`prompts.schema`); written `schema`, as in the file and in `Output(schema=…)`."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Output":
+        choices = self.choices
+        if choices is not None and (len(choices) < 2 or len(set(choices)) < len(choices) or not all(choices)):
+            raise ValueError(f"choices must be at least two different, non-empty texts, not {list(choices)}")
+        if self.log_prior is not None and len(self.log_prior) != len(choices or ()):
+            raise ValueError("log_prior needs one number per choice")
+        if choices is not None and self.json_schema is not None:
+            raise ValueError("an answer has 'choices' or a 'schema', not both")
+        return self
+
+
+class Pin(BaseModel):
+    """What a reference stood for, as the front matter has it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    version: int | None = Field(default=None, ge=1)
+    digest: str = Field(pattern="^[0-9a-f]{64}$")
 
 
 class FrontMatter(BaseModel):
@@ -33,67 +65,47 @@ class FrontMatter(BaseModel):
     includes: dict[str, Pin] = {}
 
 
-def to_text(prompt: Prompt) -> str:
-    """Canonical form: fields in one order, defaults left out, line ends as Jinja reads them."""
-    head: dict[str, Any] = {"name": prompt.name}
-    if prompt.description:
-        head["description"] = prompt.description
-    if prompt.labelled_rows:
-        head["labelled_rows"] = prompt.labelled_rows
-    if prompt.inputs is not None:
+def to_text(front: FrontMatter, body: str) -> str:
+    """The file's text in canonical form: fields in one order, defaults left out, line ends as Jinja reads them."""
+    head: dict[str, Any] = {"name": front.name}
+    if front.description:
+        head["description"] = front.description
+    if front.labelled_rows:
+        head["labelled_rows"] = front.labelled_rows
+    if front.inputs is not None:
         head["inputs"] = {
-            name: spec.model_dump(mode="json", exclude_defaults=True) for name, spec in prompt.inputs.items()
+            name: spec.model_dump(mode="json", exclude_defaults=True) for name, spec in front.inputs.items()
         }
-    head |= _pins(prompt)
-    if output := prompt.output.model_dump(mode="json", exclude_defaults=True):
+    if front.includes:
+        head["includes"] = {ref: pin.model_dump(exclude_none=True) for ref, pin in front.includes.items()}
+    if output := front.output.model_dump(mode="json", exclude_defaults=True):
         head["output"] = output
-    if prompt.examples is not None:
-        head["examples"] = prompt.examples.model_dump(mode="json", exclude_defaults=True)
-    return f"---\n{write_yaml(head)}---\n{line_ends(prompt.body)}\n"
+    if front.examples is not None:
+        head["examples"] = front.examples.model_dump(mode="json", exclude_defaults=True)
+    return f"---\n{write_yaml(head)}---\n{line_ends(body)}\n"
 
 
-def _pins(prompt: Prompt) -> dict[str, Any]:
-    """What the prompt includes, in the body's order; nothing where it includes nothing."""
-    if not prompt.includes:
-        return {}
-    refs = included(prompt.body, prompt.name)
-    pins = {ref: prompt.includes[ref].pin.model_dump(exclude_none=True) for ref in refs}
-    return {"includes": pins} if pins else {}
+def read_text(text: str, source: str) -> tuple[FrontMatter, str]:
+    """What a file's text says before the prompt, and the prompt's body; `source` is named in errors.
 
-
-def from_text(
-    text: str,
-    source: str,
-    name: str | None = None,
-    soft: SoftTokens | None = None,
-    resolve: Resolve | None = None,
-    folder: Path | None = None,
-) -> Prompt:
-    """Read a `.prompt` file's text; `source` is named in errors, `name` is used where the file gives none.
-
-    `resolve` gives the prompts that it includes. Examples are read from files in `folder`, and nowhere without one.
+    Raises ForewordError that names the field at fault, and where the text is too long.
     """
     if len(text) > 2 * MAX_TEMPLATE:
         raise ForewordError(f"{source!r} has {len(text):,} characters, {2 * MAX_TEMPLATE:,} at most")
-    head, body = split_front(text, source)
+    head, body = split_front_matter(text, source)
     try:
-        front = FrontMatter.model_validate(read_yaml(head, source))
+        return FrontMatter.model_validate(read_yaml(head, source)), body
     except ValidationError as error:
         raise ForewordError(misfit(repr(source), error, FrontMatter)) from error
-    if (chosen := front.name or name) is None:
-        raise ForewordError(f"{source!r} has no 'name'; add one to its front matter")
-    partials = read_partials(body, source, front.includes, resolve)
-    examples = front.examples.embedded(folder, source) if front.examples is not None else None
-    return Prompt(
-        chosen, body, front.inputs, front.output, soft, front.description, front.labelled_rows, partials, examples
-    )
 
 
 def line_ends(text: str) -> str:
+    """`text` with a line feed at the end of every line, as Jinja reads it."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def split_front(text: str, source: str) -> tuple[str, str]:
+def split_front_matter(text: str, source: str) -> tuple[str, str]:
+    """The YAML between the two lines `---`, empty where there is none, and the text behind it."""
     text = line_ends(text.removeprefix("\ufeff"))
     if not text.startswith("---\n"):
         return "", text.removesuffix("\n")
@@ -103,8 +115,8 @@ def split_front(text: str, source: str) -> tuple[str, str]:
     return head, body.removesuffix("\n")
 
 
-def load(path: Path, resolve: Resolve | None = None) -> Prompt:
-    """Read a prompt and, where it stands beside it, its safetensors file."""
+def read_file(path: Path) -> str:
+    """The text of a prompt file. Raises ForewordError where it cannot be read, is no prompt, or holds nothing."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -113,38 +125,36 @@ def load(path: Path, resolve: Resolve | None = None) -> Prompt:
         raise ForewordError(f"{str(path)!r} is no text in UTF-8, so no prompt") from error
     except OSError as error:
         raise ForewordError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
-    head, body = split_front(text, str(path))
+    head, body = split_front_matter(text, str(path))
     if not head and path.suffix not in SUFFIXES:  # rows of data, say
         raise ForewordError(
             f"{str(path)!r} is no prompt file; a prompt ends in {', '.join(SUFFIXES)}, or begins with front matter"
         )
     if not body.strip():
         raise ForewordError(f"{str(path)!r} is empty; write the prompt {'below its front matter' if head else 'there'}")
-    vectors = _vectors(path.with_suffix(".safetensors"))
-    prompt = from_text(text, str(path), path.stem.lower(), vectors, resolve, path.parent)
-    for pattern in prompt.patterns:  # whoever writes it hears of it here; a stored one is made when it is needed
-        compiled(pattern)
-    return prompt
+    return text
 
 
-def save(prompt: Prompt, path: Path) -> None:
-    """Vectors first: a reader never meets a body whose vectors are not there yet.
+def write_files(path: Path, text: str, soft: SoftTokens | None) -> None:
+    """Write a prompt's text to `path` and its vectors beside it, or remove those that stood there.
 
-    Raises ForewordError when a safetensors file of that name is no soft prompt: a model's weights, say, stay untouched.
+    Vectors go first: a reader never meets a body whose vectors are not there yet. Raises ForewordError when a
+    safetensors file of that name is no soft prompt: a model's weights, say, stay untouched.
     """
     tensors = path.with_suffix(".safetensors")
     try:
-        _vectors(tensors)
+        read_vectors(tensors)
     except ForewordError as error:
         raise ForewordError(f"{error}; saving here would replace it, so choose another name") from error
-    if prompt.soft is not None:
-        write_atomic(tensors, prompt.soft.to_bytes())
-    write_atomic(path, to_text(prompt).encode())
-    if prompt.soft is None:
+    if soft is not None:
+        write_atomic(tensors, soft.to_bytes())
+    write_atomic(path, text.encode())
+    if soft is None:
         tensors.unlink(missing_ok=True)
 
 
-def _vectors(path: Path) -> SoftTokens | None:
+def read_vectors(path: Path) -> SoftTokens | None:
+    """A prompt's vectors, fp32; None where there is no such file. Raises ForewordError where it holds others."""
     try:
         if not path.is_file():
             return None

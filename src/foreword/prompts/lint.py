@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from foreword.errors import ForewordError, UsageError
-from foreword.prompts.file import from_text
-from foreword.prompts.includes import Resolve
 from foreword.prompts.inputs import compiled
 from foreword.prompts.pieces import Text, Turn
-from foreword.prompts.prompt import ANY, EXAMPLES, Prompt
+from foreword.prompts.prompt import ANY, EXAMPLES, Prompt, Resolve
 from foreword.prompts.samples import sample_row
 
 MAX_FINDINGS = 50
@@ -56,7 +54,7 @@ def lint(
     lines = text.split("\n")
     findings = [*islice(_invisible(lines), MAX_FINDINGS)]
     try:
-        prompt = from_text(text, source, "unnamed", resolve=resolve, folder=folder)
+        prompt = Prompt.from_text(text, source, "unnamed", resolve=resolve, folder=folder)
         for pattern in prompt.patterns:
             compiled(pattern)
     except ForewordError as error:

@@ -1,24 +1,25 @@
-"""A prompt: name, template, inputs, output, and the vectors of its virtual tokens. Knows no models."""
+"""A prompt: name, template, inputs, output, what it includes, and the vectors of its virtual tokens. Knows no models.
+
+`{% include "house-style@prod" %}` stands for the text of a stored prompt. Whoever reads a prompt brings a resolver that
+gives the prompt for a reference, so that an include never reaches a file. What a reference meant when the prompt was
+read is pinned by version and digest, in its file and so in its own digest: the prompt renders the same ever after.
+"""
 
 import difflib
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts.examples import Examples, Length
-from foreword.prompts.includes import Partial, Resolve, check_partial
-from foreword.prompts.inputs import MAX_PATTERNS, Input, read_value
+from foreword.prompts.file import FrontMatter, Output, Pin, read_file, read_text, read_vectors, to_text, write_files
+from foreword.prompts.inputs import MAX_PATTERNS, Input, compiled, read_value
 from foreword.prompts.pieces import Piece
-from foreword.prompts.schema import checked
 from foreword.prompts.soft import SoftTokens
-from foreword.prompts.template import Template
+from foreword.prompts.template import MAX_INCLUDES, MAX_TOKENS, Template, included
 
 ANY = Input()
 EXAMPLES = "examples"
@@ -28,26 +29,18 @@ CHARACTERS_PER_TOKEN = 4
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,98}[a-z0-9])?", re.ASCII)
 
 
-class Output(BaseModel):
-    """What the answer may be: free text, one of `choices`, or JSON that fits a `schema`."""
+@dataclass(frozen=True)
+class Partial:
+    """A prompt that another one includes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
-    choices: tuple[str, ...] | None = None
-    log_prior: tuple[FiniteFloat, ...] | None = None
-    """Per choice, nats: the model's own leaning, taken off before choosing (Zhou 2023, batch calibration)."""
-    json_schema: Annotated[dict[str, Any], AfterValidator(checked)] | None = Field(default=None, alias="schema")
-    """A part of JSON Schema (`prompts.schema`); written `schema`, as in the file and in `Output(schema=…)`."""
+    prompt: "Prompt"
+    version: int | None = None
+    """In the table; None for one that was not stored yet when it was read."""
 
-    @model_validator(mode="after")
-    def _fits(self) -> "Output":
-        choices = self.choices
-        if choices is not None and (len(choices) < 2 or len(set(choices)) < len(choices) or not all(choices)):
-            raise ValueError(f"choices must be at least two different, non-empty texts, not {list(choices)}")
-        if self.log_prior is not None and len(self.log_prior) != len(choices or ()):
-            raise ValueError("log_prior needs one number per choice")
-        if choices is not None and self.json_schema is not None:
-            raise ValueError("an answer has 'choices' or a 'schema', not both")
-        return self
+    @property
+    def pin(self) -> Pin:
+        """What its reference stands for, as the front matter of whoever includes it has it."""
+        return Pin(version=self.version, digest=self.prompt.digest)
 
 
 @dataclass(frozen=True)
@@ -76,7 +69,7 @@ class Prompt:
         if not NAME.fullmatch(self.name):
             raise ForewordError(f"prompt name {self.name!r}: take a-z, 0-9, '.', '_' and '-', 100 characters at most")
         for ref, partial in self.includes.items():
-            check_partial(self.name, ref, partial.prompt)
+            _check_partial(self.name, ref, partial.prompt)
         if self.examples is not None:
             if self.examples.rows is None:
                 raise ForewordError(f"prompt {self.name!r}: examples stand in 'rows'; a 'file' is for files only")
@@ -226,29 +219,109 @@ class Prompt:
 
     def to_text(self) -> str:
         """The `.prompt` file, in canonical form."""
-        from foreword.prompts.file import to_text
-
-        return to_text(self)
+        refs = included(self.body, self.name) if self.includes else ()  # in the body's order
+        front = FrontMatter.model_construct(
+            name=self.name, description=self.description, labelled_rows=self.labelled_rows, inputs=self.inputs,
+            output=self.output, examples=self.examples, includes={ref: self.includes[ref].pin for ref in refs},
+        )  # fmt: skip
+        return to_text(front, self.body)
 
     @staticmethod
-    def load(path: str | Path, resolve: Resolve | None = None) -> "Prompt":
+    def from_text(
+        text: str,
+        source: str,
+        name: str | None = None,
+        soft: SoftTokens | None = None,
+        resolve: "Resolve | None" = None,
+        folder: Path | None = None,
+    ) -> "Prompt":
+        """Read a `.prompt` file's text; `source` is named in errors, `name` is used where the file gives none.
+
+        `resolve` gives the prompts that it includes. Examples are read from files in `folder`, and nowhere without one.
+        """
+        front, body = read_text(text, source)
+        if (chosen := front.name or name) is None:
+            raise ForewordError(f"{source!r} has no 'name'; add one to its front matter")
+        partials = _read_partials(body, source, front.includes, resolve)
+        examples = front.examples.embedded(folder, source) if front.examples is not None else None
+        return Prompt(
+            chosen, body, front.inputs, front.output, soft, front.description, front.labelled_rows, partials, examples
+        )
+
+    @staticmethod
+    def load(path: str | Path, resolve: "Resolve | None" = None) -> "Prompt":
         """Read `NAME.prompt`, and `NAME.safetensors` where it stands beside it.
 
         `resolve` gives the prompts that it includes: the `get` of a prompt table.
         """
-        from foreword.prompts.file import load
-
-        return load(Path(path), resolve)
+        path = Path(path)
+        text, vectors = read_file(path), read_vectors(path.with_suffix(".safetensors"))
+        prompt = Prompt.from_text(text, str(path), path.stem.lower(), vectors, resolve, path.parent)
+        for pattern in prompt.patterns:  # whoever writes it hears of it here; a stored one is made when it is needed
+            compiled(pattern)
+        return prompt
 
     def save(self, path: str | Path) -> None:
-        """Write `NAME.prompt`, and the vectors beside it."""
-        from foreword.prompts.file import save
-
-        save(self, Path(path))
+        """Write `NAME.prompt`, and the vectors beside it. Raises ForewordError where other weights stand there."""
+        write_files(Path(path), self.to_text(), self.soft)
 
     def replace(self, **changes: object) -> "Prompt":
         """A copy with some fields changed."""
         return replace(self, **changes)  # type: ignore[arg-type]
+
+
+Resolve = Callable[[str], Prompt]
+"""The prompt that a reference stands for: `PromptTable.get`, for one. Raises ForewordError where there is none."""
+
+
+def _read_partials(body: str, source: str, pins: Mapping[str, Pin], resolve: Resolve | None) -> dict[str, Partial]:
+    """The partials of a body by reference. `source` is named in errors.
+
+    Raises ForewordError where one is missing, is not the one that was pinned, cannot be a partial, or where there are
+    too many.
+    """
+    refs = included(body, source)
+    if unused := [ref for ref in pins if ref not in refs]:
+        raise ForewordError(f"{source!r}: 'includes' has {unused[0]!r}, which the body does not include; remove it")
+    if len(refs) > MAX_INCLUDES:
+        raise ForewordError(f"{source!r} includes {len(refs)} prompts, {MAX_INCLUDES} at most; join some of them")
+    if refs and resolve is None:
+        raise ForewordError(
+            f"{source!r} includes {refs[0]!r}, which is kept in a prompt table; "
+            "read it with Prompt.load(path, resolve=PromptTable.open().get)"
+        )
+    partials, tokens = {}, 0
+    for ref in refs:
+        assert resolve is not None
+        partials[ref] = _read_partial(ref, source, pins.get(ref), resolve)
+        tokens += partials[ref].prompt.template.tokens
+        if tokens > MAX_TOKENS:
+            raise ForewordError(f"{source!r} includes more than {MAX_TOKENS:,} variables, texts and signs; shorten it")
+    return partials
+
+
+def _read_partial(ref: str, source: str, pin: Pin | None, resolve: Resolve) -> Partial:
+    name = ref.partition("@")[0].partition(":")[0]
+    at = f"{name}:{pin.version}" if pin is not None and pin.version is not None else ref
+    try:
+        prompt = resolve(at)
+    except ForewordError as error:
+        raise ForewordError(f"{source!r} includes {ref!r}: {error}") from error
+    _check_partial(source, ref, prompt)
+    if pin is not None and prompt.digest != pin.digest:
+        raise ForewordError(
+            f"{source!r} includes {ref!r}, but {at!r} is not what it was when this was written; bring the one with "
+            f"digest {pin.digest[:12]} into the table, or remove its line under 'includes' to take what is there now"
+        )
+    return Partial(prompt, pin.version if pin is not None else None)
+
+
+def _check_partial(name: str, ref: str, prompt: Prompt) -> None:
+    """Refuse a partial that is more than text and variables."""
+    if prompt.virtual_tokens:
+        raise ForewordError(f"prompt {name!r} includes {ref!r}, which has virtual tokens; include text only")
+    if prompt.examples is not None:
+        raise ForewordError(f"prompt {name!r} includes {ref!r}, which has examples; move them into {name!r}")
 
 
 def expect(prompt: object) -> Prompt:

@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from foreword.errors import ForewordError
 from foreword.forms import misfit
-from foreword.prompts.file import from_text
 from foreword.prompts.prompt import NAME, Prompt
 from foreword.prompts.soft import MAX_BYTES, SoftTokens
 from foreword.prompts.template import MAX_INCLUDES, MAX_TEMPLATE
@@ -231,13 +230,14 @@ def _prompt(manifest: Manifest, files: Mapping[str, bytes], source: str) -> Prom
         at = parse(ref)
         file = f"{at.name}+{at.version}.prompt"
         partials.charge(text(file))
-        found = from_text(text(file), f"{source}/{file}", resolve=partials)
+        found = Prompt.from_text(text(file), f"{source}/{file}", resolve=partials)
         if found.name != at.name:  # it would be stored under that name
             raise ForewordError(f"{source!r}: {file!r} holds a prompt of another name, {found.name!r}; do not trust it")
         return found
 
     resolve = Partials(part)
-    return from_text(text(f"{manifest.name}.prompt"), f"{source}/{manifest.name}.prompt", soft=soft, resolve=resolve)
+    file = f"{manifest.name}.prompt"
+    return Prompt.from_text(text(file), f"{source}/{file}", soft=soft, resolve=resolve)
 
 
 def _digest(fields: Mapping[str, Any]) -> str:

@@ -4,8 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from foreword.errors import ForewordError
-from foreword.prompts.includes import Resolve
-from foreword.prompts.prompt import Prompt
+from foreword.prompts.prompt import Prompt, Resolve
 from foreword.prompts.template import MAX_INCLUDE_DEPTH, MAX_INCLUDES, MAX_TEMPLATE
 from foreword.table.refs import parse
 

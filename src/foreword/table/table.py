@@ -12,7 +12,6 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, lazyload, undefer
 
 from foreword.errors import ForewordError, UsageError
-from foreword.prompts.file import from_text
 from foreword.prompts.prompt import Prompt
 from foreword.prompts.soft import SoftTokens
 from foreword.table import queries, writes
@@ -74,7 +73,7 @@ class PromptTable:
         made_from = parse(parent) if parent is not None else None
         prompt, how = pinned(prompt, self.version_of), origin_text(origin) if origin else None
         text = prompt.to_text()
-        if from_text(text, prompt.name, soft=prompt.soft, resolve=known(prompt)).digest != prompt.digest:
+        if Prompt.from_text(text, prompt.name, soft=prompt.soft, resolve=known(prompt)).digest != prompt.digest:
             raise ForewordError(f"prompt {prompt.name!r} does not survive being written and read; report this as a bug")
         tensors = self._tensors.put(prompt.soft.to_bytes()) if prompt.soft is not None else None
         for _ in range(ATTEMPTS):
@@ -131,7 +130,7 @@ class PromptTable:
         if prompt is None:
             soft = SoftTokens.from_bytes(self._tensors.get(tensors, name), name) if tensors is not None else None
             partials.charge(text)
-            prompt = from_text(text, name, soft=soft, resolve=partials)
+            prompt = Prompt.from_text(text, name, soft=soft, resolve=partials)
         if not deleted:  # by itself it is not to be had
             self._recent.keep(wanted, stamp, digest, prompt)
         return prompt

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from foreword.errors import ForewordError
 from foreword.forms import misfit
-from foreword.prompts import Input, Output, Prompt
-from foreword.prompts.file import line_ends, split_front
-from foreword.prompts.prompt import NAME
+from foreword.prompts.file import Output, line_ends, split_front_matter
+from foreword.prompts.inputs import Input
+from foreword.prompts.prompt import NAME, Prompt
 from foreword.yaml_text import read_yaml
 
 MAX_FILE = 1_000_000
@@ -67,7 +67,7 @@ def front_matter(text: str) -> tuple[dict[str, Any], str]:
     """YAML front matter (an object, no aliases) and the text behind it."""
     check_size(text)
     head, body = (
-        split_front(text, "the file") if text.removeprefix("\ufeff").startswith("---") else ("", line_ends(text))
+        split_front_matter(text, "the file") if text.removeprefix("\ufeff").startswith("---") else ("", line_ends(text))
     )
     try:
         front = read_yaml(head, "the file")

@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from foreword.errors import ForewordError
+from foreword.prompts.file import Output
 from foreword.prompts.formats import handlebars
 from foreword.prompts.formats.common import (
     OWN,
@@ -24,7 +25,7 @@ from foreword.prompts.formats.common import (
 )
 from foreword.prompts.formats.jinja import refuse_soft
 from foreword.prompts.formats.sketch import Mark, from_body, to_body
-from foreword.prompts.prompt import Output, Prompt
+from foreword.prompts.prompt import Prompt
 from foreword.yaml_text import write_yaml
 
 EXTRA = ("labelled_rows", "log_prior", "inputs", "output")

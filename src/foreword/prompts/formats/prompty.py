@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment
 
 from foreword.errors import ForewordError
+from foreword.prompts.file import Output
 from foreword.prompts.formats import jinja
 from foreword.prompts.formats.common import (
     OWN,
@@ -25,7 +26,7 @@ from foreword.prompts.formats.common import (
     with_inputs,
 )
 from foreword.prompts.formats.sketch import Body
-from foreword.prompts.prompt import Output, Prompt
+from foreword.prompts.prompt import Prompt
 from foreword.prompts.template import ROLES, new_environment
 from foreword.yaml_text import write_yaml
 
