@@ -205,7 +205,7 @@ class Study:
 
 def load(name: str) -> tuple[Task, Prompt]:
     if name == "movie-sentiment":
-        with as_file(files("foreword.cli") / "demo_files") as folder:
+        with as_file(files("foreword.jobs") / "demo_files") as folder:
             task, start = Task.load(folder / "movie-sentiment.yaml"), Prompt.load(folder / "opinion.prompt")
     else:
         if name == "squad":

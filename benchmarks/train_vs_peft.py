@@ -139,7 +139,7 @@ def finish(loss: torch.Tensor, parameter: torch.nn.Parameter, optimiser: torch.o
 
 def rows(backbone: Backbone, row_tokens: int) -> tuple[list[Example], list[tuple[int, ...]]]:
     """The first training rows of the demo's task, as many in each as it takes; each with its own answer."""
-    with as_file(files("foreword.cli") / "demo_files" / "movie-sentiment.yaml") as path:
+    with as_file(files("foreword.jobs") / "demo_files" / "movie-sentiment.yaml") as path:
         task = Task.load(path)
     prompt = Prompt("plain", "Review: {{ text }}\nSentiment:")
     made, rest = [], iter(task.train)

@@ -21,6 +21,7 @@ FLOORS = (
     {"tuning"},
     {"evals"},
     {"optimization"},
+    {"jobs"},
     {"serve"},
     {"cli"},
 )

@@ -118,3 +118,11 @@ def sha256_file(path: Path) -> str:
     """The sha256 of a file's bytes, as 64 hex digits, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of a result, so that one that cannot be is told before the work and not after it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ForewordError(f"cannot use the folder {str(folder)!r}: {error.strerror}; choose another --out") from error

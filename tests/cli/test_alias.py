@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from foreword.cli import alias as verb
+from foreword.jobs import promotion
 from foreword.table import PromptTable
 
 TINY = ("--backbone", "tiny", "--dtype", "float32")
@@ -62,13 +62,13 @@ def test_a_gate_lets_through_what_is_not_worse(call: Any) -> None:
 
 @pytest.mark.usefixtures("versions")
 def test_an_alias_that_moves_while_the_gate_measures_is_left_alone(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    load = verb.load_model
+    load = promotion.load_model
 
     def slow(*given: Any) -> Any:
         PromptTable.open().alias("plain", "prod", 2)  # somebody else, in the meantime
         return load(*given)
 
-    monkeypatch.setattr(verb, "load_model", slow)
+    monkeypatch.setattr(promotion, "load_model", slow)
     ended = call("prompts", "alias", "plain", "prod", 1, "--gate", "gate.yaml", *TINY)
     assert ended.exit_code == 1
     assert "'plain@prod' has been moved by another in the meantime, from none to version 2" in ended.stderr
@@ -96,7 +96,7 @@ def test_what_cannot_be_gated_moves_nothing(call: Any, project: Path) -> None:
 
 @pytest.mark.slow
 def test_a_real_backbone_refuses_a_prompt_that_hides_the_review(call: Any, project: Path) -> None:
-    with as_file(files("foreword.cli") / "demo_files") as folder:
+    with as_file(files("foreword.jobs") / "demo_files") as folder:
         task, prompt = folder / "movie-sentiment.yaml", (folder / "opinion.prompt").read_text()
         (project / "p.prompt").write_text(prompt)
         assert call("prompts", "add", "p.prompt", "--alias", "prod").exit_code == 0

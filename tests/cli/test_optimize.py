@@ -21,7 +21,7 @@ target: {column: label, choices: [bad, good]}
 @pytest.fixture
 def follower(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that some words help, in the place of whatever backbone is named, and rows that show it."""
-    monkeypatch.setattr("foreword.cli.optimize.load_model", lambda *_: Follower())
+    monkeypatch.setattr("foreword.jobs.search.load_model", lambda *_: Follower())
     rows = [f"{('fine', 'poor')[i // 3 % 2]} film {i},{('good', 'bad')[i // 3 % 2]}" for i in range(310)]
     (project / "rows.csv").write_text("\n".join(["text,label", *rows]))
     (project / "toy.yaml").write_text(TASK)

@@ -17,7 +17,7 @@ PLAIN = Prompt("plain", "Review: {{ text }}\nSentiment:")
 
 @pytest.fixture(scope="module")
 def task() -> Task:
-    with as_file(files("foreword.cli") / "demo_files" / "movie-sentiment.yaml") as path:
+    with as_file(files("foreword.jobs") / "demo_files" / "movie-sentiment.yaml") as path:
         return Task.load(path)
 
 

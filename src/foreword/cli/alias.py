@@ -1,17 +1,13 @@
 """`foreword prompts alias`: point an alias at a version (given a gate, only at one that is not worse), or remove it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from foreword.cli.console import Display, print_json
-from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl, find_table, load_model
+from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl
 from foreword.errors import GateError, UsageError
-
-if TYPE_CHECKING:
-    from foreword.evals.gate import Verdict
-    from foreword.table import PromptTable
 
 
 def alias(
@@ -32,37 +28,32 @@ def alias(
     as_json: Json = False,
 ) -> None:
     """Point an alias at a version, or remove it."""
-    from foreword.table.refs import check_alias
-
-    store = find_table(table)
     if remove:
         if version is not None or gate is not None:
             raise UsageError("--remove takes neither a version nor a gate; give one or the other")
-        was = store.unalias(name, alias, message)
-        if as_json:
-            print_json({"prompt": name, "alias": alias, "version": None, "before": was, "moved": True, "gate": None})
-        else:
-            print(f"{name}@{alias} is removed, was {name}:{was}")
+        _remove(name, alias, message, table, as_json)
         return
     if version is None:
         raise UsageError(f"say which version {name}@{alias} shall mean: 'foreword prompts alias {name} {alias} 1'")
-    number = _number(store, name, version)
-    before, verdict = store.aliases(name).get(check_alias(alias)), None
-    if gate is not None and before != number:
-        verdict = _judge(store, name, before, number, gate, backbone, dtype)
-        if not as_json:
-            print(verdict)
-    moved = verdict is None or verdict.passed
-    if gate is None:
-        store.alias(name, alias, number, message)
-    elif moved:
-        store.move(name, alias, number, before, message)
+    if gate is None:  # the table alone: no model is needed, and nothing heavy is loaded
+        from foreword.table import find_table, point
+
+        number, before = point(find_table(table), name, alias, version, message)
+        document = {"prompt": name, "alias": alias, "version": number, "before": before, "moved": True, "gate": None}
+    else:
+        from foreword.jobs import promote
+
+        with Display() as display:
+            found = promote(
+                name, alias, version, task=gate, backbone=backbone, dtype=dtype, message=message, table=table,
+                listener=display,
+            )  # fmt: skip
+        number, before, document = found.version, found.before, found.to_json()
+        if found.verdict is not None and not as_json:
+            print(found.verdict)
     if as_json:
-        judged = verdict.to_json() if verdict else None
-        print_json(
-            {"prompt": name, "alias": alias, "version": number, "before": before, "moved": moved, "gate": judged}
-        )
-    if not moved:
+        print_json(document)
+    if not document["moved"]:
         raise GateError(
             f"{name}:{number} is worse than {name}:{before}, so {name}@{alias} stays where it is; "
             f"'foreword prompts diff {name}:{before} {name}:{number} --task {gate}' shows on which rows"
@@ -71,26 +62,11 @@ def alias(
         print(f"{name}@{alias} is {name}:{number}")
 
 
-def _number(store: "PromptTable", name: str, written: str) -> int:
-    """The version that `written` means: a number, or a reference to this very prompt."""
-    from foreword.table.refs import VERSION, parse
+def _remove(name: str, alias: str, message: str, table: str | None, as_json: bool) -> None:
+    from foreword.table import find_table
 
-    if VERSION.fullmatch(written):
-        return int(written)
-    if ("@" in written or ":" in written) and parse(written).name == name:
-        return store.find(written).version
-    raise UsageError(f"{written!r:.80} is no version of {name!r}: give one such as 2, or '{name}@staging'")
-
-
-def _judge(
-    store: "PromptTable", name: str, before: int | None, version: int, gate: Path, backbone: str, dtype: str
-) -> "Verdict":
-    """Measure both versions; progress goes to stderr."""
-    from foreword.cli.tasks import load_task
-    from foreword.evals.gate import gate as judge
-
-    names = (f"{name}:{version}", f"{name}:{before}")
-    new, old = store.get(names[0]), store.get(names[1]) if before is not None else None
-    with Display() as display:
-        task = load_task(gate, display)
-        return judge(load_model(backbone, dtype, display), task, new, old, names, display)
+    was = find_table(table).unalias(name, alias, message)
+    if as_json:
+        print_json({"prompt": name, "alias": alias, "version": None, "before": was, "moved": True, "gate": None})
+    else:
+        print(f"{name}@{alias} is removed, was {name}:{was}")

@@ -1,4 +1,4 @@
-"""`foreword prompts calibrate`: take a model's leaning to some choices off, and store the prompt so."""
+"""`foreword prompts calibrate`: take a model's label bias off, and store the prompt so."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,17 +6,7 @@ from typing import Annotated
 import typer
 
 from foreword.cli.console import Display, print_json
-from foreword.cli.shared import (
-    DEFAULT_BACKBONE,
-    BackboneName,
-    Dtype,
-    Json,
-    TableUrl,
-    find_prompt,
-    load_backbone,
-    stored_as,
-)
-from foreword.errors import UsageError
+from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl
 
 
 def calibrate(
@@ -28,28 +18,17 @@ def calibrate(
     table: TableUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Store a version that answers without the model's leaning, as 'compare' measures it where dev says so.
+    """Store a version that answers without the model's label bias, as 'compare' measures it where dev says so.
 
     A small model may prefer one choice whatever it reads. How much is measured and becomes part of the prompt.
     """
-    from foreword.cli.tasks import load_task
-    from foreword.evals import evaluate_on_dev
-    from foreword.table import PromptTable
+    from foreword.jobs import calibrate as calibrated
 
-    store = PromptTable.open(table)
-    prompt = find_prompt(ref, store).without_prior()
     with Display() as display:
-        data = load_task(task, display)
-        model = load_backbone(backbone, dtype, display)
-        model.check(prompt)
-        [found] = evaluate_on_dev(model, data, [prompt], display)
-    if found.calibrated is None or found.calibrated_score is None:
-        raise UsageError(f"{ref!r} has no choices, so there is nothing to calibrate; give its task 'choices'")
-    origin = {"calibrated on": model.name, "task": data.name, "data": data.data_hash}
-    stored = store.put(found.calibrated, alias, f"calibrated on {data.name}", stored_as(ref, store), origin)
+        found = calibrated(ref, task, backbone=backbone, dtype=dtype, alias=alias, table=table, listener=display)
+    now, before, rows = found.candidate.calibrated_score, found.candidate.plain_score, len(found.task.dev)
     if as_json:
-        dev = {"as it is": found.plain_score, "calibrated": found.calibrated_score, "rows": len(data.dev)}
-        print_json({"prompt": stored.ref, "log_prior": found.calibrated.output.log_prior, "dev": dev})
+        dev = {"as it is": before, "calibrated": now, "rows": rows}
+        print_json({"prompt": found.stored.ref, "log_prior": found.log_prior, "dev": dev})
         return
-    now, before, rows = found.calibrated_score, found.plain_score, len(data.dev)
-    print(f"{stored.ref}: {data.metric} {now:.3f} on {rows} dev rows; {before:.3f} as it was")
+    print(f"{found.stored.ref}: {found.task.metric} {now:.3f} on {rows} dev rows; {before:.3f} as it was")

@@ -9,17 +9,7 @@ import typer
 from foreword.cli import differences
 from foreword.cli.console import Display, print_json
 from foreword.cli.inputs import Inputs, read_inputs
-from foreword.cli.shared import (
-    DEFAULT_BACKBONE,
-    BackboneName,
-    Dtype,
-    Json,
-    TableUrl,
-    find_prompt,
-    find_table,
-    is_path,
-    load_model,
-)
+from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl
 from foreword.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,6 +39,7 @@ def diff(
 ) -> None:
     """What differs between two prompts: front matter, text, vectors; rendered rows; answers."""
     from foreword.prompts.diff import diff as compared
+    from foreword.table import find_prompt, find_table
 
     store = find_table(table)
     names = _names(a, b, store)
@@ -75,6 +66,8 @@ def diff(
 
 def _names(a: str, b: str | None, store: "PromptTable") -> tuple[str, str]:
     """Files as they are given, stored prompts as `name:version`."""
+    from foreword.table import is_path
+
     if b is not None:
         first, second = (ref if is_path(ref) else store.find(ref).ref for ref in (a, b))
         return first, second
@@ -124,9 +117,7 @@ def _needs(prompt: "Prompt", name: str) -> bool:
 
 
 def _flips(task: Path, backbone: str, dtype: str, a: "Prompt", b: "Prompt", names: tuple[str, str]) -> "Flips":
-    from foreword.cli.tasks import load_task
-    from foreword.evals.flips import flips
+    from foreword.jobs import diff_on_task
 
     with Display() as display:
-        data = load_task(task, display)
-        return flips(load_model(backbone, dtype, display), data, a, b, names, display)
+        return diff_on_task(task, a, b, names, backbone=backbone, dtype=dtype, listener=display)

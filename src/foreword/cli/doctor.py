@@ -12,7 +12,7 @@ import typer
 
 from foreword.cli.console import print_json
 from foreword.cli.examine import examine
-from foreword.cli.shared import Json, TableUrl, find_table
+from foreword.cli.shared import Json, TableUrl
 from foreword.errors import ForewordError
 from foreword.files import cache_dir, data_dir
 
@@ -68,6 +68,8 @@ def _facts() -> Iterator[tuple[str, str]]:
 
 
 def _problems(table: str | None) -> Iterator[str]:
+    from foreword.table import find_table
+
     for folder in (cache_dir(), data_dir()):
         there = next(path for path in (folder, *folder.parents) if os.path.exists(path))  # False where it cannot look
         if not os.access(there, os.W_OK):

@@ -8,16 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from foreword.cli.console import Display, print_json
-from foreword.cli.shared import (
-    DEFAULT_BACKBONE,
-    BackboneName,
-    Dtype,
-    Json,
-    TableUrl,
-    find_prompt,
-    find_table,
-    load_backbone,
-)
+from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl
 from foreword.cli.versions import say_unchanged
 from foreword.errors import ForewordError, UsageError
 from foreword.files import write_atomic
@@ -78,6 +69,7 @@ def _from_file(source: Path, form: str | None, name: str | None) -> "tuple[str, 
 
 
 def _from_peft(folder: Path, name: str, task: int | None, backbone: str, dtype: str) -> "tuple[Prompt, str]":
+    from foreword.jobs import load_backbone
     from foreword.prompts import Prompt
     from foreword.prompts.peft import Adapter
 
@@ -115,6 +107,7 @@ def export_prompt(
     """Write a prompt for another program, and say what it cannot hold. A soft prompt goes to PEFT alone."""
     from foreword.prompts import formats
     from foreword.prompts.peft_files import CONFIG
+    from foreword.table import find_prompt, find_table
 
     if (form := form or formats.guess_for(dest)) != "peft":
         formats.format_of(form)
@@ -138,6 +131,7 @@ def export_prompt(
 def _to_peft(
     chosen: "Prompt", folder: Path, peft_type: str | None, backbone: str, dtype: str, *, as_json: bool
 ) -> None:
+    from foreword.jobs import load_backbone
     from foreword.prompts.peft import exportable, text_behind, write
 
     soft = exportable(chosen)  # told before a model is loaded

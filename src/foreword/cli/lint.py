@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from foreword.cli.console import Display, print_json
-from foreword.cli.shared import Dtype, Json, TableUrl, find_prompt, find_table, is_path, load_backbone
+from foreword.cli.shared import Dtype, Json, TableUrl
 from foreword.errors import ForewordError
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ def lint(
     as_json: Json = False,
 ) -> None:
     """What is likely wrong with a prompt. Ends with exit code 1 where there are errors."""
+    from foreword.jobs import load_backbone
     from foreword.prompts.lint import lint as lint_text
+    from foreword.table import find_prompt, find_table, is_path
     from foreword.table.includes import known
     from foreword.tasks import Task
 

@@ -1,30 +1,12 @@
 """`foreword optimize`: search for better words and demonstrations; the result is the prompt's next version."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from foreword.cli.console import Display, print_json
-from foreword.cli.shared import (
-    DEFAULT_BACKBONE,
-    BackboneName,
-    Dtype,
-    Json,
-    TableUrl,
-    find_prompt,
-    load_model,
-    make_folder,
-    stored_as,
-)
-from foreword.errors import UsageError
-
-if TYPE_CHECKING:
-    from foreword.backbone import LanguageModel
-    from foreword.optimization import Optimized
-    from foreword.prompts import Prompt
-    from foreword.table import PromptTable
-    from foreword.tasks import Task
+from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl
 
 
 def optimize(
@@ -56,65 +38,17 @@ def optimize(
 
     Chosen on dev, reported once on test. Ctrl-C ends the search and keeps the best so far.
     """
-    from foreword.budgets import parse_budget
-    from foreword.cli.tasks import load_task
-    from foreword.optimization import optimize as search
-    from foreword.table import PromptTable
-    from foreword.table.refs import check_alias
+    from foreword.jobs import optimize as search
 
-    parse_budget(budget, "calls")
-    if alias is not None:
-        check_alias(alias)
-    if proposer is not None and proposer != "backbone" and not proposer.startswith("openai:"):
-        raise UsageError(f"--proposer {proposer!r}: write 'backbone' or openai:https://host/v1#model")
     with Display() as display:
-        store = PromptTable.open(table)
-        start, parent = find_prompt(prompt, store), stored_as(prompt, store)
-        if out is not None:
-            make_folder(out)
-        data = load_task(task, display)
-        model = load_model(backbone, dtype, display)
-        thinker = model if proposer == "backbone" else load_model(proposer, dtype, display) if proposer else None
-        found = search(
-            model, data, start, budget=budget, proposer=thinker, seed=seed, folder=out, listener=display,
+        ended = search(
+            prompt, task, backbone=backbone, dtype=dtype, budget=budget, proposer=proposer, seed=seed, out=out,
+            alias=alias, table=table, listener=display,
         )  # fmt: skip
-        ref = None
-        if found.improved:
-            ref = _store(store, model, thinker, data, start, parent, found, seed, alias)
-        display.say(
-            f"The search ended, {found.stopped}: {found.tried} prompts tried, {len(found.refused)} refused, "
-            f"{found.calls:,} calls, {found.seconds:.0f} s."
-        )
     if as_json:
-        print_json({"prompt": ref, "backbone": model.name, "seed": seed, **found.to_json()})
+        print_json(ended.to_json())
         return
+    found = ended.found
     print(f"dev {found.start_dev:.3f} before, {found.dev:.3f} after (which it was chosen on)\n{found.verdict}")
-    if ref is not None:
-        print(ref)
-
-
-def _store(
-    store: "PromptTable", model: "LanguageModel", proposer: "LanguageModel | None", task: "Task", start: "Prompt",
-    parent: str | None, found: "Optimized", seed: int, alias: str | None,
-) -> str:  # fmt: skip
-    """Put the found prompt into the table, after the start where that came from a file; returns its reference."""
-    from foreword.backbone import Backbone
-
-    if parent is None:
-        parent = store.put(start, message=f"the start of a search on {task.name}").ref
-    origin = {
-        "task": task.name,
-        "data": task.data_hash,
-        "method": "gepa",
-        "start": parent,
-        "start_digest": start.digest,
-        "backbone": model.name,
-        "seed": str(seed),
-        "calls": str(found.calls),
-    }
-    if isinstance(model, Backbone):
-        origin["fingerprint"] = model.fingerprint
-    if proposer is not None:
-        origin["proposer"] = proposer.name
-    message = f"optimized on {task.name}: dev {found.start_dev:.3f} before, {found.dev:.3f} after"
-    return store.put(found.prompt, alias, message, parent, origin).ref
+    if ended.ref is not None:
+        print(ended.ref)

@@ -10,15 +10,7 @@ import typer
 from foreword.cli import alias, calibrate, diff, exchange, lint, sharing, versions
 from foreword.cli.console import Display, print_json
 from foreword.cli.inputs import Inputs, read_inputs, typed
-from foreword.cli.shared import (
-    DEFAULT_BACKBONE,
-    BackboneName,
-    Dtype,
-    Json,
-    TableUrl,
-    find_prompt,
-    find_table,
-)
+from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl
 
 app = typer.Typer(no_args_is_help=True, help="Stored prompts: names, versions, aliases.")
 Message = Annotated[str, typer.Option("--message", "-m", help="Why, for the log.")]
@@ -28,6 +20,7 @@ Ref = Annotated[str, typer.Argument(help="name, name@alias or name:version; or a
 def show(ref: Ref, table: TableUrl = None, as_json: Json = False) -> None:
     """The prompt file, and what its vectors are."""
     from foreword.prompts.vector_diff import facts
+    from foreword.table import find_prompt, find_table
 
     prompt = find_prompt(ref, find_table(table))
     if as_json:
@@ -85,8 +78,9 @@ def render(
     as_json: Json = False,
 ) -> None:
     """The exact tokens that the model would read, or the text."""
-    from foreword.cli.shared import load_backbone
+    from foreword.jobs import load_backbone
     from foreword.prompts.pieces import written
+    from foreword.table import find_prompt, find_table
 
     prompt = find_prompt(ref, find_table(table))
     row = typed(prompt, read_inputs(inputs))

@@ -7,16 +7,7 @@ import typer
 
 from foreword.cli.console import Display, print_json
 from foreword.cli.inputs import Inputs, read_inputs, typed
-from foreword.cli.shared import (
-    DEFAULT_BACKBONE,
-    BackboneName,
-    Dtype,
-    Json,
-    TableUrl,
-    find_prompt,
-    find_table,
-    load_model,
-)
+from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl
 from foreword.errors import ForewordError
 
 if TYPE_CHECKING:
@@ -43,6 +34,8 @@ def run(
     from foreword.backbone import Sampling
     from foreword.flows import Chain, Program
     from foreword.flows.program import check
+    from foreword.jobs import load_model
+    from foreword.table import find_prompt, find_table
 
     row: dict[str, Any] = {**read_inputs(inputs)}
     store = find_table(table)

@@ -2,22 +2,19 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from foreword.cli.console import Display, print_json
-from foreword.cli.shared import (
-    DEFAULT_BACKBONE,
-    BackboneName,
-    Dtype,
-    Json,
-    TableUrl,
-    find_table,
-    load_backbone,
-    load_on_vllm,
-)
+from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl
 from foreword.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from foreword.backbone import Backbone
+    from foreword.serve.engines.seam import Engine
 
 app = typer.Typer(help="Serve every prompt of the table over HTTP, as OpenAI's clients speak it.")
 keys_app = typer.Typer(no_args_is_help=True, help="API keys of a server.")
@@ -48,6 +45,9 @@ def serve(
     table: TableUrl = None,
 ) -> None:
     """Serve every prompt of the table over HTTP; Ctrl-C or SIGTERM finishes what has been accepted, and ends."""
+    from foreword.jobs import load_backbone
+    from foreword.table import find_table
+
     if context.invoked_subcommand is not None:
         return
     from foreword.serve.http.keys import Keys
@@ -77,6 +77,17 @@ def serve(
         where = address(bound)
         display.say(f"Serving at {where}/v1. " + ("" if found else "No keys: this machine alone may ask."))
         run(app, service, bound, grace)
+
+
+def load_on_vllm(name: str, dtype: str, options: "Mapping[str, object]", display: Display) -> "tuple[Backbone, Engine]":
+    """The part of a backbone that this process needs, and vLLM with all of it; says what was loaded."""
+    from foreword.jobs import quieten, short
+    from foreword.serve.start import on_vllm
+
+    quieten(name, display)
+    backbone, engine = on_vllm(name, dtype, options, display)
+    display.say(f"Backbone {backbone.name}: {short(backbone.dtype)}, {engine.context:,} tokens, on vLLM.")
+    return backbone, engine
 
 
 def _options(engine: str, given: list[str]) -> dict[str, object]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foreword.cli.console import Display, print_json
-from foreword.cli.shared import Dtype, Json, TableUrl, find_prompt, find_table, is_path, load_backbone
+from foreword.cli.shared import Dtype, Json, TableUrl
 from foreword.cli.versions import say_unchanged
 from foreword.errors import ForewordError
 from foreword.files import write_atomic
@@ -30,6 +30,7 @@ def push(
     as_json: Json = False,
 ) -> None:
     """Put a version, its vectors and its card where others can pull it from."""
+    from foreword.table import find_table
     from foreword.table.sharing import push
 
     pushed = push(find_table(table), ref, dest, read_result(result))
@@ -54,6 +55,7 @@ def pull(
     as_json: Json = False,
 ) -> None:
     """Store what somebody pushed as a new version, once all of it is checked."""
+    from foreword.jobs import load_backbone
     from foreword.table import PromptTable
     from foreword.table.sharing import pull
 
@@ -87,6 +89,7 @@ def card(
     as_json: Json = False,
 ) -> None:
     """A page about a prompt: what it is, takes and answers, how it was learned and scored, how to use it."""
+    from foreword.table import find_prompt, find_table, is_path
     from foreword.table.card import card_text
 
     prompts = find_table(table)

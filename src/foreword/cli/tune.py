@@ -2,35 +2,15 @@
 
 import re
 import shlex
-import uuid
-from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 from foreword.cli.console import Display, print_json
-from foreword.cli.shared import (
-    DEFAULT_BACKBONE,
-    BackboneName,
-    Dtype,
-    Json,
-    TableUrl,
-    find_prompt,
-    load_backbone,
-    stored_as,
-)
-from foreword.cli.tasks import load_task, measure, plain_prompt
-from foreword.errors import UsageError
-
-if TYPE_CHECKING:
-    from foreword.backbone import Backbone
-    from foreword.prompts import Prompt
-    from foreword.table import PromptTable
-    from foreword.tasks import Task
-    from foreword.tuning import Run
+from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl
 
 COMMAND = "foreword.command"
 """Where the context of a call keeps its command line."""
@@ -124,129 +104,20 @@ def tune(
 
     Kill it whenever you like: --resume with the same --out goes on as if nothing had happened.
     """
-    from foreword.budgets import parse_budget
-    from foreword.table import PromptTable
-    from foreword.table.refs import check_alias
-    from foreword.tuning import TuneOptions, tune_many
-    from foreword.tuning import tune as tune_one
-    from foreword.tuning.methods import check_multitask
-    from foreword.tuning.plan import as_begun
+    from foreword.jobs import to_json, tune
 
-    if resume and out is None:
-        raise UsageError("--resume needs --out, the folder of the run that is to go on")
     given: dict[str, Any] = {
         "method": method, "tokens": tokens, "init": init, "init_text": init_text, "steps": steps, "batch": batch,
         "learning_rate": lr, "seed": seed,
     }  # fmt: skip
     settings = {key: value for key, value in given.items() if value is not None}
-    if budget is not None:
-        if steps is not None:
-            raise UsageError("--budget plans the steps; give it or --steps")
-        parse_budget(budget, "rows")
-    # What can be wrong is told before a model is loaded, and long before the result is to be stored.
-    options = TuneOptions.of(settings)
-    together = len(tasks) > 1 or add_to is not None
-    if together:
-        check_multitask(options.method)
-        if budget is not None or sweep:
-            raise UsageError("--budget and --sweep are for one task alone; give --steps and --lr")
-    if len(tasks) > 1 and name is not None:
-        raise UsageError("--name names one prompt; those of several tasks are called TASK-METHOD")
-    if start and len(start) != len(tasks):
-        raise UsageError(f"--start is given {len(start)} times for {len(tasks)} tasks; give one for each, in order")
-    if alias is not None:
-        check_alias(alias)
     with Display() as display:
-        store = PromptTable.open(table)
-        data = [load_task(path, display) for path in tasks]
-        prompts = [find_prompt(ref, store) for ref in start] if start else [plain_prompt(task) for task in data]
-        parents = [stored_as(ref, store) for ref in start] if start else [None for _ in data]
-        prompts[0].replace(name=name or prompts[0].name)  # refuses what no prompt may be called
-        if tokens and (places := prompts[0].virtual_tokens) and tokens != places:
-            raise UsageError(
-                f"--tokens {tokens}: {prompts[0].name!r} has places for {places}, and keeps them; leave it out"
-            )
-        title = data[0].name if len(data) == 1 else f"{len(data)}-tasks"
-        folder = out or Path("runs") / f"{title}-{options.method}-{uuid.uuid4().hex[:12]}"
-        model = load_backbone(backbone, dtype, display)
-        display.say(f"The run goes to {folder}: stop it when you like; --resume --out {folder} goes on.")
-        if resume and (folder / "checkpoint.safetensors").exists():
-            settings, budget, sweep = vars(as_begun(folder, settings)), None, False
-        how: dict[str, Any] = {"folder": folder, "resume": resume, "command": context.meta[COMMAND]}
-        if together:
-            runs = tune_many(model, data, prompts, add_to=add_to, listener=display, **how, **settings)
-        else:
-            settings |= {"budget": budget, "sweep": sweep}
-            runs = [tune_one(model, data[0], prompts[0], listener=display, **how, **settings)]
-        if name:
-            runs = [replace(run, prompt=run.prompt.replace(name=name)) for run in runs]
-        if (steps_done := runs[0].steps) < (most := runs[0].options.steps):
-            display.say(f"Stopped after {steps_done} of {most} steps: dev had not become better for a while.")
-        results = [
-            _store(model, task, begun, parent, run, store, alias, display, f"{task.name}: " if len(data) > 1 else "")
-            for task, begun, parent, run in zip(data, prompts, parents, runs, strict=True)
-        ]
-        refs = [result["prompt"] for result in results]
-        display.say(f"Stored as {', '.join(refs)}; the run, its curves and its checkpoint are in {folder}.")
-        for warning in runs[0].warnings:
-            display.say(warning, heading="warning: ")
+        tuned = tune(
+            tasks, start=start or (), settings=settings, budget=budget, sweep=sweep, backbone=backbone, dtype=dtype,
+            out=out, resume=resume, add_to=add_to, name=name, alias=alias, command=context.meta[COMMAND], table=table,
+            listener=display,
+        )  # fmt: skip
     if as_json:
-        print_json(_document(runs[0], results))
+        print_json(to_json(tuned))
     else:
-        print("\n".join(refs))
-
-
-def _store(
-    model: "Backbone", task: "Task", start: "Prompt", parent: str | None, run: "Run", store: "PromptTable",
-    alias: str | None, display: Display, heading: str,
-) -> dict[str, Any]:  # fmt: skip
-    """Put a task's prompt into the table and measure it: its part of the document."""
-    from foreword.evals import evaluate_on_dev
-
-    learned = run.prompt
-    if task.dev:
-        [candidate] = evaluate_on_dev(model, task, [learned], display)
-        learned = candidate.best  # calibrated, where that does better on dev
-    message, how = f"tuned on {task.name}, run {run.folder}", origin(task, start, parent, run)
-    stored = store.put(learned, alias, message, parent, how)
-    dev = measure(model, task, learned, task.dev, "dev", display)
-    test = measure(model, task, learned, task.test, "test", display)
-    for split, measured in (("dev (which the version was chosen on)", dev), ("test", test)):
-        for metric, found in measured.items():
-            display.say(
-                f"{split} {metric}: {found['value']:.3f} (95 % interval {found['low']:.3f} to {found['high']:.3f})",
-                heading,
-            )
-    return {"prompt": stored.ref, "task": task.name, "dev": dev, "test": test}
-
-
-def origin(task: "Task", start: "Prompt", parent: str | None, run: "Run") -> dict[str, str]:
-    """How a prompt was learned, for the table: whoever has the data and the backbone can learn it again."""
-    soft = run.prompt.soft
-    assert soft is not None
-    return {
-        "task": task.name,
-        "data": task.data_hash,
-        "run": soft.run,
-        "method": soft.method,
-        "start": parent or start.name,
-        "start_digest": start.digest,
-        "backbone": soft.backbone,
-        "fingerprint": soft.fingerprint,
-    }
-
-
-def _document(run: "Run", results: list[dict[str, Any]]) -> dict[str, Any]:
-    """The result of a run; of one with several tasks, what is theirs stands in a list."""
-    shared = {
-        "method": run.options.method,
-        "tokens": run.prompt.virtual_tokens,
-        "trained_parameters": run.trained_parameters,
-        "steps": run.steps,
-        "seconds": round(run.seconds, 2),
-    }
-    end = {"run": str(run.folder), "warnings": list(run.warnings)}
-    if len(results) > 1:
-        return {"tasks": results, **shared, **end}
-    [result] = results
-    return {"prompt": result["prompt"], **shared, "dev": result["dev"], "test": result["test"], **end}
+        print("\n".join(one.ref for one in tuned))

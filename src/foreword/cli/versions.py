@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foreword.cli.console import print_json, print_table
-from foreword.cli.shared import Json, TableUrl, find_table
+from foreword.cli.shared import Json, TableUrl
 
 if TYPE_CHECKING:
     from foreword.table import AliasMove, Deletion, PromptTable, Stored
@@ -34,6 +34,8 @@ def list_prompts(
 
     Example: foreword prompts list --tag mail
     """
+    from foreword.table import find_table
+
     store = find_table(table)
     entries, none = store.list(name, tag, limit + 1, after), "No more."
     if not entries and not after:
@@ -53,6 +55,8 @@ def search(
 
     Example: foreword prompts search "polite sentence"
     """
+    from foreword.table import find_table
+
     store = find_table(table)
     entries, none = store.search(text, tag, limit + 1, after), "No more."
     if not entries and not after:
@@ -65,7 +69,7 @@ def log(name: Name, limit: Limit = PAGE, table: TableUrl = None, as_json: Json =
 
     Example: foreword prompts log reply --limit 20
     """
-    from foreword.table import Deletion, Stored
+    from foreword.table import Deletion, Stored, find_table
 
     events = find_table(table).log(name, limit)
     if as_json:
@@ -94,6 +98,8 @@ def tag(
     as_json: Json = False,
 ) -> None:
     """Add tags to a prompt, whatever its version."""
+    from foreword.table import find_table
+
     _say_tags(name, find_table(table).tag(name, *tags), as_json)
 
 
@@ -104,11 +110,15 @@ def untag(
     as_json: Json = False,
 ) -> None:
     """Take tags off a prompt."""
+    from foreword.table import find_table
+
     _say_tags(name, find_table(table).untag(name, *tags), as_json)
 
 
 def delete(prompt: Which, table: TableUrl = None, as_json: Json = False) -> None:
     """Hide a prompt, or one version of it. Nothing is lost: 'restore' brings it back."""
+    from foreword.table import find_table
+
     gone = find_table(table).delete(prompt)
     if as_json:
         print_json({"deleted": gone})
@@ -119,6 +129,8 @@ def delete(prompt: Which, table: TableUrl = None, as_json: Json = False) -> None
 
 def restore(prompt: Which, table: TableUrl = None, as_json: Json = False) -> None:
     """Take back the deletion of a version, or the last deletion under a name."""
+    from foreword.table import find_table
+
     back = find_table(table).restore(prompt)
     if as_json:
         print_json({"restored": back})

@@ -8,6 +8,7 @@ from foreword.evals.examples import few_shot
 from foreword.evals.flips import Flips, flips
 from foreword.evals.gate import Verdict, gate
 from foreword.evals.result import StrategyResult
+from foreword.evals.statistics import score_interval
 
 __all__ = [
     "CALIBRATION_ROWS",
@@ -24,4 +25,5 @@ __all__ = [
     "few_shot",
     "flips",
     "gate",
+    "score_interval",
 ]

@@ -1,0 +1,115 @@
+"""Strategies that are named, side by side on a task: found, measured, and written down as a report."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from foreword.backbone import Backbone
+from foreword.errors import UsageError
+from foreword.evals import Candidate, Flips, Result, evaluate_on_dev, few_shot, flips
+from foreword.evals import compare as measured
+from foreword.files import make_folder
+from foreword.flows import Answers, Chain
+from foreword.jobs.find import Registered, find_strategy, made
+from foreword.jobs.load import load_model, load_task, short
+from foreword.listen import SILENT, Listener
+from foreword.prompts import Prompt
+from foreword.table import find_table
+from foreword.tasks import Task
+from foreword.tuning import Lora
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A finished comparison and where it is written."""
+
+    result: Result
+    page: Path
+    """The report, HTML."""
+    document: Path
+    """The numbers, JSON."""
+    better_calibrated: tuple[str, ...]
+    """References of prompts that did better on dev calibrated, and are not stored so."""
+
+
+def compare(
+    task: Path,
+    refs: Sequence[str],
+    *,
+    backbone: str,
+    dtype: str = "auto",
+    examples: int = 0,
+    lora: Lora | None = None,
+    seed: int | None = None,
+    out: Path = Path(),
+    table: str | None = None,
+    listener: Listener = SILENT,
+) -> Compared:
+    """Measure what `refs` name on the test rows of the task file, and write `report.html` and `result.json` to `out`.
+
+    A reference is a prompt (file or name), a chain's `.yaml` file, `FILE.py:FUNCTION`, or a registered strategy. With
+    `examples`, the hard prompt that is best on dev is also tried with so many solved training rows in front.
+    """
+    _check_order(task, refs)
+    store = find_table(table)
+    chosen = _named_apart([(ref, find_strategy(ref, store)) for ref in refs])
+    make_folder(out)
+    data = load_task(task, listener, seed)
+    model = load_model(backbone, dtype, listener)
+    if lora is not None:
+        lora.check(model)
+    evaluated: dict[str, Candidate] = {}
+    items: list[Answers] = [made(item, model, data) for item in chosen]
+    if examples:
+        hard = [item for item in chosen if isinstance(item, Prompt) and item.soft is None]
+        if not hard or not data.dev:
+            raise UsageError("examples need a hard prompt and dev rows to choose it on")
+        evaluated = {c.plain.name: c for c in evaluate_on_dev(model, data, hard, listener)}
+        best = max(evaluated.values(), key=lambda candidate: candidate.score)
+        items.append(few_shot(best.plain, data, examples))
+    settings = {"dtype": short(model.dtype)} if isinstance(model, Backbone) else {}
+    result = measured(model, data, items, lora=lora, evaluated=evaluated, listener=listener, settings=settings)
+    calibrated = {strategy.name: strategy.calibrated for strategy in result.strategies}
+    hints = [
+        ref
+        for ref, item in zip(refs, chosen, strict=True)
+        if isinstance(item, Prompt) and calibrated[item.name] and item.output.log_prior is None
+    ]
+    return Compared(result, result.save(out / "report.html"), result.save(out / "result.json"), tuple(hints))
+
+
+def _check_order(task: Path, refs: Sequence[str]) -> None:
+    yaml = (".yaml", ".yml")
+    if task.suffix == ".prompt" or (task.suffix not in yaml and any(ref.endswith(yaml) for ref in refs)):
+        meant = next((ref for ref in refs if ref.endswith(yaml)), "TASK.yaml")
+        raise UsageError(f"{str(task)!r} is no task file; the task comes first: 'foreword compare {meant} {task}'")
+
+
+def _named_apart(named: Sequence[tuple[str, Answers | Registered]]) -> list[Answers | Registered]:
+    """Two versions of one prompt are told apart by what the user called them: `tickets:1` becomes `tickets.1`."""
+    names = [item.name for _, item in named if isinstance(item, Prompt | Chain)]
+    renamed: list[Answers | Registered] = []
+    for ref, item in named:
+        if isinstance(item, Prompt | Chain) and names.count(item.name) > 1:
+            plain = ref.lower().removesuffix(".prompt").removesuffix(".yaml").removesuffix(".yml")
+            told = re.sub(r"[^a-z0-9._-]+", ".", plain).strip("._-")[-100:].strip("._-")
+            renamed.append(replace(item, name=told or item.name))
+        else:
+            renamed.append(item)
+    return renamed
+
+
+def diff_on_task(
+    task: Path,
+    a: Answers,
+    b: Answers,
+    names: tuple[str, str],
+    *,
+    backbone: str,
+    dtype: str = "auto",
+    listener: Listener = SILENT,
+) -> Flips:
+    """Whose answers to the dev rows of the task file flip when `b` takes the place of `a`; test rows stay closed."""
+    data: Task = load_task(task, listener)
+    return flips(load_model(backbone, dtype, listener), data, a, b, names, listener)
