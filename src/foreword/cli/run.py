@@ -1,4 +1,4 @@
-"""`foreword run`: one prompt or one chain, one row, one answer."""
+"""`foreword run`: one prompt, chain or Python function, one row, one answer."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def run(
-    prompt: Annotated[str, typer.Argument(help="A .prompt file, a name in the table, or the .yaml file of a chain.")],
+    prompt: Annotated[
+        str, typer.Argument(help="A .prompt file, a name in the table, a chain's .yaml file, or FILE.py:FUNCTION.")
+    ],
     inputs: Inputs = [],  # noqa: B006
     max_tokens: Annotated[int | None, typer.Option(min=1, help="64, or 512 for JSON by a schema.")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
@@ -32,21 +34,23 @@ def run(
     Where the answer is not what the prompt asks for, "value" is null, and the exit code is 1.
     """
     from foreword.backbone import Sampling
-    from foreword.flows import Chain, Program
-    from foreword.flows.program import check
-    from foreword.jobs import load_model
-    from foreword.table import find_prompt, find_table
+    from foreword.flows import Chain, Function, bind, check
+    from foreword.jobs import find_runnable, load_model
+    from foreword.prompts import Prompt
+    from foreword.table import find_table
 
     row: dict[str, Any] = {**read_inputs(inputs)}
-    store = find_table(table)
-    chosen = Chain.load(prompt, store) if prompt.endswith((".yaml", ".yml")) else find_prompt(prompt, store)
-    if not isinstance(chosen, Chain):
+    chosen = find_runnable(prompt, find_table(table))
+    if isinstance(chosen, Prompt):
         row = typed(chosen, row)
     check(chosen, row)  # a wrong input is told before a model is loaded
-    with Display() as display:
-        model = load_model(backbone, dtype, display)
-        program = Program(chosen, model, sampling=Sampling(max_tokens, temperature, top_p, tuple(stop), seed))
-        result = program(**row)
+    if isinstance(chosen, Function):
+        [result] = chosen.batch([row])
+    else:
+        with Display() as display:
+            sampling = Sampling(max_tokens, temperature, top_p, tuple(stop), seed)
+            strategy = bind(chosen, load_model(backbone, dtype, display), sampling=sampling)
+        [result] = strategy.batch([row])
     document = _document(result)
     if isinstance(chosen, Chain):
         called = {step.name: step.prompt.name for step in chosen.steps}

@@ -99,7 +99,7 @@ def compare(
         new = [prompt for prompt in prompts if prompt.name not in known]
         known |= {candidate.plain.name: candidate for candidate in evaluate_on_dev(model, task, new, listener)}
     best = max(hard, key=lambda prompt: known[prompt.name].score if prompt.name in known else 0.0, default=None)
-    baselines, left_out = _baselines(task)
+    baselines, left_out = _baselines(task, {strategy.name for strategy in bound})
     arms = baselines + [
         _arm(strategy, known.get(strategy.name), item.curves if isinstance(item, Run) else ())
         for strategy, item in zip(bound, strategies, strict=True)
@@ -115,22 +115,22 @@ def compare(
         metric=task.metric,
         rows=task.test,
         strategies=[_result(*each) for each in zip(arms, measured, latency, strict=True)],
-        reference=best.name if best else baselines[0].strategy.name,
+        reference=best.name if best else arms[0].strategy.name,
         settings=settings,
     )
     power = _power_note(result)
     return replace(result, notes=(*task.notes, *([power] if power else []), *left_out, *notes))
 
 
-def _baselines(task: Task) -> tuple[list[_Arm], list[str]]:
-    """The baselines, and a note where one of them cannot be had."""
+def _baselines(task: Task, named: set[str]) -> tuple[list[_Arm], list[str]]:
+    """The baselines that are not `named` already, and a note where one of them cannot be had."""
     strategies, notes = [majority(task)], []
     if task.choices is not None:
         try:
             strategies.append(tfidf(task))
         except ForewordError as error:
             notes.append(f"TF-IDF is left out: {error}")
-    return [_Arm(strategy, strategy.detail) for strategy in strategies], notes
+    return [_Arm(strategy, strategy.detail) for strategy in strategies if strategy.name not in named], notes
 
 
 def _check_names(names: list[str]) -> None:

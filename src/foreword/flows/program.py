@@ -9,7 +9,7 @@ from foreword.flows.bound import ChainStrategy, PromptStrategy
 from foreword.flows.chain import Chain
 from foreword.flows.result import Result
 from foreword.flows.returns import returning
-from foreword.flows.strategy import Cost, Kind
+from foreword.flows.strategy import Cost, Function, Kind
 from foreword.flows.threads import in_thread
 from foreword.listen import Count
 from foreword.prompts import Prompt
@@ -111,11 +111,12 @@ class Program(Generic[T]):
         return await in_thread(self.model, lambda: self.batch(rows))
 
 
-def check(prompt: Prompt | Chain, inputs: Inputs) -> None:
-    """Raises UsageError where `inputs` are not what the prompt or chain takes, all of it and nothing else."""
-    if isinstance(prompt, Prompt):
-        prompt.fill(inputs)
+def check(item: Prompt | Chain | Function, inputs: Mapping[str, Any]) -> None:
+    """Raises UsageError where `inputs` are not what the prompt, chain or function takes, all of it and nothing else."""
+    if isinstance(item, Prompt):
+        item.fill(inputs)
         return
-    prompt.take(inputs, "the call")
-    if unknown := [name for name in inputs if name not in prompt.inputs]:
-        raise UsageError(f"chain {prompt.name!r} has no input {unknown[0]!r}; it takes {list(prompt.inputs)}")
+    what, takes = ("chain", item.inputs) if isinstance(item, Chain) else ("function", (*item.takes, *item.optional))
+    item.take(inputs, "the call")
+    if unknown := [name for name in inputs if name not in takes]:
+        raise UsageError(f"{what} {item.name!r} has no input {unknown[0]!r}; it takes {list(takes)}")

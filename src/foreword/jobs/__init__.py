@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from foreword.jobs.calibration import Calibrated, calibrate
     from foreword.jobs.comparison import Compared, compare, diff_on_task
-    from foreword.jobs.find import find_strategy
+    from foreword.jobs.find import find_runnable, find_strategy
     from foreword.jobs.load import load_backbone, load_model, load_task, quieten, short
     from foreword.jobs.promotion import Promotion, promote
     from foreword.jobs.search import Searched, optimize
@@ -27,6 +27,7 @@ _FILES = {
     "compare": "comparison",
     "demo": "showcase",
     "diff_on_task": "comparison",
+    "find_runnable": "find",
     "find_strategy": "find",
     "load_backbone": "load",
     "load_model": "load",
@@ -49,6 +50,7 @@ __all__ = [
     "compare",
     "demo",
     "diff_on_task",
+    "find_runnable",
     "find_strategy",
     "load_backbone",
     "load_model",

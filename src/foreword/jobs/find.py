@@ -11,7 +11,7 @@ from foreword.backbone import LanguageModel
 from foreword.errors import ForewordError, UsageError
 from foreword.evals import STRATEGIES
 from foreword.evals.baselines import Factory
-from foreword.flows import Answers, Chain, Strategy
+from foreword.flows import Answers, Chain, Function, Strategy
 from foreword.prompts import Prompt
 from foreword.table import PromptTable, find_prompt, is_path
 from foreword.tasks import Task
@@ -25,7 +25,7 @@ class Registered:
     make: Factory
 
 
-def find_strategy(ref: str, table: PromptTable) -> Answers | Registered:
+def find_strategy(ref: str, table: PromptTable) -> Prompt | Chain | Callable[..., Any] | Registered:
     """What `ref` names: a chain (`.yaml`), a Python function (`FILE.py:FUNCTION`), a prompt, or a registered strategy.
 
     A stored prompt goes before a registered strategy of the same name. Naming a Python file runs it.
@@ -47,6 +47,14 @@ def _is_stored(ref: str, table: PromptTable) -> bool:
     except UsageError:
         return False
     return True
+
+
+def find_runnable(ref: str, table: PromptTable) -> Prompt | Chain | Function:
+    """What `ref` names, where one row can be answered without a task. Raises as `find_strategy`."""
+    item = find_strategy(ref, table)
+    if isinstance(item, Registered):
+        raise UsageError(f"{ref!r} learns from a task's rows; measure it: 'foreword compare TASK.yaml {ref}'")
+    return item if isinstance(item, Prompt | Chain) else Function.of(item)
 
 
 def made(
