@@ -100,7 +100,7 @@ async def cold(backbone: Backbone, options: argparse.Namespace) -> list[Row]:
 
 async def _cold(engine: LocalEngine, table: PromptTable, ref: str) -> dict[str, float]:
     backbone, clock = engine.backbone, time.perf_counter
-    table.heads()  # a server knows what names stand for
+    table.current()  # a server knows what names stand for
     began = clock()
     prompt = table.get(ref)
     read = clock()

@@ -25,7 +25,7 @@ class ForewordWarning(UserWarning):
     """Something is not as it was asked for, and the work goes on: a text that was cut to its budget, for one."""
 
 
-def let_go(error: BaseException) -> None:
+def clear_frames(error: BaseException) -> None:
     """Free what the frames of an error hold, a failed step's tensors among it; where it was raised can still be told.
 
     For an error that is kept: it would keep them until a collection, which a GPU's want of memory does not set off.

@@ -17,7 +17,9 @@ KINDS = {
 }
 
 
-def misfit(source: str, error: ValidationError, form: type[BaseModel] | None = None, *, values: bool = True) -> str:
+def validation_message(
+    source: str, error: ValidationError, form: type[BaseModel] | None = None, *, values: bool = True
+) -> str:
     """`SOURCE, 'output.choices': must be a list of texts, not 'yes'`: the first thing that is wrong, and where.
 
     `form` is the model that was asked for: with it, a wrong key is told the right one. Without `values` none that

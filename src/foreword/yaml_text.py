@@ -51,7 +51,7 @@ def read_yaml(text: str, source: str) -> Any:
     except ForewordError:
         raise
     except Exception as error:  # PyYAML lets all kinds slip: IndexError for `!!int ""`, OverflowError for "\\UFFFFFFFF"
-        raise ForewordError(f"{source!r}: this is no YAML: {yaml_misfit(error)}") from error
+        raise ForewordError(f"{source!r}: this is no YAML: {yaml_message(error)}") from error
 
 
 def write_yaml(fields: dict[str, Any]) -> str:
@@ -62,7 +62,7 @@ def write_yaml(fields: dict[str, Any]) -> str:
     return text
 
 
-def yaml_misfit(error: Exception) -> str:
+def yaml_message(error: Exception) -> str:
     """`line 3: could not find expected ':'`: what PyYAML says, with the line in the text that it was given."""
     mark, said = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     if not isinstance(error, yaml.MarkedYAMLError) or said is None:

@@ -1,4 +1,4 @@
-"""Answers held to a schema: whatever a model would rather say, what it writes is JSON that fits."""
+"""Constrained decoding: whatever a model would rather say, what it writes is JSON that fits."""
 
 import json
 from functools import cache
@@ -93,12 +93,12 @@ def test_a_held_answer_is_the_likeliest_one_that_fits() -> None:
     model, digits = backbone("llama"), [str(digit) for digit in range(10)]
     # A turn of chat ends a line, so that no space comes before the answer.
     scored = Prompt("p", "{{ user() }}{{ text }}", output=Output(choices=tuple(digits)))
-    held = scored.replace(output=Output(schema={"type": "integer", "minimum": 0, "maximum": 9}))
+    constrained = scored.replace(output=Output(schema={"type": "integer", "minimum": 0, "maximum": 9}))
     rows = [{"text": f"{word} film"} for word in ("quiet", "silly", "tedious", "generous", "")]
     expected = [answer.value for answer in model.answer(scored, rows)]
-    answers = model.answer(held, rows)
+    answers = model.answer(constrained, rows)
     alike = [str(answer.value) == one for answer, one in zip(answers, expected, strict=True)]
-    unspaced = [answer.answer_tokens == 1 for answer in answers]  # a held answer may also begin with a space
+    unspaced = [answer.answer_tokens == 1 for answer in answers]  # a constrained answer may also begin with a space
     assert any(unspaced)
     assert all(same for same, one in zip(alike, unspaced, strict=True) if one)
 

@@ -20,7 +20,7 @@ from foreword.serve.engines.prepare import check_prompt
 from foreword.serve.http.service import Limits
 from foreword.serve.names import TableAwayError, UnknownModelError
 from foreword.serve.prompts import PromptRefusedError, Prompts
-from foreword.table import Head, PromptTable
+from foreword.table import Current, PromptTable
 from serving import House, Start, refused
 
 
@@ -233,8 +233,8 @@ class Fake:
         self.may = threading.Event()
         self.may.set()
 
-    def heads(self) -> list[Head]:
-        found = [Head(name, 1, p.digest, 0, None, True, ()) for name, p in self.prompts.items()]
+    def current(self) -> list[Current]:
+        found = [Current(name, 1, p.digest, 0, None, True, ()) for name, p in self.prompts.items()]
         self.may.wait(5)
         if self.error is not None:
             raise self.error
@@ -284,10 +284,10 @@ def test_whatever_the_table_raises_one_prompt_or_one_look_is_lost(house: House) 
         prompts.close()
 
     asyncio.run(story())
-    heads = house.table.heads
-    house.table.heads = lambda: {}["a column"]  # type: ignore[method-assign, assignment]
+    current = house.table.current
+    house.table.current = lambda: {}["a column"]  # type: ignore[method-assign, assignment]
     house.wait(lambda: "KeyError" in str(house.service.prompts.problem))
-    house.table.heads = heads  # type: ignore[method-assign]
+    house.table.current = current  # type: ignore[method-assign]
     house.table.alias("echo", "prod", 2)
     house.wait(lambda: said(house, "echo@prod") == "You said now: x (echo:2)")
 
@@ -343,7 +343,7 @@ def test_an_older_version_in_memory_is_served_while_the_table_says_nothing(monke
         prompts = Prompts(table, lambda _: None, "print", 1_000)
         await prompts.look()
         await prompts.get("p0:1")
-        monkeypatch.setattr(table, "heads", lambda: [Head("p0", 2, "another", 0, None, True, ())])
+        monkeypatch.setattr(table, "current", lambda: [Current("p0", 2, "another", 0, None, True, ())])
         await prompts.look()
         table.may.clear()
         assert (await asyncio.wait_for(prompts.get("p0:1"), 1)).key == "p0:1"

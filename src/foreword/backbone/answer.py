@@ -55,7 +55,7 @@ class Answer:
     answer_tokens: int
     """Tokens that were generated; 0 where choices were scored."""
     probabilities: tuple[float, ...] | None = None
-    """Per choice, the model's leaning taken off; the largest is the one chosen. None where the model does not tell."""
+    """Per choice, calibrated where the prompt is; the largest is chosen. None where the model does not tell."""
     problem: str | None = None
     """What is wrong with an answer that is not valid."""
     cuts: tuple[Cut, ...] = ()

@@ -49,18 +49,18 @@ class Scores:
     """Tokens at the beginning of every prompt that were computed once for all rows."""
 
     def choose(self, log_prior: Sequence[float] | None = None) -> list[int]:
-        """Per row, the index of the best choice, the model's own leaning taken off."""
-        return [int(k) for k in self._fair(log_prior).argmax(1)]
+        """Per row, the index of the best choice, the label bias `log_prior` taken off."""
+        return [int(k) for k in self._calibrated(log_prior).argmax(1)]
 
     def probabilities(self, log_prior: Sequence[float] | None = None) -> np.ndarray:
-        """[B, K] of each choice among the others, the model's own leaning taken off."""
-        fair = self._fair(log_prior)
-        shares: np.ndarray = np.exp(fair - np.logaddexp.reduce(fair, axis=1, keepdims=True))
+        """[B, K] of each choice among the others, the label bias `log_prior` taken off."""
+        calibrated = self._calibrated(log_prior)
+        shares: np.ndarray = np.exp(calibrated - np.logaddexp.reduce(calibrated, axis=1, keepdims=True))
         return shares
 
-    def _fair(self, log_prior: Sequence[float] | None) -> np.ndarray:
-        fair: np.ndarray = self.comparable - np.array(log_prior if log_prior is not None else 0.0)
-        return fair
+    def _calibrated(self, log_prior: Sequence[float] | None) -> np.ndarray:
+        calibrated: np.ndarray = self.comparable - np.array(log_prior if log_prior is not None else 0.0)
+        return calibrated
 
     @property
     def comparable(self) -> np.ndarray:
@@ -227,7 +227,7 @@ class Backbone(FrozenModel):
     ) -> list[Answer]:
         """One answer per row: the best choice where the prompt has choices, else generated text.
 
-        With a schema the text is held to it while it is written: it is valid JSON unless `max_tokens` cut it off.
+        With a schema, decoding is constrained to it: the text is valid JSON unless `max_tokens` ended it too early.
         """
         if not rows:
             return []
@@ -276,11 +276,11 @@ class Backbone(FrozenModel):
             )
         answers = {}
         for batch in batches([Example(e.ids, ((0,),)) for e in encoded], BATCH_TOKENS):
-            hold = None if schema is None else self._grammars.hold(schema, len(batch))
-            written = generate_ids(self, [encoded[i].ids for i in batch], vectors, sampling, limit, hold)
+            constraint = None if schema is None else self._grammars.constraint(schema, len(batch))
+            written = generate_ids(self, [encoded[i].ids for i in batch], vectors, sampling, limit, constraint)
             for row, (i, ids) in enumerate(zip(batch, written, strict=True)):
-                if hold is not None:
-                    text, value, problem, length = hold.answer(row)
+                if constraint is not None:
+                    text, value, problem, length = constraint.answer(row)
                 else:
                     text = _cut(self.tokenizer.decode(ids, skip_special_tokens=True), sampling.stop).strip()
                     value, problem, length = text, None, len(ids)

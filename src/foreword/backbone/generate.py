@@ -10,10 +10,10 @@ import torch
 from foreword.backbone.answer import Sampling
 from foreword.backbone.encode import Ids
 from foreword.backbone.model import FrozenModel
-from foreword.backbone.structured import Hold
+from foreword.backbone.structured import Constraint
 from foreword.backbone.vectors import Vectors
 
-_DICE = threading.Lock()
+_RNG_LOCK = threading.Lock()
 """torch's random numbers come from one place for the whole process."""
 
 
@@ -31,22 +31,22 @@ def generate_ids(
     vectors: Vectors,
     sampling: Sampling,
     limit: int,
-    hold: Hold | None = None,
+    constraint: Constraint | None = None,
 ) -> list[list[int]]:
     """New token ids for each prompt [T], `limit` at most, end-of-text and padding taken off.
 
-    `hold` keeps every row to its grammar, which also says where it ends.
+    `constraint` keeps every row to its grammar, which also says where it ends.
     """
     learned = model.embedder.learned(prompts[0], vectors)
     rows = [model.embedder.embed_row(ids[vectors.prefix :], vectors) for ids in prompts]
-    ends = ends_of(model) if hold is None else hold.ends
+    ends = ends_of(model) if constraint is None else constraint.ends
     # A model's own generation settings give way: what is asked for here is all that changes its probabilities.
     plain: dict[str, Any] = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0, "num_beams": 1}
     options: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if sampling.temperature > 0:
         options = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-    if hold is not None:
-        options |= hold.options
+    if constraint is not None:
+        options |= constraint.options
     elif sampling.stop:
         options |= {"stop_strings": list(sampling.stop), "tokenizer": model.tokenizer}
     with torch.no_grad(), _seeded(sampling):
@@ -68,7 +68,7 @@ def _seeded(sampling: Sampling) -> Iterator[None]:
     if sampling.temperature == 0:
         yield
         return
-    with _DICE, torch.random.fork_rng():
+    with _RNG_LOCK, torch.random.fork_rng():
         torch.manual_seed(sampling.seed)
         yield
 

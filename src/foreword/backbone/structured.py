@@ -1,4 +1,4 @@
-"""Answers held to a JSON Schema while they are written: no token is taken that could not go on to fit it.
+"""Constrained decoding: answers that fit a JSON Schema, for no token is taken that could not go on to fit it.
 
 Knows token ids, a tokenizer and schemas; knows no prompts and no weights. The grammar engine is llguidance, an extra.
 """
@@ -44,11 +44,14 @@ class Grammars:
             self._tokenizer = from_tokenizer(tokenizer, eos_token=self._ends or None)
         except Exception as error:  # the engine raises plain ValueErrors, and others from deeper down
             raise ForewordError(
-                f"the tokenizer of {name!r} cannot be held to a schema: {error!s:.200}; ask for choices or text"
+                f"the tokenizer of {name!r} cannot take part in constrained decoding: {error!s:.200}; "
+                "ask for choices or text"
             ) from error
 
-    def hold(self, schema: Schema, rows: int) -> "Hold":
-        """What holds a batch of `rows` to `schema`; for one call of generate."""
+    def constraint(self, schema: Schema, rows: int) -> "Constraint":
+        """What constrains a batch of `rows` to `schema`, for one call of generate. Raises ForewordError where
+        the grammar engine cannot take the schema.
+        """
         text = grammar(schema)
         with self._lock:
             if text not in self._compiled:
@@ -57,10 +60,10 @@ class Grammars:
                 )
                 if matcher.is_error():
                     reason = matcher.get_error().splitlines()[0]
-                    raise ForewordError(f"the schema cannot be held on {self._name!r}: {reason}; simplify it")
+                    raise ForewordError(f"the schema cannot constrain {self._name!r}: {reason}; simplify it")
                 self._compiled = {text: matcher}  # the newest only: compiling takes milliseconds
             first = self._compiled[text]
-        return Hold(schema, [first.deep_copy() for _ in range(rows)], self._tokenizer, self._ends)
+        return Constraint(schema, [first.deep_copy() for _ in range(rows)], self._tokenizer, self._ends)
 
 
 def grammar(schema: Schema) -> str:
@@ -79,8 +82,8 @@ def _decimals(node: dict[str, Any]) -> dict[str, Any]:
     return node
 
 
-class Hold:
-    """One grammar for each row of a batch, for one call of transformers' generate."""
+class Constraint:
+    """Which tokens may come next in each row of a batch, by one grammar a row; for one call of generate."""
 
     def __init__(self, schema: Schema, matchers: "list[LLMatcher]", tokenizer: Any, ends: list[int]) -> None:
         self._schema, self._matchers, self._tokenizer, self.ends = schema, matchers, tokenizer, ends
@@ -104,10 +107,10 @@ class Hold:
         bits = np.unpackbits(self._mask.view(np.uint8), axis=1, bitorder="little")[:, :width].astype(bool)
         allowed = np.pad(bits, ((0, 0), (0, width - bits.shape[1])))
         allowed[self._done] = True
-        allowed[~allowed.any(1)] = True  # the engine has given up: `take` will end the row
+        allowed[~allowed.any(1)] = True  # the engine has given up: `accept` will end the row
         return allowed
 
-    def take(self, ids: Sequence[int]) -> list[bool]:
+    def accept(self, ids: Sequence[int]) -> list[bool]:
         """Go on by one token in every row that has not ended; which rows have ended now."""
         for row, token in enumerate(ids):
             if self._done[row]:
@@ -135,19 +138,19 @@ class Hold:
 
 
 class _Mask(LogitsProcessor):  # type: ignore[misc]
-    def __init__(self, hold: Hold) -> None:
-        self.hold = hold
+    def __init__(self, constraint: Constraint) -> None:
+        self.constraint = constraint
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002 - transformers gives both
-        allowed = torch.from_numpy(self.hold.allowed(scores.shape[1])).to(scores.device)
-        held = scores.masked_fill(~allowed, -torch.inf)
-        lost = held.isneginf().all(1, keepdim=True)  # where the model gives nothing allowed any chance at all
-        return torch.where(lost, torch.zeros_like(scores).masked_fill(~allowed, -torch.inf), held)
+        allowed = torch.from_numpy(self.constraint.allowed(scores.shape[1])).to(scores.device)
+        constrained = scores.masked_fill(~allowed, -torch.inf)
+        lost = constrained.isneginf().all(1, keepdim=True)  # where the model gives nothing allowed any chance at all
+        return torch.where(lost, torch.zeros_like(scores).masked_fill(~allowed, -torch.inf), constrained)
 
 
 class _End(StoppingCriteria):  # type: ignore[misc]
-    def __init__(self, hold: Hold) -> None:
-        self.hold = hold
+    def __init__(self, constraint: Constraint) -> None:
+        self.constraint = constraint
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:  # noqa: ARG002 - transformers gives both
-        return torch.tensor(self.hold.take(input_ids[:, -1].tolist()), device=input_ids.device)
+        return torch.tensor(self.constraint.accept(input_ids[:, -1].tolist()), device=input_ids.device)

@@ -15,7 +15,7 @@ from jinja2 import nodes
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from foreword.errors import ForewordError, UsageError
-from foreword.forms import misfit
+from foreword.forms import validation_message
 from foreword.prompts import Prompt, Text
 from foreword.prompts.prompt import NAME
 from foreword.prompts.template import RESERVED, Template, new_environment
@@ -135,7 +135,7 @@ def _read(path: Path) -> _ChainForm:
     try:
         return _ChainForm.model_validate(content)
     except ValidationError as error:
-        raise ForewordError(misfit(f"chain file {str(path)!r}", error, _ChainForm)) from error
+        raise ForewordError(validation_message(f"chain file {str(path)!r}", error, _ChainForm)) from error
 
 
 def _build(form: _ChainForm, path: Path, table: PromptTable | None) -> Chain:

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import PydanticInvalidForJsonSchema, PydanticUserError, TypeAdapter, ValidationError
 
 from foreword.errors import UsageError
-from foreword.forms import misfit
+from foreword.forms import validation_message
 from foreword.prompts import Output, Prompt
 
 Read = Callable[[Any], Any]
@@ -44,7 +44,7 @@ def returning(prompt: Prompt, kind: Any) -> tuple[Prompt, Read]:
         try:
             return adapter.validate_python(value)
         except ValidationError as error:
-            raise ValueError(misfit(f"the answer {value!r:.80} is no {kind!r}", error)) from None
+            raise ValueError(validation_message(f"the answer {value!r:.80} is no {kind!r}", error)) from None
 
     return prompt, read
 
@@ -55,7 +55,7 @@ def _output(schema: dict[str, Any], texts: list[Any] | None, kind: Any) -> Outpu
             return Output(choices=tuple(texts))
         return Output(schema=schema)
     except ValidationError as error:
-        raise UsageError(misfit(f"no answer can be held to {kind!r}", error)) from error
+        raise UsageError(validation_message(f"no answer can be held to {kind!r}", error)) from error
 
 
 def _plain(node: Mapping[str, Any], definitions: Mapping[str, Any], within: tuple[str, ...]) -> dict[str, Any]:

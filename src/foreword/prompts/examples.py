@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from foreword.errors import ForewordError
-from foreword.forms import misfit
+from foreword.forms import validation_message
 from foreword.prompts.records import read_records
 
 MAX_ROWS = 1_000
@@ -77,7 +77,7 @@ class Examples(BaseModel):
         try:
             return Examples.model_validate({**settings, "rows": read_records(path, MAX_ROWS)})
         except ValidationError as error:
-            raise ForewordError(misfit(f"examples {str(path)!r}", error)) from error
+            raise ForewordError(validation_message(f"examples {str(path)!r}", error)) from error
 
     @cached_property
     def text(self) -> str:

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, 
 
 from foreword.errors import ForewordError
 from foreword.files import write_atomic
-from foreword.forms import misfit
+from foreword.forms import validation_message
 from foreword.prompts.examples import Examples
 from foreword.prompts.inputs import MAX_INPUTS, Input
 from foreword.prompts.schema import checked
@@ -28,7 +28,7 @@ class Output(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
     choices: tuple[str, ...] | None = None
     log_prior: tuple[FiniteFloat, ...] | None = None
-    """Per choice, nats: the model's own leaning, taken off before choosing (Zhou 2023, batch calibration)."""
+    """Per choice, nats: the model's label bias, taken off before choosing (Zhou 2023, batch calibration)."""
     json_schema: Annotated[dict[str, Any], AfterValidator(checked)] | None = Field(default=None, alias="schema")
     """A part of JSON Schema (`prompts.schema`); written `schema`, as in the file and in `Output(schema=…)`."""
 
@@ -96,7 +96,7 @@ def read_text(text: str, source: str) -> tuple[FrontMatter, str]:
     try:
         return FrontMatter.model_validate(read_yaml(head, source)), body
     except ValidationError as error:
-        raise ForewordError(misfit(repr(source), error, FrontMatter)) from error
+        raise ForewordError(validation_message(repr(source), error, FrontMatter)) from error
 
 
 def line_ends(text: str) -> str:

@@ -115,18 +115,18 @@ class Adapter:
         if prefix:  # elsewhere PEFT ignores them, and users copy them from examples; here they say what a column is
             for field, value in (("num_layers", L), ("num_attention_heads", H), ("token_dim", H * size)):
                 if getattr(config, field) not in (None, value):
-                    self._misfit(CONFIG, f"{field!r}: {getattr(config, field)}", value, base)
+                    self._refuse_shape(CONFIG, f"{field!r}: {getattr(config, field)}", value, base)
         P, width = self.vectors.shape
         expected = 2 * L * H * size if prefix else base.dimension
         if width != expected:
-            self._misfit(WEIGHTS, f"{SHARED!r}: [{P}, {width}]", f"[{P}, {expected}]", base)
+            self._refuse_shape(WEIGHTS, f"{SHARED!r}: [{P}, {width}]", f"[{P}, {expected}]", base)
         tensors = {"embeddings": self.vectors}
         if prefix:
             keys, values = self.vectors.reshape(P, L, 2, H, size).transpose(2, 1, 3, 0, 4).copy()
             tensors = {"keys": keys, "values": values}
         return SoftTokens(tensors, base.name, base.fingerprint, self.method, self.run, self.trained_parameters)
 
-    def _misfit(self, file: str, found: str, expected: object, base: Base) -> NoReturn:
+    def _refuse_shape(self, file: str, found: str, expected: object, base: Base) -> NoReturn:
         named = self.config.base_model_name_or_path
         hint = f"; the folder names {named!r:.200}" if named else ""
         raise ForewordError(

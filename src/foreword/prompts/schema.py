@@ -91,8 +91,8 @@ def read(schema: Schema, text: str) -> Any:
         _written(value).encode()  # refuses halves of characters
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the answer {text!r:.80} is no JSON: {error}") from None
-    for misfit in Draft202012Validator(closed(schema)).iter_errors(value):
-        raise ValueError(f"the answer {text!r:.80} does not fit the schema: {misfit.json_path}, {misfit.message:.200}")
+    for fault in Draft202012Validator(closed(schema)).iter_errors(value):
+        raise ValueError(f"the answer {text!r:.80} does not fit the schema: {fault.json_path}, {fault.message:.200}")
     return value
 
 

@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 from typing import NamedTuple
 
 from foreword.errors import ForewordError, UsageError
-from foreword.table import Head
+from foreword.table import Current
 from foreword.table.refs import LATEST, Ref, parse
 
 LOOK_SECONDS = 0.2
@@ -64,10 +64,10 @@ class ModelNames:
     """
 
     def __init__(
-        self, current: Callable[[], Iterable[Head]], threads: Executor, changed: Callable[[Changes], None]
+        self, current: Callable[[], Iterable[Current]], threads: Executor, changed: Callable[[Changes], None]
     ) -> None:
-        self._current, self._threads, self._changed = current, threads, changed
-        self.heads: Mapping[Version, Head] = {}
+        self._read_current, self._threads, self._changed = current, threads, changed
+        self.current: Mapping[Version, Current] = {}
         """The versions that names and aliases stand for."""
         self.problem: str | None = None
         """What is wrong with the table; None: nothing."""
@@ -80,20 +80,20 @@ class ModelNames:
         """Read what names stand for; whether anything has changed. Raises TableAwayError."""
         began = time.monotonic()
         try:
-            current = list(await asyncio.get_running_loop().run_in_executor(self._threads, self._current))
+            current = list(await asyncio.get_running_loop().run_in_executor(self._threads, self._read_current))
             self.problem = None
         except Exception as error:  # a damaged database can raise anything; what is in memory is served on
             self.problem = str(error) if isinstance(error, ForewordError) else f"it gives {type(error).__name__}"
             raise TableAwayError(self.problem, RETRY_LOOK_SECONDS) from error
         finally:
             self._looked = max(self._looked, began)
-        old, new = self.heads, {Version(head.name, head.version): head for head in current}
+        old, new = self.current, {Version(head.name, head.version): head for head in current}
         if new == old:
             return False
         replaced = [version for version in old.keys() & new.keys() if old[version].digest != new[version].digest]
         self._changed(Changes(replaced, old.keys() - new.keys()))
         stands = {(head.name, alias): head.version for head in current for alias in head.aliases}
-        self.heads, self._stands = new, stands | {(h.name, LATEST): h.version for h in current if h.newest}
+        self.current, self._stands = new, stands | {(h.name, LATEST): h.version for h in current if h.newest}
         return True
 
     async def resolve(self, model: str, loaded: Container[Version]) -> Version:
@@ -108,7 +108,7 @@ class ModelNames:
             raise UnknownModelError(f"there is no model {model!r:.200}: {error!s:.300}") from None
         if ref.version is not None:
             version = Version(ref.name, ref.version)
-            if version in self.heads or version in loaded:
+            if version in self.current or version in loaded:
                 return version
         number = self._number(ref)
         if number is None:  # it may be new

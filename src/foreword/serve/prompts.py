@@ -17,7 +17,7 @@ from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Prompt
 from foreword.serve.log import write
 from foreword.serve.names import RETRY_SECONDS, Changes, ModelNames, TableAwayError, UnknownModelError, Version
-from foreword.table import Head
+from foreword.table import Current
 
 POLL_SECONDS = 1.0
 """Between two looks at the table: how long an alias that has moved stands for its old version."""
@@ -33,7 +33,7 @@ class PromptRefusedError(ForewordError):
 class Table(Protocol):
     """What is needed of a PromptTable."""
 
-    def heads(self) -> list[Head]:
+    def current(self) -> list[Current]:
         """The versions that names and aliases stand for."""
         ...
 
@@ -128,7 +128,7 @@ class Prompts:
     ) -> None:
         self._table, self._check, self._fingerprint, self._dropped = table, check, fingerprint, dropped
         self._threads = ThreadPoolExecutor(2, "prompts")
-        self._names = ModelNames(lambda: self._table.heads(), self._threads, self._changed)
+        self._names = ModelNames(lambda: self._table.current(), self._threads, self._changed)
         self._memory = PromptMemory(max_bytes, dropped)
         self._loading: dict[Version, asyncio.Task[Prompt]] = {}
         self._refused: dict[Version, tuple[float, str]] = {}
@@ -154,7 +154,7 @@ class Prompts:
 
     async def warm(self) -> None:
         """Bring into memory what names and aliases stand for, as far as there is room."""
-        for version in list(self._names.heads):
+        for version in list(self._names.current):
             if self._memory.full:
                 return
             if version not in self._memory and self.reason(version) is None:
@@ -174,7 +174,7 @@ class Prompts:
         prompt = self._memory.get(version)
         if prompt is None:
             prompt = await self._load(version)
-        elif version not in self._names.heads and self.problem is None:  # looks do not tell whether it is deleted
+        elif version not in self._names.current and self.problem is None:  # looks do not tell whether it is deleted
             try:
                 async with asyncio.timeout(POLL_SECONDS):
                     prompt = await self._load(version)
@@ -190,15 +190,15 @@ class Prompts:
         at, said = self._refused.get(version, (0.0, ""))
         if said and time.monotonic() - at < RETRY_SECONDS:
             return said
-        head = self._names.heads.get(version)
+        head = self._names.current.get(version)
         if head is not None and head.virtual_tokens and head.fingerprint != self._fingerprint:
             return "tuned on another backbone" if head.fingerprint else "not tuned yet: it has no vectors"
         return None
 
-    def names(self) -> list[tuple[str, Head]]:
+    def names(self) -> list[tuple[str, Current]]:
         """All models that prompts give: `name`, `name@alias`, `name:3`, each with what it stands for."""
         models = []
-        for version, head in self._names.heads.items():
+        for version, head in self._names.current.items():
             if self.reason(version) is None:
                 models += [(head.name, head)] if head.newest else []
                 models += [*((f"{head.name}@{alias}", head) for alias in head.aliases), (head.ref, head)]
@@ -206,11 +206,11 @@ class Prompts:
 
     def state(self) -> list[dict[str, object]]:
         """Every version that is known, for administrators."""
-        known = self._names.heads.keys() | self._memory.versions
+        known = self._names.current.keys() | self._memory.versions
         return [self._state(version) for version in sorted(known)]
 
     def _state(self, version: Version) -> dict[str, object]:
-        head, prompt = self._names.heads.get(version), self._memory.get(version)
+        head, prompt = self._names.current.get(version), self._memory.get(version)
         known = head or prompt
         tokens = known.virtual_tokens if known is not None else 0
         return {

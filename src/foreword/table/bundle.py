@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from foreword.errors import ForewordError
-from foreword.forms import misfit
+from foreword.forms import validation_message
 from foreword.prompts.prompt import NAME, Prompt
 from foreword.prompts.soft import MAX_BYTES, SoftTokens
 from foreword.prompts.template import MAX_INCLUDES, MAX_TEMPLATE
@@ -160,7 +160,7 @@ def read_manifest(data: bytes, source: str) -> Manifest:
     except (ValidationError, ValueError, RecursionError) as error:
         said = f"{source!r} is no plain JSON"
         if isinstance(error, ValidationError):
-            said = misfit(repr(source), error, values=False)
+            said = validation_message(repr(source), error, values=False)
         raise ForewordError(f"{said}; push the prompt again") from None
     if not NAME.fullmatch(manifest.name):
         raise ForewordError(f"{source!r}, 'name': {manifest.name!r} is no name of a prompt")

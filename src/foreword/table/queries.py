@@ -4,13 +4,14 @@ import difflib
 from collections.abc import Sequence
 from typing import cast
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, Select, func, select, tuple_
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.interfaces import ORMOption
 
 from foreword.errors import UsageError
 from foreword.table.refs import Ref
 from foreword.table.schema import LIVE, AliasMoveRow, AliasRow, DeletionRow, PromptRow, TagRow
+from foreword.table.stored import Current
 
 NEAR = 500
 """Names on either side of a wrong one, in the order of the alphabet, among which a right one is looked for."""
@@ -74,6 +75,22 @@ def moves_of(name: str, alias: str | None, limit: int | None) -> Select[AliasMov
 def deletions_of(name: str, limit: int | None) -> Select[DeletionRow]:
     """Newest first."""
     return select(DeletionRow).where(DeletionRow.name == name).order_by(DeletionRow.id.desc()).limit(limit)
+
+
+def current(session: Session) -> list[Current]:
+    """What every name and every alias stands for now, by name and version: three queries however many there are."""
+    newest = select(PromptRow.name, func.max(PromptRow.version)).where(LIVE).group_by(PromptRow.name)
+    latest = {(name, version) for name, version in session.execute(newest)}
+    aliases: dict[tuple[str, int], list[str]] = {}
+    for alias in session.scalars(select(AliasRow).order_by(AliasRow.alias)):
+        aliases.setdefault((alias.name, alias.version), []).append(alias.alias)
+    place = tuple_(PromptRow.name, PromptRow.version)
+    named = place.in_(newest) | place.in_(select(AliasRow.name, AliasRow.version))
+    columns = (PromptRow.name, PromptRow.version, PromptRow.digest, PromptRow.virtual_tokens, PromptRow.fingerprint)
+    return [
+        Current(*row, (row.name, row.version) in latest, tuple(aliases.get((row.name, row.version), ())))
+        for row in session.execute(select(*columns).where(named, LIVE).order_by(PromptRow.name, PromptRow.version))
+    ]
 
 
 def all_tags() -> Select[str]:

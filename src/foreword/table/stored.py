@@ -48,6 +48,26 @@ class Stored:
 
 
 @dataclass(frozen=True)
+class Current:
+    """A version that a name, an alias, or several of them stand for."""
+
+    name: str
+    version: int
+    digest: str
+    virtual_tokens: int
+    fingerprint: str | None
+    """Of the backbone that its vectors were learned on; None: it has none."""
+    newest: bool
+    """Whether the bare name stands for it."""
+    aliases: tuple[str, ...]
+
+    @property
+    def ref(self) -> str:
+        """What `PromptTable.get` takes: `name:3`."""
+        return f"{self.name}:{self.version}"
+
+
+@dataclass(frozen=True)
 class AliasMove:
     """An alias that was made, pointed at another version, or removed."""
 

@@ -16,13 +16,12 @@ from foreword.prompts.prompt import Prompt
 from foreword.prompts.soft import SoftTokens
 from foreword.table import queries, writes
 from foreword.table.database import Database, locate
-from foreword.table.heads import Head, heads
 from foreword.table.includes import Partials, known, pinned
 from foreword.table.notes import author, note, origin_text, plain
 from foreword.table.recent import Recent
 from foreword.table.refs import Ref, check_alias, check_tag, parse
 from foreword.table.schema import LIVE, AliasRow, PromptRow
-from foreword.table.stored import AliasMove, Deletion, Stored, deletion, move, stored
+from foreword.table.stored import AliasMove, Current, Deletion, Stored, deletion, move, stored
 from foreword.table.tensors import TensorFolder, TensorRows, Tensors
 
 ATTEMPTS = 20
@@ -289,10 +288,10 @@ class PromptTable:
             writes.hold(session, name)
             yield session
 
-    def heads(self) -> builtins.list[Head]:
+    def current(self) -> builtins.list[Current]:
         """The versions that names and aliases stand for now; cheap enough to be asked every second."""
         with self._database.session() as session:
-            return heads(session)
+            return queries.current(session)
 
 
 def _said(version: int | None) -> str:

@@ -15,7 +15,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from foreword.errors import ForewordError
-from foreword.forms import misfit
+from foreword.forms import validation_message
 from foreword.listen import SILENT, Listener
 from foreword.tasks import sources, splits
 from foreword.tasks.metrics import METRICS
@@ -197,7 +197,7 @@ def _read_form(path: Path) -> _TaskFile:
     try:
         return _TaskFile.model_validate(content)
     except ValidationError as error:
-        raise ForewordError(misfit(f"task file {str(path)!r}", error, _TaskFile)) from error
+        raise ForewordError(validation_message(f"task file {str(path)!r}", error, _TaskFile)) from error
 
 
 # The rows

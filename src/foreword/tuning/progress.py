@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from foreword.errors import ForewordError
 from foreword.files import write_atomic
-from foreword.forms import misfit
+from foreword.forms import validation_message
 from foreword.listen import Progress
 
 FILE = "progress.json"
@@ -147,7 +147,7 @@ def read_progress(folder: Path) -> RunProgress | None:
     try:
         return RunProgress.model_validate_json(data)
     except ValidationError as error:
-        raise ForewordError(misfit(f"{str(path)!r} is damaged", error)) from None
+        raise ForewordError(validation_message(f"{str(path)!r} is damaged", error)) from None
 
 
 def _finite(value: Any) -> Any:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from torch import Tensor
 
 from foreword.errors import ForewordError, UsageError
-from foreword.forms import misfit
+from foreword.forms import validation_message
 from foreword.prompts import SoftTokens
 from foreword.tuning import checkpoint
 from foreword.tuning.curves import CurvePoint, peak
@@ -144,7 +144,7 @@ def _read_run_file(path: Path) -> RunFile:
     try:
         return RunFile.model_validate_json(_bytes(path))
     except ValidationError as error:
-        raise ForewordError(misfit(f"{str(path)!r} is damaged", error)) from None
+        raise ForewordError(validation_message(f"{str(path)!r} is damaged", error)) from None
     except UsageError as error:  # a setting that this version does not know
         raise ForewordError(f"{str(path)!r} holds what no run can have been started with: {error}") from error
 
@@ -155,7 +155,7 @@ def _read_curve(path: Path) -> tuple[CurvePoint, ...]:
         try:
             points.append(POINT.validate_json(line))
         except ValidationError as error:
-            raise ForewordError(misfit(f"{str(path)!r}, line {number}, is damaged", error)) from None
+            raise ForewordError(validation_message(f"{str(path)!r}, line {number}, is damaged", error)) from None
     return tuple(points)
 
 

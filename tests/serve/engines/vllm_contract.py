@@ -159,7 +159,7 @@ def test_json_is_held_to_its_schema_and_is_the_local_engines(both: Both) -> None
     for text, reason, *_ in spoken([*ours, drawn]):
         assert reason == "stop"
         assert json.loads(text)["mood"] in ("good", "bad")
-    with pytest.raises(ForewordError, match="cannot be held"):
+    with pytest.raises(ForewordError, match="cannot constrain"):
         both.ask(both.vllm, crowd.request(both.prompts[0], schema={"type": "string", "pattern": "("}))
     with pytest.raises(UsageError, match="log-probabilities"):
         both.ask(both.vllm, crowd.request(both.prompts[0], schema=SCHEMA, logprobs=1))

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from foreword.errors import ForewordError
-from foreword.forms import misfit
+from foreword.forms import validation_message
 from foreword.prompts.file import Output, line_ends, split_front_matter
 from foreword.prompts.inputs import Input
 from foreword.prompts.prompt import NAME, Prompt
@@ -158,7 +158,7 @@ def build(name: str, body: str, fields: Mapping[str, Any], losses: Losses) -> Pr
         if isinstance(fields.get("output"), dict):
             output = Output.model_validate(fields["output"])
     except ValidationError as error:
-        raise ForewordError(misfit(f"the file's {OWN!r} metadata", error)) from None
+        raise ForewordError(validation_message(f"the file's {OWN!r} metadata", error)) from None
     rows = fields.get("labelled_rows")
     rows = rows if type(rows) is int and rows >= 0 else 0
     prompt = Prompt(name, body, None, output, None, text_field(fields.get("description")), rows)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from foreword.errors import ForewordError, UsageError
 from foreword.files import one_at_a_time, write_atomic
-from foreword.forms import misfit
+from foreword.forms import validation_message
 from foreword.serve.log import write
 
 Scope = Literal["use", "admin"]
@@ -95,7 +95,11 @@ def read(path: Path) -> tuple[Key, ...]:
         raise ForewordError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         what = f"{str(path)!r} is no file of keys"
-        said = misfit(what, error, _File, values=False) if isinstance(error, ValidationError) else f"{what}: {error}"
+        said = (
+            validation_message(what, error, _File, values=False)
+            if isinstance(error, ValidationError)
+            else f"{what}: {error}"
+        )
         raise ForewordError(f"{said}; make a new one") from error
 
 

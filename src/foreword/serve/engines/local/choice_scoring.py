@@ -11,7 +11,7 @@ import numpy as np
 from foreword.backbone.answer import Answer
 from foreword.backbone.backbone import Backbone
 from foreword.backbone.batch import Example, Part, PrefixCache
-from foreword.errors import let_go
+from foreword.errors import clear_frames
 from foreword.serve.engines.local.kv_cache import PrefixCaches, check_finite
 from foreword.serve.engines.prepare import Prepared, choose_answer
 from foreword.serve.engines.queueing import FairQueue
@@ -44,7 +44,7 @@ class ChoiceJob:
         )
 
     def fail(self, error: Exception) -> None:
-        let_go(error)
+        clear_frames(error)
         self.done(error)
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from foreword.errors import let_go
+from foreword.errors import clear_frames
 from foreword.serve.engines.local.sampler import Sampler, TokenMask, constrain
 from foreword.serve.engines.prepare import Prepared
 from foreword.serve.engines.seam import Finished, Token
@@ -87,7 +87,7 @@ class Generation:
         """End it by what went wrong: there is no more text, for the tokenizer may be what failed."""
         if self.over:
             return
-        let_go(error)
+        clear_frames(error)
         self.error = error
         self._end("error", str(error) or type(error).__name__)
 

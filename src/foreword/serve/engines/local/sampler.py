@@ -10,7 +10,7 @@ from torch import Tensor
 from foreword.backbone import Backbone
 from foreword.backbone.answer import Sampling
 from foreword.backbone.generate import ends_of
-from foreword.backbone.structured import Grammars, Hold
+from foreword.backbone.structured import Constraint, Grammars
 from foreword.errors import ForewordError
 from foreword.serve.engines.seam import SchemaError
 
@@ -100,7 +100,7 @@ def grammar_masks(backbone: Backbone) -> MaskMaker:
 
     def mask(schema: Mapping[str, Any]) -> GrammarMask:
         try:
-            return GrammarMask(grammars().hold(schema, 1), width)
+            return GrammarMask(grammars().constraint(schema, 1), width)
         except ForewordError as error:
             raise SchemaError(str(error)) from error
 
@@ -110,15 +110,15 @@ def grammar_masks(backbone: Backbone) -> MaskMaker:
 class GrammarMask:
     """The backbone's constraint of one row as the engine's TokenMask, over `width` tokens."""
 
-    def __init__(self, hold: Hold, width: int) -> None:
-        self._hold, self._width = hold, width
+    def __init__(self, constraint: Constraint, width: int) -> None:
+        self._constraint, self._width = constraint, width
         self.done = False
 
     def allowed(self) -> torch.Tensor:
         """[V] bool."""
-        allowed: torch.Tensor = torch.from_numpy(self._hold.allowed(self._width)[0])
+        allowed: torch.Tensor = torch.from_numpy(self._constraint.allowed(self._width)[0])
         return allowed
 
     def accept(self, token_id: int) -> None:
         """Go on by a token."""
-        self.done = bool(self._hold.take([token_id])[0])
+        self.done = bool(self._constraint.accept([token_id])[0])

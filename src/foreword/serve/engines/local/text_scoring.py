@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from foreword.backbone.backbone import Backbone
-from foreword.errors import let_go
+from foreword.errors import clear_frames
 from foreword.serve.engines.prepare import Prepared
 from foreword.serve.engines.queueing import FairQueue
 from foreword.serve.engines.seam import ClosedError, DeadlineError, ModelError, Request, Token
@@ -33,7 +33,7 @@ class TextJob:
         self.request = self.prepared.request
 
     def fail(self, error: Exception) -> None:
-        let_go(error)
+        clear_frames(error)
         self.done(error)
 
 

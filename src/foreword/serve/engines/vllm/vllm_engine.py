@@ -17,7 +17,7 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from foreword.backbone import Backbone
 from foreword.backbone.answer import Answer
 from foreword.backbone.generate import ends_of
-from foreword.backbone.structured import Grammars, Hold
+from foreword.backbone.structured import Constraint, Grammars
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Prompt
 from foreword.serve.engines.prepare import Prepared, Preparer, check_prompt, choose_answer
@@ -109,16 +109,16 @@ class VllmEngine:
     async def generate(self, request: Request) -> AsyncIterator[Token | Finished]:
         """As `Engine` has it."""
         with self._entering(request.key):
-            hold = None
+            constraint = None
             prepared = await self._prepare(lambda: self._preparer.generation(request))
             if (schema := request.schema) is not None:
                 if request.logprobs:
                     raise UsageError("vLLM tells no log-probabilities of what is held to a schema; ask for none")
                 try:
-                    hold = await self._prepare(lambda: self._grammars.hold(schema, 1))
+                    constraint = await self._prepare(lambda: self._grammars.constraint(schema, 1))
                 except ForewordError as error:
                     raise SchemaError(str(error)) from error
-        return self._write(prepared, hold)
+        return self._write(prepared, constraint)
 
     async def classify(self, request: Request) -> Answer:
         """As `Engine` has it. What choices begin with alike is asked once; the prompt's own blocks are shared."""
@@ -186,11 +186,11 @@ class VllmEngine:
         while (self._names or self._entering_now) and time.monotonic() < until:
             await asyncio.sleep(0.01)
 
-    async def _write(self, prepared: Prepared, hold: Hold | None) -> AsyncIterator[Token | Finished]:
+    async def _write(self, prepared: Prepared, constraint: Constraint | None) -> AsyncIterator[Token | Finished]:
         request, tokenizer = prepared.request, self.backbone.tokenizer
         limit = request.sampling.limit(request.prompt)
-        writer = AnswerText(tokenizer, request.sampling.stop if hold is None else ())
-        ends = self._ends if hold is None else hold.ends
+        writer = AnswerText(tokenizer, request.sampling.stop if constraint is None else ())
+        ends = self._ends if constraint is None else constraint.ends
         self._waiting.take(request.key)
         written = cached = 0
         reason: Reason | None = None
@@ -202,8 +202,8 @@ class VllmEngine:
                 cached = max(cached, output.num_cached_tokens or 0)
                 part = output.outputs[0]
                 for i, token in enumerate(part.token_ids):
-                    done = hold is not None and hold.take([token])[0]
-                    if token in self._ends and (hold is None or done):
+                    done = constraint is not None and constraint.accept([token])[0]
+                    if token in self._ends and (constraint is None or done):
                         reason = "stop"
                         break
                     written += 1
