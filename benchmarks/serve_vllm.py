@@ -24,8 +24,8 @@ from foreword.backbone.answer import Sampling
 from foreword.prompts import Prompt
 from foreword.prompts.soft import SoftTokens
 from foreword.serve.engines.local import LocalEngine
+from foreword.serve.engines.registry import make_engine
 from foreword.serve.engines.seam import Engine, Finished, Request
-from foreword.serve.start import on_vllm
 
 NAME, ROWS, TOKENS = "smollm2-135m", 16, 16
 TEXT = "a quiet , generous film that never quite finds its feet but is well worth an evening of anyone's time"
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--write", type=int, default=48, help="tokens per row")
     options = parser.parse_args()
     whole = Backbone.load(NAME, options.dtype)
-    part, theirs = on_vllm(NAME, options.dtype, OPTIONS)
+    part, theirs = make_engine("vllm", NAME, options.dtype, OPTIONS)
     for backbone in (whole, part):  # rows must not end before they have written as much as the others
         backbone.model.generation_config.eos_token_id = None
         backbone.tokenizer.eos_token = None

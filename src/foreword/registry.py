@@ -30,6 +30,10 @@ class Registry(Mapping[str, T], Generic[T]):
             self._loaded[name] = self._load(self._points[name])
         return self._loaded[name]
 
+    def __contains__(self, name: object) -> bool:
+        """Whether somebody has that name; imports nothing."""
+        return name in self._built_in or name in self._points
+
     def __iter__(self) -> Iterator[str]:
         yield from self._built_in
         yield from self._points

@@ -33,7 +33,8 @@ def test_an_open_door_is_refused_at_once(call: Any) -> None:
 def test_a_folder_without_an_embedder_is_told_before_a_model_is_loaded(
     call: Any, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("foreword.jobs.load.load_backbone", lambda *_: pytest.fail("the backbone was loaded first"))
+    loads = "foreword.serve.engines.registry.make_engine"
+    monkeypatch.setattr(loads, lambda *_: pytest.fail("the backbone was loaded first"))
     said = call("serve", "--port", "0", "--embeddings", str(project))
     assert (said.exit_code, "no 'modules.json'" in " ".join(said.stderr.split())) == (2, True)
 

@@ -2,19 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from foreword.cli.console import Display, print_json
 from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl
 from foreword.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from foreword.backbone import Backbone
-    from foreword.serve.engines.seam import Engine
 
 app = typer.Typer(help="Serve every prompt of the table over HTTP, as OpenAI's clients speak it.")
 keys_app = typer.Typer(no_args_is_help=True, help="API keys of a server.")
@@ -36,24 +30,26 @@ def serve(
     embeddings: Annotated[
         str | None, typer.Option(help="Folder of a sentence-transformers model, for /v1/embeddings.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="local, or vllm in an environment that has it.")] = "local",
+    engine: Annotated[
+        str, typer.Option(help="local, vllm in an environment that has it, or one that a package adds.")
+    ] = "local",
     engine_option: Annotated[
-        list[str], typer.Option(help="NAME=VALUE of vLLM's engine arguments; may be repeated.")
+        list[str], typer.Option(help="NAME=VALUE of the engine's own, such as vLLM's arguments; may be repeated.")
     ] = [],  # noqa: B006
     backbone: BackboneName = DEFAULT_BACKBONE,
     dtype: Dtype = "auto",
     table: TableUrl = None,
 ) -> None:
     """Serve every prompt of the table over HTTP; Ctrl-C or SIGTERM finishes what has been accepted, and ends."""
-    from foreword.jobs import load_backbone
-    from foreword.table import find_table
-
     if context.invoked_subcommand is not None:
         return
+    from foreword.serve.engines.registry import check_name, make_engine
     from foreword.serve.http.keys import Keys
     from foreword.serve.http.server import address, listen, run
     from foreword.serve.http.service import Limits
+    from foreword.table import find_table
 
+    check_name(engine)
     options = _options(engine, engine_option)
     found = Keys(keys) if keys is not None else None
     bound = listen(host, port, found)
@@ -66,36 +62,20 @@ def serve(
             from foreword.serve.engines.embedding_queue import EmbeddingQueue
 
             embedder = EmbeddingQueue(SentenceEmbedder.load(embeddings))
-        if engine == "vllm":
-            model, runs = load_on_vllm(backbone, dtype, options, display)
-        else:
-            model, runs = load_backbone(backbone, dtype, display), None
+        model, runs = make_engine(engine, backbone, dtype, options, display)
         from foreword.serve.start import make
 
-        app, service = make(model, prompts, found, limits, cors, runs)
+        app, service = make(model, runs, prompts, found, limits, cors)
         service.embedder = embedder
         where = address(bound)
         display.say(f"Serving at {where}/v1. " + ("" if found else "No keys: this machine alone may ask."))
         run(app, service, bound, grace)
 
 
-def load_on_vllm(name: str, dtype: str, options: "Mapping[str, object]", display: Display) -> "tuple[Backbone, Engine]":
-    """The part of a backbone that this process needs, and vLLM with all of it; says what was loaded."""
-    from foreword.jobs import quieten, short
-    from foreword.serve.start import on_vllm
-
-    quieten(name, display)
-    backbone, engine = on_vllm(name, dtype, options, display)
-    display.say(f"Backbone {backbone.name}: {short(backbone.dtype)}, {engine.context:,} tokens, on vLLM.")
-    return backbone, engine
-
-
 def _options(engine: str, given: list[str]) -> dict[str, object]:
-    """vLLM's engine arguments: a value is JSON where it can be read as that, and else text."""
-    if engine not in ("local", "vllm"):
-        raise UsageError(f"engine {engine!r}: choose local or vllm")
-    if given and engine != "vllm":
-        raise UsageError(f"--engine-option {given[0]!r} is for --engine vllm")
+    """An engine's own options: a value is JSON where it can be read as that, and else text."""
+    if given and engine == "local":
+        raise UsageError(f"--engine-option {given[0]!r}: --engine local has none; --engine vllm takes vLLM's arguments")
     options: dict[str, object] = {}
     for one in given:
         name, equals, value = one.partition("=")

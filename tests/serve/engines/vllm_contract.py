@@ -26,10 +26,10 @@ from foreword.prompts import Output, Prompt
 from foreword.prompts.schema import checked
 from foreword.serve.engines.local import LocalEngine
 from foreword.serve.engines.queueing import QueueLimit
+from foreword.serve.engines.registry import make_engine
 from foreword.serve.engines.seam import ClosedError, Finished, ModelError, QueueFullError
 from foreword.serve.engines.vllm.launch import OTHERWISE, launch
 from foreword.serve.engines.vllm.vllm_engine import VllmEngine
-from foreword.serve.start import on_vllm
 from foreword.table import PromptTable
 from serve.engines import crowd
 
@@ -51,7 +51,7 @@ class Both:
     def __init__(self) -> None:
         self.full = Backbone.load(NAME, "float32")
         self.local = LocalEngine(self.full)
-        self.part, engine = on_vllm(NAME, "float32", OPTIONS)
+        self.part, engine = make_engine("vllm", NAME, "float32", OPTIONS)
         assert isinstance(engine, VllmEngine)
         self.vllm = engine
         self.prompts = crowd.prompts(self.full)
