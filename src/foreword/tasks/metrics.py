@@ -3,7 +3,9 @@
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+
+from foreword.registry import Registry
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -36,5 +38,10 @@ def normalise(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
-METRICS: Mapping[str, Callable[[str, str], float]] = {"accuracy": accuracy, "exact_match": exact_match, "f1": f1}
-"""Each takes (prediction, target)."""
+Metric = Callable[[str, str], float]
+"""Called with (prediction, target): how good the prediction is, from 0 to 1; a function, or an object."""
+
+METRICS: Registry[Metric] = Registry(
+    "foreword.metrics", {"accuracy": accuracy, "exact_match": exact_match, "f1": f1}, callable
+)
+"""By the name that a task file gives; other packages add theirs by an entry point in `foreword.metrics`."""

@@ -80,9 +80,18 @@ class Task:
         return digest.hexdigest()
 
     def score(self, predictions: Sequence[str], rows: Sequence[Row]) -> list[float]:
-        """The metric of each prediction on its row, from 0 to 1. Raises ValueError when the lengths differ."""
+        """The metric of each prediction on its row, from 0 to 1.
+
+        Raises ValueError when the lengths differ, ForewordError where a package's metric gives anything else.
+        """
         metric = METRICS[self.metric]
-        return [metric(prediction, row.target) for prediction, row in zip(predictions, rows, strict=True)]
+        scores = [metric(prediction, row.target) for prediction, row in zip(predictions, rows, strict=True)]
+        for score, row in zip(scores, rows, strict=True):
+            if not isinstance(score, int | float) or not 0 <= score <= 1:
+                raise ForewordError(
+                    f"the metric {self.metric!r} gives {score!r} for row {row.id!r}; it must be from 0 to 1"
+                )
+        return scores
 
 
 # The file format

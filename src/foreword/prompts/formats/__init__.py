@@ -2,34 +2,58 @@
 
 import json
 import re
-from importlib import import_module
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
 from foreword.errors import ForewordError, UsageError
+from foreword.prompts.formats import dotprompt, fstring, jinja, langchain, mlflow, openai, prompty
+from foreword.prompts.formats import text as text_format
 from foreword.prompts.formats.common import MAX_FILE, Losses
 from foreword.prompts.formats.inline import inlined
 from foreword.prompts.prompt import Prompt
+from foreword.registry import Registry
 
-FORMATS = ("dotprompt", "fstring", "jinja", "langchain", "mlflow", "openai", "prompty", "text")
 SUFFIXES = {".prompty": "prompty", ".jinja": "jinja", ".jinja2": "jinja", ".j2": "jinja", ".txt": "text"}
 
 
 class Format(Protocol):
-    """The seam: one module for each of FORMATS."""
+    """The seam: a module, or any object, with these two functions."""
 
-    def read(self, text: str, name: str) -> tuple[Prompt, Losses]:
-        """A prompt, called `name` where the text gives none, and what of the text it does not hold."""
+    def read(self, text: str, name: str, /) -> tuple[Prompt, Losses]:
+        """A prompt, called `name` where the text gives none, and what of the text it does not hold, a phrase each.
 
-    def write(self, prompt: Prompt) -> tuple[str, Losses]:
-        """The text of a prompt, and what of the prompt it does not hold."""
+        Raises ForewordError that says what is wrong with the text, and in which line.
+        """
+
+    def write(self, prompt: Prompt, /) -> tuple[str, Losses]:
+        """The text of a prompt, which includes no other, and what of the prompt it does not hold, a phrase each.
+
+        Raises ForewordError where the format cannot hold such a prompt.
+        """
+
+
+def _is_format(made: object) -> bool:
+    return callable(getattr(made, "read", None)) and callable(getattr(made, "write", None))
+
+
+FORMATS: Registry[Format] = Registry(
+    "foreword.formats",
+    {
+        "dotprompt": dotprompt, "fstring": fstring, "jinja": jinja, "langchain": langchain, "mlflow": mlflow,
+        "openai": openai, "prompty": prompty, "text": text_format,
+    },
+    _is_format,
+)  # fmt: skip
+"""By the name that `--format` takes; other packages add theirs by an entry point in `foreword.formats`. What a file is
+is guessed among the built-in ones alone, so that a broken package harms no other format.
+"""
 
 
 def format_of(name: str) -> Format:
-    """The format of that name. Raises UsageError."""
+    """The format of that name. Raises UsageError, or ForewordError where a package's format cannot be used."""
     if name not in FORMATS:
         raise UsageError(f"there is no format {name!r}; there are {', '.join(FORMATS)}, and peft for folders")
-    return cast(Format, import_module(f"foreword.prompts.formats.{name}"))
+    return FORMATS[name]
 
 
 def read(text: str, form: str, name: str, source: str) -> tuple[Prompt, Losses]:
