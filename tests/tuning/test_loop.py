@@ -314,7 +314,7 @@ def test_a_folder_takes_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(ForewordError, match=rf"other settings \({next(iter(change))} "):
             tune(backbone(), changed, START, folder=tmp_path / "run", **again)
     with monkeypatch.context() as later:  # another default, as a later version may have
-        later.setitem(METHODS, "prompt-tuning", replace(METHODS["prompt-tuning"], learning_rate=0.01))
+        later.setitem(METHODS._built_in, "prompt-tuning", replace(METHODS["prompt-tuning"], learning_rate=0.01))
         with pytest.raises(ForewordError, match=r"other settings \(learning_rate 0\.02, now 0\.01\)"):
             run(tmp_path / "run", resume=True)
     (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"\x00" * 50)

@@ -1,6 +1,10 @@
 """Every method begins exactly at its start, trains all that it has, and serves what it trained."""
 
+import importlib.util
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -139,7 +143,78 @@ def test_an_encoder_decoder_is_trained_on_text_that_ends_once(tmp_path: Path, me
     assert isinstance(model.generate(found.prompt, text="a quiet film"), str)
 
 
-def test_the_readme_has_every_method() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    rows = re.findall(r"^\| `([a-z-]+)` \|", readme, re.MULTILINE)
-    assert rows == list(METHODS)
+PACKAGE = """
+import torch
+from torch import nn
+from foreword.backbone import Vectors
+from foreword.tuning import Method, Start
+
+class Scaled(nn.Module):
+    def __init__(self, start: Start) -> None:
+        super().__init__()
+        self.register_buffer("start", start.embeddings)
+        self.scale = nn.Parameter(torch.ones(len(start.embeddings), 1))
+
+    def forward(self) -> Vectors:
+        return Vectors(embeddings=self.start * self.scale)
+
+SCALED = Method(Scaled, 0.1, "one factor for each token: P numbers", "nothing else fits")
+"""
+USES_IT = """
+from foreword.cli.tune import list_methods
+from foreword.errors import ForewordError
+from foreword.tuning import METHODS, TuneOptions, diagnose, read_record
+from pathlib import Path
+import torch
+from tuning.test_loop import _StopError, run, stop_at
+torch.set_num_threads(1)
+list_methods()
+whole = run(Path("whole"), method="scaled", patience=9)
+try:
+    run(Path("cut"), method="scaled", patience=9, listener=stop_at(7))
+except _StopError:
+    pass
+resumed = run(Path("cut"), method="scaled", patience=9, resume=True)
+assert resumed.prompt.digest == whole.prompt.digest
+assert whole.curves[-1].moved > 0
+assert (whole.trained_parameters, whole.prompt.soft.method) == (16, "scaled")
+assert read_record(Path("cut")).file.options.method == "scaled"
+try:
+    TuneOptions(method="broken").rate
+except ForewordError as error:
+    print(error)
+assert whole.warnings is not None
+"""
+
+
+def test_another_package_adds_a_method(tmp_path: Path) -> None:
+    """Installed as pip would; one that cannot be loaded harms nobody who does not ask for it."""
+    (tmp_path / "scaling.py").write_text(PACKAGE)
+    about = tmp_path / "foreword_scaling-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: foreword-scaling\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(
+        "[foreword.methods]\nscaled = scaling:SCALED\nbroken = scaling:NOTHING\nprompt-tuning = scaling:SCALED\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", USES_IT], cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = {line.split()[0]: line for line in done.stdout.splitlines() if line}
+    assert "one factor for each token: P numbers; choose it when nothing else fits" in lines["scaled"]
+    assert "'broken' of the package 'foreword-scaling' cannot be loaded" in lines["broken"]
+    assert "you begin" in lines["prompt-tuning"], "nothing that is built in is replaced"
+    assert "'broken' of the package 'foreword-scaling' cannot be loaded" in done.stdout.splitlines()[-1]
+
+
+def test_the_docs_have_every_method() -> None:
+    root = Path(__file__).parents[2]
+    about = importlib.util.spec_from_file_location("pages", root / "scripts" / "pages.py")
+    pages = importlib.util.module_from_spec(about)
+    about.loader.exec_module(pages)
+    row = re.compile(r"^\| `([a-z-]+)` \|", re.MULTILINE)
+    assert row.findall(pages.methods()) == list(METHODS)
+    named = re.findall(r"--method ([a-z-]+)", (root / "docs" / "how-to" / "choose-a-method.md").read_text())
+    assert set(named) <= set(METHODS)

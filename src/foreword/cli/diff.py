@@ -82,7 +82,7 @@ def _names(a: str, b: str | None, store: "PromptTable") -> tuple[str, str]:
 def _with_starts(found: "SoftDiff | None", folders: Sequence[Path]) -> "SoftDiff | None":
     if not folders:
         return found
-    from foreword.tuning.record import start_of
+    from foreword.tuning import start_of
 
     sides = (found.a, found.b) if found else (None, None)
     for folder in folders:

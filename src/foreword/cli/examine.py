@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING
 from foreword.cli.console import print_json, print_table
 
 if TYPE_CHECKING:
-    from foreword.tuning.progress import RunProgress
-    from foreword.tuning.record import Record
+    from foreword.tuning import Record, RunProgress
 
 
 def examine(folder: Path, as_json: bool) -> None:
     """Print a run's folder; changes nothing in it."""
-    from foreword.tuning.diagnose import diagnose
-    from foreword.tuning.progress import read_progress
-    from foreword.tuning.record import read_record
+    from foreword.tuning import diagnose, read_progress, read_record
 
     record, progress = read_record(folder), read_progress(folder)
     file = record.file

@@ -36,11 +36,16 @@ def command_line(arguments: list[str]) -> str:
 
 def list_methods() -> None:
     """A line for each method: what it trains, how many numbers that are, when to choose it."""
-    from foreword.tuning.methods import METHODS
+    from foreword.errors import ForewordError
+    from foreword.tuning import METHODS
 
     width = max(map(len, METHODS))
-    for name, method in METHODS.items():
-        print(f"{name:{width}}  {method.trains}; choose it when {method.when}")
+    for name in METHODS:
+        try:
+            method = METHODS[name]
+            print(f"{name:{width}}  {method.trains}; choose it when {method.when}")
+        except ForewordError as error:  # of a package that is broken
+            print(f"{name:{width}}  {error}")
     print("\nP virtual tokens, D the model's width, L layers, H KV heads, S tokens of the longest row, T tasks.")
 
 

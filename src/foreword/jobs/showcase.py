@@ -16,8 +16,7 @@ from foreword.listen import SILENT, Listener
 from foreword.prompts import Prompt
 from foreword.table import PromptTable
 from foreword.tasks import Task
-from foreword.tuning import Run, tune
-from foreword.tuning.methods import METHODS
+from foreword.tuning import METHODS, Run, tune
 
 HARD = ("plain", "opinion", "instruction", "chat")
 SOFT = ("prompt-tuning", "p-tuning")

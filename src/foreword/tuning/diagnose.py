@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from foreword.tuning.curves import CurvePoint, peak
-from foreword.tuning.methods import METHODS
+from foreword.tuning.methods import METHODS, usable
 from foreword.tuning.options import TuneOptions
 
 LARGE = 2.0
@@ -113,7 +113,7 @@ def _plateau(curve: Sequence[CurvePoint], options: TuneOptions) -> str | None:
             f"--lr {options.rate / 3:.2g}"
         )
     kind = METHODS[options.method].multitask
-    names = [name for name, method in METHODS.items() if method.multitask == kind]
+    names = [name for name, method in usable().items() if method.multitask == kind]
     after = names[names.index(options.method) + 1 :][:1]
     ways = ["another --init", f"a higher --lr {options.rate * 3:.2g}", *(f"--method {name}" for name in after)]
     return f"the loss has not fallen over the last third ({before:.3f} to {now:.3f}) {against}: {_try(ways)}"

@@ -1,16 +1,19 @@
-"""The methods: what each one trains, and when to choose it."""
+"""The methods: what each one trains, and when to choose it. `method` says what a method is."""
 
-from foreword.errors import UsageError
+from contextlib import suppress
+
+from foreword.errors import ForewordError, UsageError
+from foreword.registry import Registry
 from foreword.tuning.methods import p_tuning
 from foreword.tuning.methods.dept import Decomposed
-from foreword.tuning.methods.encoder import Encoder, Method, Start, by_task, count, flat, made
+from foreword.tuning.methods.method import Encoder, Method, Start, by_task, count, flat, made
 from foreword.tuning.methods.multitask import Multitask
 from foreword.tuning.methods.p_tuning_multitask import SharedMLP
 from foreword.tuning.methods.prefix import Prefix, PrefixMLP
 from foreword.tuning.methods.prompt_tuning import Embedding
 from foreword.tuning.methods.residual import Residual
 
-METHODS = {
+METHODS: Registry[Method] = Registry("foreword.methods", {
     "prompt-tuning": Method(
         Embedding, 2e-2, "the virtual tokens: P · D numbers", "you begin: least to store, anywhere in a template"
     ),
@@ -49,14 +52,24 @@ METHODS = {
         "more tasks will be added later",
         multitask=True,
     ),
-}  # fmt: skip
+}, lambda made: isinstance(made, Method))  # fmt: skip
+"""By name: those here, and those that installed packages add."""
+
+
+def usable() -> dict[str, Method]:
+    """All methods, without those of packages that cannot be loaded."""
+    methods = {}
+    for name in METHODS:
+        with suppress(ForewordError):
+            methods[name] = METHODS[name]
+    return methods
 
 
 def check_multitask(method: str) -> None:
     """Raises UsageError where `method` tunes one task at a time."""
     if not METHODS[method].multitask:
-        several = " or ".join(name for name, other in METHODS.items() if other.multitask)
+        several = " or ".join(name for name, other in usable().items() if other.multitask)
         raise UsageError(f"method {method!r} tunes one task at a time; for several choose --method {several}")
 
 
-__all__ = ["METHODS", "Encoder", "Method", "Start", "by_task", "check_multitask", "count", "flat", "made"]
+__all__ = ["METHODS", "Encoder", "Method", "Start", "by_task", "check_multitask", "count", "flat", "made", "usable"]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from foreword.backbone import Vectors
-from foreword.tuning.methods.encoder import Start
+from foreword.tuning.methods.method import Start
 
 RANK = 8
 LONGEST = 256

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from foreword.backbone import Vectors
-from foreword.tuning.methods.encoder import Start
+from foreword.tuning.methods.method import Start
 
 RANK = 1
 """As in the paper."""

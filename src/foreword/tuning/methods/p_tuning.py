@@ -8,7 +8,7 @@ where PEFT's and NeMo's begin at random.
 from torch import Tensor, nn
 
 from foreword.backbone import Vectors
-from foreword.tuning.methods.encoder import Start, zeroed
+from foreword.tuning.methods.method import Start, zeroed
 
 
 class _Added(nn.Module):

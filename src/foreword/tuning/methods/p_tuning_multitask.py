@@ -7,7 +7,7 @@ table has, NeMo's `new_tasks` and `existing_tasks`.
 from torch import Tensor, nn
 
 from foreword.backbone import Vectors
-from foreword.tuning.methods.encoder import Start
+from foreword.tuning.methods.method import Start
 from foreword.tuning.methods.p_tuning import mlp_network
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from foreword.backbone import Vectors
-from foreword.tuning.methods.encoder import Start, zeroed
+from foreword.tuning.methods.method import Start, zeroed
 
 WIDTH = 512
 """Of the reparameterisation's hidden layer, as in the paper's code for GPT-2."""

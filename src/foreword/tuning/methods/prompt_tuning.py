@@ -3,7 +3,7 @@
 from torch import nn
 
 from foreword.backbone import Vectors
-from foreword.tuning.methods.encoder import Start
+from foreword.tuning.methods.method import Start
 
 
 class Embedding(nn.Module):

@@ -7,7 +7,7 @@ norm is left out: numbers go in and come out at the scale of the start's, and wh
 from torch import Tensor, nn
 
 from foreword.backbone import Vectors
-from foreword.tuning.methods.encoder import Start, zeroed
+from foreword.tuning.methods.method import Start, zeroed
 
 WIDTH = 128
 """The network's bottleneck, between the 10 and 400 of the paper's table 7."""

@@ -1,6 +1,22 @@
-"""The seam of all methods: a small trainable module that makes a prompt's vectors. Knows no model, rows or loop.
+"""What a method is: a small trainable module that makes a prompt's vectors. Knows no model, rows or loop.
 
-An encoder begins exactly at the start that it is given, so that tuning never begins behind its start.
+A package of its own adds one by an entry point in the group `foreword.methods`, whose name is the method's:
+
+    [project.entry-points."foreword.methods"]
+    scaled = "my_package:SCALED"
+
+    class Scaled(nn.Module):
+        def __init__(self, start: Start) -> None:
+            super().__init__()
+            self.register_buffer("start", start.embeddings)
+            self.scale = nn.Parameter(torch.ones(len(start.embeddings), 1))
+
+        def forward(self) -> Vectors:
+            return Vectors(embeddings=self.start * self.scale)
+
+    SCALED = Method(Scaled, 1e-2, "one factor for each token: P numbers", "nothing else fits into the table")
+
+It then has what all methods have: `foreword tune --method scaled`, checkpoints, resuming, sweeps, serving.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,7 +51,10 @@ class Method:
     """A way to learn a soft prompt, with the learning rate that suits it."""
 
     encoder: Callable[..., Encoder]
-    """Takes a `Start`; where it is `multitask`, one for every task."""
+    """Makes the module that is trained, whose `forward()` gives the vectors, from a `Start`; where it is `multitask`,
+    from one for every task. It begins exactly there, so that tuning never begins behind its start, and draws random
+    numbers from torch's default generator alone, which is seeded. Its state, buffers included, is kept in checkpoints.
+    """
     learning_rate: float
     trains: str
     """What is trained, and how many numbers that are."""
