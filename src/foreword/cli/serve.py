@@ -2,13 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from foreword.cli.console import Display, print_json
 from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl
 from foreword.errors import UsageError
+
+if TYPE_CHECKING:
+    from foreword.flows import Chain, Function
+    from foreword.prompts import Prompt
 
 app = typer.Typer(help="Serve every prompt of the table over HTTP, as OpenAI's clients speak it.")
 keys_app = typer.Typer(no_args_is_help=True, help="API keys of a server.")
@@ -30,6 +34,10 @@ def serve(
     embeddings: Annotated[
         str | None, typer.Option(help="Folder of a sentence-transformers model, for /v1/embeddings.")
     ] = None,
+    strategy: Annotated[
+        list[str],
+        typer.Option(help="A chain's .yaml file or FILE.py:FUNCTION, served under its own name; may be repeated."),
+    ] = [],  # noqa: B006
     engine: Annotated[
         str, typer.Option(help="local, vllm in an environment that has it, or one that a package adds.")
     ] = "local",
@@ -43,10 +51,12 @@ def serve(
     """Serve every prompt of the table over HTTP; Ctrl-C or SIGTERM finishes what has been accepted, and ends."""
     if context.invoked_subcommand is not None:
         return
+    from foreword.jobs import find_runnable
     from foreword.serve.engines.registry import check_name, make_engine
     from foreword.serve.http.keys import Keys
     from foreword.serve.http.server import address, listen, run
     from foreword.serve.http.service import Limits
+    from foreword.serve.strategies import serve_as_named
     from foreword.table import find_table
 
     check_name(engine)
@@ -55,6 +65,7 @@ def serve(
     bound = listen(host, port, found)
     with bound, Display() as display:
         prompts = find_table(table)
+        strategies = serve_as_named([_servable(find_runnable(ref, prompts), ref) for ref in strategy], prompts)
         limits = Limits(body_bytes=max_body, max_tokens=max_tokens, seconds=timeout)
         embedder = None
         if embeddings is not None:  # a folder that is none is told before a model is waited for
@@ -65,11 +76,19 @@ def serve(
         model, runs = make_engine(engine, backbone, dtype, options, display)
         from foreword.serve.start import make
 
-        app, service = make(model, runs, prompts, found, limits, cors)
+        app, service = make(model, runs, prompts, found, limits, cors, strategies)
         service.embedder = embedder
         where = address(bound)
         display.say(f"Serving at {where}/v1. " + ("" if found else "No keys: this machine alone may ask."))
         run(app, service, bound, grace)
+
+
+def _servable(item: "Prompt | Chain | Function", ref: str) -> "Chain | Function":
+    from foreword.prompts import Prompt
+
+    if isinstance(item, Prompt):
+        raise UsageError(f"--strategy {ref!r} is a prompt; add it to the table, and it is served")
+    return item
 
 
 def _options(engine: str, given: list[str]) -> dict[str, object]:

@@ -49,6 +49,8 @@ class Served:
     key: str
     """`name:version`"""
     prompt: Prompt
+    strategy: bool = False
+    """Whether it stands for a chain or a function: the prompt tells its inputs and output, and no model reads it."""
 
 
 class PromptMemory:

@@ -12,6 +12,7 @@ from foreword.serve.http.keys import Keys
 from foreword.serve.http.metrics import Metrics
 from foreword.serve.http.service import Limits, Service
 from foreword.serve.prompts import Prompts
+from foreword.serve.strategies import ServedStrategy, StrategyEngine
 from foreword.table import PromptTable
 
 
@@ -22,13 +23,21 @@ def make(
     keys: Keys | None,
     limits: Limits,
     origins: Sequence[str] = (),
+    strategies: Sequence[ServedStrategy] = (),
 ) -> tuple[FastAPI, Service]:
-    """The application, and what its routes share; `engine` runs `backbone`."""
+    """The application, and what its routes share; `engine` runs `backbone`.
+
+    `strategies` are served under their own names beside the prompts of the table. Raises UsageError where one has the
+    backbone's name, ForewordError where the model cannot run a prompt of a chain.
+    """
+    if strategies:
+        engine = StrategyEngine(engine, strategies, backbone.name)
     limits = limits.within(engine.context)
     metrics = Metrics(engine.stats, limits.labels)
     prompts = Prompts(table, engine.check, backbone.fingerprint, limits.prompt_bytes, metrics.forget)
     service = Service(
         engine, prompts, metrics, backbone.name, limits, keys, spans.tracer(),
         chats=bool(backbone.tokenizer.chat_template),
+        strategies={one.item.name: one.served for one in strategies},
     )  # fmt: skip
     return make_app(service, origins), service

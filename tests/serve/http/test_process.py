@@ -87,8 +87,11 @@ def test_a_server_with_keys_on_a_tiny_model(serve: Serve, tmp_path: Path) -> Non
     for prompt in prompts:
         PromptTable.open().put(prompt, alias="prod")
     key = files.add(tmp_path / "keys.json", "me", ("use", "admin"))
-    server = serve("--backbone", "tiny", "--dtype", "float32", "--keys", "keys.json", "--grace", "5")
+    (tmp_path / "code.py").write_text("def shout(text: str) -> str:\n    return text.upper()\n")
+    strategy = ("--strategy", "code.py:shout")
+    server = serve("--backbone", "tiny", "--dtype", "float32", "--keys", "keys.json", "--grace", "5", *strategy)
     with server.client(key) as client:
+        assert ask(client, "shout", "a quiet film").choices[0].message.content == "A QUIET FILM"
         for prompt in prompts:
             answer = ask(client, f"{prompt.name}@prod", "a quiet film", max_tokens=8)
             alone = backbone.answer(prompt, [{"text": "a quiet film"}], _sampling(8))[0]

@@ -34,6 +34,10 @@ class ModelError(ForewordError):
     """The model failed on a request that was right."""
 
 
+class NoAnswerError(ForewordError):
+    """What was asked gave no valid answer; its message says which step of it, and why."""
+
+
 class SchemaError(ForewordError):
     """This engine cannot constrain an answer to the schema that is asked for."""
 

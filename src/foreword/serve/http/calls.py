@@ -15,7 +15,7 @@ from foreword.prompts.schema import ANY_OBJECT, checked
 from foreword.serve.engines.seam import Request
 from foreword.serve.http.bodies import ChatBody, ClassifyBody, CompletionBody, Message
 from foreword.serve.http.refusals import bad
-from foreword.serve.http.service import Service
+from foreword.serve.http.service import Limits, Service
 from foreword.serve.http.tools import Toolbox, turns
 from foreword.serve.prompts import Served
 
@@ -50,8 +50,10 @@ async def chat(service: Service, body: ChatBody, request_id: str) -> Call:
     if body.model == service.backbone:
         served, inputs = _bare_chat(service, body, tools)
     else:
-        served = await service.prompts.get(body.model)
+        served = await _served(service, body.model)
         inputs = _inputs(served.prompt, body.inputs, body.messages)
+        form_asked = form != "text" and body.response_format
+        _refuse_of_strategy(served, {"tools": body.tools, "response_format": form_asked, "logprobs": body.logprobs})
     schema: Mapping[str, Any] | None = tools.schema if tools is not None else None
     if body.response_format is not None and body.response_format.json_schema is not None:
         schema = body.response_format.json_schema.schema_
@@ -64,6 +66,17 @@ async def chat(service: Service, body: ChatBody, request_id: str) -> Call:
     return Call(served, _rows(service, served, [inputs], body, limit, top, schema, request_id), tools)
 
 
+async def _served(service: Service, model: str) -> Served:
+    """What `model` names: a strategy of this server, or a prompt of the table."""
+    return service.strategies.get(model) or await service.prompts.get(model)
+
+
+def _refuse_of_strategy(served: Served, wanted: Mapping[str, object]) -> None:
+    """Raises Refusal where more is asked of a chain or a function than its answer."""
+    if served.strategy and (asked := next((name for name, value in wanted.items() if value), None)):
+        raise bad(f"{served.prompt.name!r} is a chain or a function, and {asked!r} is for prompts", asked)
+
+
 async def completion(service: Service, body: CompletionBody, request_id: str) -> Call:
     """Raises Refusal where it cannot be asked."""
     texts: Sequence[str | None] = [body.prompt] if isinstance(body.prompt, str) else body.prompt or [None]
@@ -73,8 +86,9 @@ async def completion(service: Service, body: CompletionBody, request_id: str) ->
         served = Served(f"{body.model}:text", TEXT)
         inputs: list[Mapping[str, object]] = [{"prompt": text} for text in texts]
     else:
-        served = await service.prompts.get(body.model)
+        served = await _served(service, body.model)
         inputs = [_inputs(served.prompt, body.inputs, None if text is None else [_user(text)]) for text in texts]
+        _refuse_of_strategy(served, {"logprobs": body.logprobs is not None})
     top = max(1, body.logprobs) if body.logprobs is not None else 0
     limit = 1 if body.echo else body.max_tokens
     return Call(served, _rows(service, served, inputs, body, limit, top, None, request_id))
@@ -84,7 +98,7 @@ async def classify(service: Service, body: ClassifyBody, request_id: str) -> Cal
     """Raises Refusal where it cannot be asked."""
     if body.model == service.backbone:
         raise bad(f"the bare backbone {body.model!r} has no choices; name a prompt that declares some", "model")
-    served = await service.prompts.get(body.model)
+    served = await _served(service, body.model)
     if served.prompt.output.choices is None:
         raise bad(f"prompt {served.key!r} declares no choices; use /v1/chat/completions", "model")
     inputs = _inputs(served.prompt, body.inputs, None if body.input is None else [_user(body.input)])
@@ -111,7 +125,7 @@ def _inputs(
 ) -> dict[str, object]:
     """`given`, and what the last user message fills: the only variable that is left. Raises Refusal."""
     inputs, specs = dict(given or {}), prompt.specs
-    if others := sorted(inputs.keys() - set(prompt.variables)):
+    if others := sorted(inputs.keys() - set(prompt.variables) - set(specs)):
         raise bad(f"prompt {prompt.name!r} has no input {others[0]!r}; it takes {list(prompt.variables)}", "inputs")
     needed = [v for v in prompt.variables if getattr(specs.get(v), "default", None) is None]
     missing = [v for v in needed if v not in inputs]
@@ -155,7 +169,7 @@ def _rows(
     schema = _checked(schema) if schema is not None else None
     seed = body.seed if body.seed is not None else secrets.randbits(31) if body.temperature > 0 else 0
     sampling = Sampling(
-        limit or min(limits.default_tokens if schema is None else limits.json_tokens, limits.max_tokens),
+        limit or _default_tokens(limits, served, schema),
         body.temperature,
         body.top_p,
         body.stops if schema is None else (),  # JSON by a schema ends by itself
@@ -168,6 +182,13 @@ def _rows(
             request = _request(service, served, row, ours, top, f"{request_id}-{len(rows)}")
             rows.append(replace(request, schema=schema))
     return tuple(rows)
+
+
+def _default_tokens(limits: Limits, served: Served, schema: Mapping[str, Any] | None) -> int | None:
+    """Tokens that are written at most where nobody says; of a strategy each step has its own default."""
+    if served.strategy:
+        return None
+    return min(limits.default_tokens if schema is None else limits.json_tokens, limits.max_tokens)
 
 
 def _checked(schema: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -10,7 +10,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from foreword.errors import ForewordError
-from foreword.serve.engines.seam import ClosedError, DeadlineError, ModelError, QueueFullError, SchemaError
+from foreword.serve.engines.seam import (
+    ClosedError,
+    DeadlineError,
+    ModelError,
+    NoAnswerError,
+    QueueFullError,
+    SchemaError,
+)
 from foreword.serve.names import TableAwayError, UnknownModelError
 from foreword.serve.prompts import PromptRefusedError
 
@@ -70,6 +77,8 @@ def refusal(error: Exception) -> Refusal:
             return Refusal(504, "the answer took longer than this server allows; ask for fewer tokens", "deadline")
         case ModelError():
             return Refusal(500, "the model failed on this request; the server's log says more", "engine_error")
+        case NoAnswerError():
+            return Refusal(502, str(error), "no_answer")
         case UnknownModelError():
             return unknown(str(error))
         case PromptRefusedError():

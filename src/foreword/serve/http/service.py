@@ -1,6 +1,7 @@
 """All that the routes of one server share, and what one request may cost. Knows no HTTP."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,7 @@ from foreword.serve.engines.embedding_queue import EmbeddingQueue
 from foreword.serve.engines.seam import Engine
 from foreword.serve.http.keys import Keys
 from foreword.serve.http.metrics import Metrics
-from foreword.serve.prompts import Prompts
+from foreword.serve.prompts import Prompts, Served
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -68,6 +69,8 @@ class Service:
     chats: bool = True
     """Whether the backbone's tokenizer has a chat template."""
     embedder: EmbeddingQueue | None = None
+    strategies: Mapping[str, Served] = field(default_factory=dict)
+    """Chains and functions by their served names."""
     began: int = field(default_factory=lambda: int(time.time()))
     """Seconds since 1970."""
     ready: bool = False

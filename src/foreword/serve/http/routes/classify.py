@@ -33,5 +33,6 @@ def routes(service: Service) -> APIRouter:
 
 
 def _choices(prompt: Prompt, answer: Answer) -> list[dict[str, Any]]:
-    told = (prompt.output.choices or (), answer.probabilities or (), answer.log_likelihoods or ())
+    choices = prompt.output.choices or ()
+    told = (choices, answer.probabilities or (), answer.log_likelihoods or [None] * len(choices))
     return [{"text": text, "probability": share, "logprob": value} for text, share, value in zip(*told, strict=True)]

@@ -107,6 +107,7 @@ def _models(service: Service) -> list[dict[str, Any]]:
     found = [_model(service, service.backbone, None)]
     if service.embedder is not None:
         found.append(_model(service, service.embedder.name, None))
+    found += [_model(service, name, served.key) for name, served in service.strategies.items()]
     return found + [_model(service, name, head.ref) for name, head in service.prompts.names()]
 
 
