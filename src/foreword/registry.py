@@ -56,7 +56,7 @@ class Registry(Mapping[str, T], Generic[T]):
             ) from error
         if not self._fits(made):
             raise ForewordError(
-                f"{self.group} {point.name!r} of the package {package!r} is of type {type(made).__name__!r}, which does "
-                "not fit; CONTRIBUTING.md says what it must be"
+                f"{self.group} {point.name!r} of the package {package!r} is of type {type(made).__name__!r}, which "
+                "does not fit; CONTRIBUTING.md says what it must be"
             )
         return made
