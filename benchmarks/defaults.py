@@ -34,7 +34,7 @@ from clock import clock
 
 from foreword import Backbone, Prompt, Task, tune
 from foreword.backbone import Vectors
-from foreword.backbone.vectors import NONE
+from foreword.backbone.vectors import NO_VECTORS
 from foreword.packages import PackageFile, fetch
 from foreword.prompts import SoftTokens
 from foreword.tuning.lora import with_adapters
@@ -282,7 +282,7 @@ def learner(
     """
     if kind == "lora":
         twin, adapters = with_adapters(backbone, 16, seed)
-        return twin, list(adapters.values()), lambda: NONE
+        return twin, list(adapters.values()), lambda: NO_VECTORS
     torch.manual_seed(seed)
     encoder = peft_model(backbone, kind).prompt_encoder["default"]
     learns = "prefix" if kind == "prefix-tuning" else "tokens"

@@ -12,7 +12,7 @@ import transformers as hf
 from foreword.backbone import Backbone, Sampling, probe
 from foreword.backbone.batch import Example
 from foreword.backbone.encode import encode, encode_answer, shared_prefix_length
-from foreword.backbone.generate import ends_of
+from foreword.backbone.generate import end_tokens
 from foreword.backbone.load import best_dtype
 from foreword.backbone.vectors import Vectors
 from foreword.errors import ForewordError, UsageError
@@ -153,7 +153,7 @@ def test_without_its_layers_a_backbone_is_told_and_read_the_same(family: str, tm
     assert sum(p.numel() for p in part.model.parameters()) < sum(p.numel() for p in whole.model.parameters()) / 2
     for name in ("fingerprint", "context", "dimension", "cache_shape", "vocabulary", "dtype"):
         assert getattr(part, name) == getattr(whole, name), name
-    assert ends_of(part) == ends_of(whole)
+    assert end_tokens(part) == end_tokens(whole)
     prompt = Prompt("p", "{{ virtual(2) }}Review: {{ text }}")
     ids = part.encode(prompt, {"text": "a film"}).ids
     assert ids.tolist() == whole.encode(prompt, {"text": "a film"}).ids.tolist()

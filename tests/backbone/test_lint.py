@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 import tiny
-from foreword.backbone.lint import lint
+from foreword.backbone.lint import lint_tokens
 from foreword.errors import ForewordWarning
 from foreword.prompts import Examples, Input, Output, Prompt
 
@@ -13,7 +13,7 @@ REVIEW = "Review: {{ text }}\nSentiment:"
 
 
 def found(prompt: Prompt, family: str = "llama", **more: Any) -> list[tuple[str, str]]:
-    return [(finding.severity, finding.what) for finding in lint(prompt, tiny.backbone(family), **more)]
+    return [(finding.severity, finding.what) for finding in lint_tokens(prompt, tiny.backbone(family), **more)]
 
 
 def has(findings: list[tuple[str, str]], severity: str, what: str) -> bool:

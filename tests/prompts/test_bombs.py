@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from foreword.errors import ForewordError
 from foreword.prompts import Prompt
-from foreword.prompts.lint import lint
+from foreword.prompts.lint import lint_text
 
 BOMBS = r"""
 import resource, sys, time
@@ -19,7 +19,7 @@ from pathlib import Path
 from foreword.errors import ForewordError
 from foreword.prompts import Input, Partial, Prompt
 from foreword.prompts.inputs import Input
-from foreword.prompts.lint import lint
+from foreword.prompts.lint import lint_text
 from foreword.table import PromptTable
 
 Input(enum=("a",)).problem("a")  # loads the library
@@ -54,7 +54,7 @@ def tower():
 
 def linted(text):
     def go():
-        _, findings = lint(text, "p")
+        _, findings = lint_text(text, "p")
         if any(finding.severity == "error" for finding in findings):
             raise ForewordError("found")
     return go
@@ -139,7 +139,7 @@ PARTS = st.sampled_from(
 @given(st.lists(PARTS | st.text(max_size=3), max_size=25).map("".join), st.text(max_size=5) | st.lists(st.text()))
 def test_whatever_a_file_holds_it_renders_or_is_refused(text: str, x: object) -> None:
     part = Prompt("part", "{% for a in x %}{{ a }}{% endfor %}")
-    findings = lint(text, "p.prompt", lambda _: part)[1]
+    findings = lint_text(text, "p.prompt", lambda _: part)[1]
     try:
         prompt = Prompt.from_text(text, "p.prompt", "p", resolve=lambda _: part)
     except ForewordError:

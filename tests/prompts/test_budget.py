@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from foreword.errors import ForewordWarning, UsageError
 from foreword.prompts import Input, Prompt
-from foreword.prompts.budget import JOINT, estimated, fit
+from foreword.prompts.budget import JOINT, estimated_spans, fit_budgets
 
 
 def letters(text: str) -> list[tuple[int, int]]:
@@ -20,11 +20,14 @@ def letters(text: str) -> list[tuple[int, int]]:
 
 @pytest.mark.filterwarnings("ignore::foreword.errors.ForewordWarning")
 @given(
-    st.text(), st.integers(1, 20), st.sampled_from(["start", "end", "middle"]), st.sampled_from([letters, estimated])
+    st.text(),
+    st.integers(1, 20),
+    st.sampled_from(["start", "end", "middle"]),
+    st.sampled_from([letters, estimated_spans]),
 )
 def test_a_cut_text_holds_its_budget(text: str, limit: int, truncate: str, spans: object) -> None:
     prompt = Prompt("p", "{{ x }}{{ y }}", {"x": Input(maxTokens=limit, truncate=truncate), "y": Input()})
-    row, cuts = fit(prompt, {"x": text, "y": text}, spans)
+    row, cuts = fit_budgets(prompt, {"x": text, "y": text}, spans)
     cut = str(row["x"])
     assert row["y"] == text
     assert len(spans(cut)) <= limit
@@ -50,10 +53,10 @@ def test_a_cut_text_holds_its_budget(text: str, limit: int, truncate: str, spans
 def test_it_is_said_and_without_a_rule_it_is_an_error() -> None:
     prompt = Prompt("p", "{{ x }}", {"x": Input(maxTokens=2, truncate="end")})
     with pytest.warns(ForewordWarning, match="input 'x' of prompt 'p' is longer than its 2 tokens; its end is cut"):
-        row, cuts = fit(prompt, {"x": "a" * 20}, estimated)
+        row, cuts = fit_budgets(prompt, {"x": "a" * 20}, estimated_spans)
     assert row == {"x": "a" * 8}
     assert str(cuts[0]) == "input 'x' has 5 tokens: 2 were kept, its end was cut"
     strict = prompt.replace(inputs={"x": Input(maxTokens=2)})
     with pytest.raises(UsageError, match="input 'x' has 5 tokens, 2 at most; shorten it, or say in the prompt"):
-        fit(strict, {"x": "a" * 20}, estimated)
-    assert fit(strict, {"x": "a" * 8}, estimated) == ({"x": "a" * 8}, ())
+        fit_budgets(strict, {"x": "a" * 20}, estimated_spans)
+    assert fit_budgets(strict, {"x": "a" * 8}, estimated_spans) == ({"x": "a" * 8}, ())

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from foreword.errors import ForewordError
-from foreword.prompts.lint import lint
+from foreword.prompts.lint import lint_text
 
 SOUND = """---
 name: sound
@@ -20,13 +20,13 @@ Classify reviews.
 
 
 def found(text: str, **more: object) -> list[tuple[str, int | None, str]]:
-    return [(f.severity, f.line, f.what) for f in lint(text, "p.prompt", **more)[1]]
+    return [(f.severity, f.line, f.what) for f in lint_text(text, "p.prompt", **more)[1]]
 
 
 def test_a_sound_prompt_has_no_findings() -> None:
     assert found(SOUND) == []
     assert found(SOUND.replace("\n", "\r\n"), columns=("text",), choices=("negative", "positive")) == []
-    assert lint("Say {{ x }}", "dir/My file.prompt")[0].name == "my-file"
+    assert lint_text("Say {{ x }}", "dir/My file.prompt")[0].name == "my-file"
 
 
 HEAD = "---\ninputs: {text: {maxLength: 9}}\n"
@@ -91,7 +91,7 @@ def test_what_is_included_is_resolved(tmp_path: Path) -> None:
     def resolve(ref: str) -> object:
         raise ForewordError(f"there is no prompt {ref!r}; there is 'style'")
 
-    findings = lint("{% include 'stile' %}", "p", resolve=resolve, folder=tmp_path)[1]
+    findings = lint_text("{% include 'stile' %}", "p", resolve=resolve, folder=tmp_path)[1]
     assert [(f.what, f.todo) for f in findings] == [
         ("'p' includes 'stile': there is no prompt 'stile'", "there is 'style'")
     ]

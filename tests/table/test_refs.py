@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foreword.errors import UsageError
-from foreword.table.refs import Ref, check_alias, parse
+from foreword.table.refs import Ref, check_alias, parse_ref
 
 NAMES = st.from_regex(r"[a-z0-9]([a-z0-9._-]{0,98}[a-z0-9])?", fullmatch=True)
 ALIASES = st.from_regex(r"[a-z]([a-z0-9._-]{0,48}[a-z0-9])?", fullmatch=True).filter(lambda alias: alias != "latest")
@@ -14,19 +14,19 @@ ALIASES = st.from_regex(r"[a-z]([a-z0-9._-]{0,48}[a-z0-9])?", fullmatch=True).fi
 @settings(deadline=None)
 @given(NAMES, ALIASES, st.integers(1, 10**9 - 1))
 def test_each_form_says_what_it_says(name: str, alias: str, version: int) -> None:
-    assert parse(name) == parse(f"{name}@latest") == Ref(name)
-    assert parse(f"{name}@{alias}") == Ref(name, alias=alias)
-    assert parse(f"{name}:{version}") == Ref(name, version=version)
+    assert parse_ref(name) == parse_ref(f"{name}@latest") == Ref(name)
+    assert parse_ref(f"{name}@{alias}") == Ref(name, alias=alias)
+    assert parse_ref(f"{name}:{version}") == Ref(name, version=version)
     for both in (f"{name}@{alias}:{version}", f"{name}:{version}@{alias}"):
         with pytest.raises(UsageError, match="an alias and a version"):
-            parse(both)
+            parse_ref(both)
 
 
 @settings(deadline=None)
 @given(st.text())
 def test_any_other_text_is_refused_and_never_a_crash(text: str) -> None:
     try:
-        ref = parse(text)
+        ref = parse_ref(text)
     except UsageError:
         return
     mark = f"@{ref.alias}" if ref.alias else f":{ref.version}" if ref.version else ""
@@ -38,14 +38,14 @@ def test_any_other_text_is_refused_and_never_a_crash(text: str) -> None:
 )
 def test_almost_right_is_refused(ref: str) -> None:
     with pytest.raises(UsageError):
-        parse(ref)
+        parse_ref(ref)
 
 
 def test_a_version_behind_the_sign_of_an_alias_is_told_its_own() -> None:
     with pytest.raises(UsageError, match="a version takes ':': 'style:2'"):
-        parse("style@2")
+        parse_ref("style@2")
     with pytest.raises(UsageError) as caught:
-        parse("A" * 100_000)
+        parse_ref("A" * 100_000)
     assert len(str(caught.value)) < 500
 
 

@@ -14,17 +14,17 @@ from foreword.backbone.answer import TEXT_TOKENS, Answer, Inputs, OnRows, Sampli
 from foreword.backbone.architecture import Architecture
 from foreword.backbone.batch import Example, PrefixCache, batches
 from foreword.backbone.encode import Encoded, Ids, encode, encode_answer, shared_prefix_length, spans
-from foreword.backbone.generate import ends_of, generate_ids
+from foreword.backbone.generate import end_tokens, generate_ids
 from foreword.backbone.input_embedder import InputEmbedder
 from foreword.backbone.layerless import Layerless
 from foreword.backbone.load import load_model
 from foreword.backbone.model import FrozenModel
 from foreword.backbone.structured import Grammars
-from foreword.backbone.vectors import NONE, Vectors
+from foreword.backbone.vectors import NO_VECTORS, Vectors
 from foreword.errors import ForewordError, UsageError
 from foreword.listen import SILENT, Listener
 from foreword.prompts import Cut, Prompt
-from foreword.prompts.budget import fit
+from foreword.prompts.budget import fit_budgets
 
 BATCH_TOKENS = 1_024
 """Tokens in a scoring batch: enough to fill the machine's matrix units, little enough to stay in its caches."""
@@ -116,12 +116,12 @@ class Backbone(FrozenModel):
     def vectors(self, prompt: Prompt) -> Vectors:
         """The prompt's learned part, fp32, on this device; nothing for a hard prompt."""
         if prompt.soft is None:
-            return NONE
+            return NO_VECTORS
         return Vectors(**{name: torch.from_numpy(array).to(self.device) for name, array in prompt.soft.tensors.items()})
 
     def encode(self, prompt: Prompt, inputs: Mapping[str, object]) -> Encoded:
         """The exact tokens of a row, inputs cut to their budgets; refuses one longer than the model's context."""
-        row, cuts = fit(prompt, prompt.fill(inputs), self._spans)
+        row, cuts = fit_budgets(prompt, prompt.fill(inputs), self._spans)
         pieces = prompt.place(row, self._length)  # what was cut need not be as declared any more
         data = prompt.data(row)
         encoded = encode(pieces, self.tokenizer, data, prompt.written, apart=self.architecture.answers_apart)
@@ -259,7 +259,7 @@ class Backbone(FrozenModel):
 
     @cached_property
     def _grammars(self) -> Grammars:
-        return Grammars(self.tokenizer, ends_of(self), self.name)
+        return Grammars(self.tokenizer, end_tokens(self), self.name)
 
     def _write(
         self, prompt: Prompt, rows: Sequence[Inputs], sampling: Sampling, on_rows: OnRows | None

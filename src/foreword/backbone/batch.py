@@ -13,7 +13,7 @@ from torch import Tensor
 
 from foreword.backbone.encode import Ids, text_places
 from foreword.backbone.layout import Layout
-from foreword.backbone.vectors import NONE, LayerCache, Vectors
+from foreword.backbone.vectors import NO_VECTORS, LayerCache, Vectors
 
 ATTENTION = 2_000_000
 """Pairs of a token and what it looks at in a batch: what attention takes memory for, in every head and layer."""
@@ -40,7 +40,7 @@ class Part:
     examples: Sequence[Example]
     shared_prefix: Ids
     """[F] what all of its rows begin with."""
-    vectors: Vectors = NONE
+    vectors: Vectors = NO_VECTORS
     cache: LayerCache = ()
     """Keys and values of the shared prefix's first tokens, computed before or learned."""
 

@@ -21,7 +21,7 @@ from foreword.backbone.batch import Packed, Part, pack
 from foreword.backbone.checkpointing import Layers
 from foreword.backbone.input_embedder import InputEmbedder
 from foreword.backbone.padded import padded_log_probs
-from foreword.backbone.vectors import NONE, Vectors
+from foreword.backbone.vectors import NO_VECTORS, Vectors
 from foreword.errors import ForewordError, ForewordWarning
 
 
@@ -119,7 +119,7 @@ class DecoderOnly:
             virtual = embedding.float().clone().requires_grad_(learn)
             vectors = Vectors(embeddings=virtual)
             learned, hard = probe.LONG
-            cache = self.embedder.keys_and_values(hard.shared_prefix, NONE, self.fill)
+            cache = self.embedder.keys_and_values(hard.shared_prefix, NO_VECTORS, self.fill)
             packed = pack([replace(learned, vectors=vectors), replace(hard, cache=cache)], self.embedder.device)
             packed.layout.fused = fused
             log_probs = self._packed_log_probs(packed, vectors)
@@ -196,7 +196,7 @@ class DecoderOnly:
 
         def compute() -> Tensor:
             packed = pack([probe.PART], self.embedder.device)
-            log_probs = self._packed_log_probs(packed, NONE)
+            log_probs = self._packed_log_probs(packed, NO_VECTORS)
             windows[:] = packed.layout.windows
             return log_probs
 

@@ -17,7 +17,7 @@ _RNG_LOCK = threading.Lock()
 """torch's random numbers come from one place for the whole process."""
 
 
-def ends_of(model: FrozenModel) -> list[int]:
+def end_tokens(model: FrozenModel) -> list[int]:
     """The tokens that end a text, by the model's settings or the tokenizer's."""
     ends = model.model.generation_config.eos_token_id
     ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
@@ -39,7 +39,7 @@ def generate_ids(
     """
     learned = model.embedder.learned(prompts[0], vectors)
     rows = [model.embedder.embed_row(ids[vectors.prefix :], vectors) for ids in prompts]
-    ends = ends_of(model) if constraint is None else constraint.ends
+    ends = end_tokens(model) if constraint is None else constraint.ends
     # A model's own generation settings give way: what is asked for here is all that changes its probabilities.
     plain: dict[str, Any] = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0, "num_beams": 1}
     options: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from foreword.backbone.encode import Ids, text_places
-from foreword.backbone.vectors import NONE, LayerCache, Vectors
+from foreword.backbone.vectors import NO_VECTORS, LayerCache, Vectors
 from foreword.errors import ForewordError
 
 
@@ -56,7 +56,7 @@ class InputEmbedder:
             return min(longest, int(first or longest))
         return longest
 
-    def embed(self, ids: Tensor, vectors: Vectors = NONE, offsets: Tensor | None = None) -> Tensor:
+    def embed(self, ids: Tensor, vectors: Vectors = NO_VECTORS, offsets: Tensor | None = None) -> Tensor:
         """Input embeddings [T, D] of ids [T]; an id -1 - i takes row i of the virtual tokens [P, D].
 
         `offsets` [T] says which row of `vectors.offsets` is added to each token, -1 for none. Raises ForewordError
@@ -73,7 +73,7 @@ class InputEmbedder:
             embedded = embedded.index_add(0, places, vectors.offsets[offsets[places]].to(embedded.dtype))
         return embedded
 
-    def embed_row(self, ids: Ids, vectors: Vectors = NONE, before: int = 0, asked: int | None = None) -> Tensor:
+    def embed_row(self, ids: Ids, vectors: Vectors = NO_VECTORS, before: int = 0, asked: int | None = None) -> Tensor:
         """Input embeddings [T, D] of one row or shared prefix, or of what follows `before` text tokens of it.
 
         Tokens past the first `asked` are an answer's, which offsets are not added to.

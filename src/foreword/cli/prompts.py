@@ -19,13 +19,13 @@ Ref = Annotated[str, typer.Argument(help="name, name@alias or name:version; or a
 
 def show(ref: Ref, table: TableUrl = None, as_json: Json = False) -> None:
     """The prompt file, and what its vectors are."""
-    from foreword.prompts.vector_diff import facts
+    from foreword.prompts.vector_diff import vector_facts
     from foreword.table import find_prompt, find_table
 
     prompt = find_prompt(ref, find_table(table))
     if as_json:
         document = {"prompt": prompt.name, "digest": prompt.digest, "text": prompt.to_text()}
-        print_json({**document, "vectors": facts(prompt.soft)})
+        print_json({**document, "vectors": vector_facts(prompt.soft)})
         return
     print(prompt.to_text(), end="")
     if prompt.soft is not None:
@@ -79,14 +79,14 @@ def render(
 ) -> None:
     """The exact tokens that the model would read, or the text."""
     from foreword.jobs import load_backbone
-    from foreword.prompts.pieces import written
+    from foreword.prompts.pieces import pieces_text
     from foreword.table import find_prompt, find_table
 
     prompt = find_prompt(ref, find_table(table))
     row = typed(prompt, read_inputs(inputs))
     pieces = prompt.render(row)  # a wrong input is told before a model is loaded
     if as_text:
-        text = written(pieces)
+        text = pieces_text(pieces)
         if as_json:
             print_json({"prompt": prompt.name, "text": text})
         else:

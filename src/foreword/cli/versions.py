@@ -147,11 +147,11 @@ def say_unchanged(stored: "Stored", message: str) -> None:
 
 
 def _no_tag(store: "PromptTable", tag: str, name: str | None = None) -> str:
-    from foreword.table.queries import instead
+    from foreword.table.queries import suggestion
 
     if name is not None:
-        return f"{name!r} has no tag {tag!r}; {instead(tag, store.find(name).tags, 'its tags')}"
-    return f"No prompt has the tag {tag!r}; {instead(tag, store.tags(), 'tags')}"
+        return f"{name!r} has no tag {tag!r}; {suggestion(tag, store.find(name).tags, 'its tags')}"
+    return f"No prompt has the tag {tag!r}; {suggestion(tag, store.tags(), 'tags')}"
 
 
 def _not_found(store: "PromptTable", text: str, tag: str | None) -> str:

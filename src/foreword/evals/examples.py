@@ -5,7 +5,7 @@ import random
 from foreword.errors import UsageError
 from foreword.prompts import Prompt
 from foreword.prompts import few_shot as written
-from foreword.prompts.prompt import expect
+from foreword.prompts.prompt import expect_prompt
 from foreword.tasks import Row, Task
 
 
@@ -16,7 +16,7 @@ def few_shot(prompt: Prompt, task: Task, count: int, seed: int | None = None) ->
     """
     if not 1 <= count <= len(task.train):
         raise UsageError(f"few_shot: count must be 1 to {len(task.train):,}, the training rows; not {count}")
-    expect(prompt)
+    expect_prompt(prompt)
     rng = random.Random(task.seed if seed is None else seed)
     rows = rng.sample(task.train, len(task.train))
     if task.choices is not None:

@@ -13,7 +13,7 @@ from foreword.flows.strategy import Cost, Function, Kind, Strategy
 from foreword.flows.trace import Call, tell
 from foreword.listen import Count
 from foreword.prompts import Prompt
-from foreword.prompts.prompt import expect
+from foreword.prompts.prompt import expect_prompt
 from foreword.tasks import Task
 
 Rows = Sequence[Mapping[str, object]]
@@ -188,5 +188,5 @@ def bind(
         return item
     if callable(item):
         return Function.of(item)
-    expect(item)  # says how a prompt is had by its name or its path
+    expect_prompt(item)  # says how a prompt is had by its name or its path
     raise UsageError(f"{item!r:.80} answers no rows; give a Prompt, a Chain, a function or a Strategy")

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from foreword.errors import ForewordError, UsageError
 from foreword.forms import validation_message
 from foreword.prompts import Prompt, Text
-from foreword.prompts.prompt import NAME
-from foreword.prompts.template import RESERVED, Template, new_environment
+from foreword.prompts.prompt import PROMPT_NAME
+from foreword.prompts.template import RESERVED_NAMES, Template, new_environment
 from foreword.table import PromptTable
 from foreword.yaml_text import read_yaml
 
@@ -114,7 +114,7 @@ class _StepForm(BaseModel):
 
 class _ChainForm(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    name: str | None = Field(default=None, pattern=rf"^(?:{NAME.pattern})$")
+    name: str | None = Field(default=None, pattern=rf"^(?:{PROMPT_NAME.pattern})$")
     inputs: list[Word] = []
     steps: list[_StepForm] = Field(min_length=1, max_length=MAX_STEPS)
     output: Word
@@ -145,7 +145,7 @@ def _build(form: _ChainForm, path: Path, table: PromptTable | None) -> Chain:
         raise UsageError(f"{str(path)!r}, step {step!r}: {what}")
 
     for word in [*known, *(step.name for step in form.steps)]:
-        if word in RESERVED:
+        if word in RESERVED_NAMES:
             raise UsageError(f"{str(path)!r}: {word!r} has a meaning in templates; choose another name")
     steps: list[Step] = []
     fields: dict[str, list[str]] = {}  # of the JSON that a step answers, where its schema names them

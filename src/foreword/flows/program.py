@@ -13,7 +13,7 @@ from foreword.flows.strategy import Cost, Function, Kind
 from foreword.flows.threads import in_thread
 from foreword.listen import Count
 from foreword.prompts import Prompt
-from foreword.prompts.prompt import expect
+from foreword.prompts.prompt import expect_prompt
 
 T = TypeVar("T")
 Inputs = Mapping[str, object]
@@ -58,7 +58,7 @@ class Program(Generic[T]):
             self.prompt = prompt.ending(asked)
             self._strategy = ChainStrategy(self.prompt, model, sampling, read)
         else:
-            self.prompt, read = returning(expect(prompt), returns)
+            self.prompt, read = returning(expect_prompt(prompt), returns)
             self._strategy = PromptStrategy(self.prompt, model, sampling, read)
 
     def __repr__(self) -> str:

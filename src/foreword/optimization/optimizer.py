@@ -30,7 +30,7 @@ from foreword.optimization.outcome import Accepted, Optimized, Tested
 from foreword.optimization.proposer import Proposer
 from foreword.optimization.scorer import Scorer
 from foreword.prompts import Prompt
-from foreword.prompts.prompt import expect
+from foreword.prompts.prompt import expect_prompt
 from foreword.tasks import Row, Task
 
 BUDGET = "2000calls"
@@ -113,7 +113,7 @@ def optimize(
 
 def _checked(model: LanguageModel, task: Task, prompt: Prompt) -> Prompt:
     """The start, fit to be changed; all that can be wrong with it is told before anything is measured."""
-    if expect(prompt).virtual_tokens:
+    if expect_prompt(prompt).virtual_tokens:
         raise UsageError(f"prompt {prompt.name!r} is soft: optimize searches for words; 'foreword tune' learns vectors")
     if frame(prompt.body) is None:
         raise UsageError(f"prompt {prompt.name!r} shows no row, so that it answers all rows alike; add a variable")

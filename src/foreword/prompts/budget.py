@@ -32,7 +32,9 @@ class Cut:
         return f"input {self.input!r} has {self.tokens:,} tokens: {self.kept:,} were kept, its {self.truncate} was cut"
 
 
-def fit(prompt: Prompt, inputs: Mapping[str, object], spans: Spans) -> tuple[dict[str, object], tuple[Cut, ...]]:
+def fit_budgets(
+    prompt: Prompt, inputs: Mapping[str, object], spans: Spans
+) -> tuple[dict[str, object], tuple[Cut, ...]]:
     """`inputs` with every one that has a budget cut to it, and what was cut; warns of it too, once for each input.
 
     Raises UsageError for an input above its budget that does not say what may be cut.
@@ -57,7 +59,7 @@ def fit(prompt: Prompt, inputs: Mapping[str, object], spans: Spans) -> tuple[dic
     return values, tuple(cuts)
 
 
-def estimated(text: str) -> list[tuple[int, int]]:
+def estimated_spans(text: str) -> list[tuple[int, int]]:
     """Where tokens would stand if each had 4 characters."""
     return [(i, min(i + CHARACTERS_PER_TOKEN, len(text))) for i in range(0, len(text), CHARACTERS_PER_TOKEN)]
 

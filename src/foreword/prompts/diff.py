@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeGuard
 
-from foreword.prompts.pieces import written
-from foreword.prompts.prompt import Prompt, expect
+from foreword.prompts.pieces import pieces_text
+from foreword.prompts.prompt import Prompt, expect_prompt
 from foreword.prompts.vector_diff import SoftDiff, soft_diff
 from foreword.yaml_text import read_yaml
 
@@ -76,7 +76,7 @@ class Diff:
 
 def diff(a: Prompt, b: Prompt, names: tuple[str, str] | None = None) -> Diff:
     """What turns prompt `a` into prompt `b`; `names` head the lines of the text, by default the prompts' own."""
-    (head_a, body_a), (head_b, body_b) = _parts(expect(a)), _parts(expect(b))
+    (head_a, body_a), (head_b, body_b) = _parts(expect_prompt(a)), _parts(expect_prompt(b))
     differing = [name for name in dict.fromkeys([*head_a, *head_b]) if head_a.get(name) != head_b.get(name)]
     fields = [
         Change(name, head_a.get(name), head_b.get(name))
@@ -106,7 +106,7 @@ def rendered(a: Prompt, b: Prompt, row: Mapping[str, object], where: str, names:
 
     Each takes its inputs out of `row`; raises UsageError that names `where` the row stands if one is missing.
     """
-    texts = [written(prompt.replace(soft=None).render(prompt.take_texts(row, where))) for prompt in (a, b)]
+    texts = [pieces_text(prompt.replace(soft=None).render(prompt.take_texts(row, where))) for prompt in (a, b)]
     return unified(texts[0], texts[1], *names)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from foreword.errors import ForewordError
 from foreword.prompts.pieces import Text, Turn
-from foreword.prompts.prompt import Prompt, expect
+from foreword.prompts.prompt import Prompt, expect_prompt
 
 
 def few_shot(prompt: Prompt, examples: Sequence[tuple[Mapping[str, object], str]]) -> Prompt:
@@ -15,7 +15,7 @@ def few_shot(prompt: Prompt, examples: Sequence[tuple[Mapping[str, object], str]
     example is a turn of the user and one of the assistant. The result is an ordinary prompt that can be read,
     edited and stored.
     """
-    head, pattern = _instruction(expect(prompt).body)
+    head, pattern = _instruction(expect_prompt(prompt).body)
     if prompt.examples is not None:
         raise ForewordError(f"prompt {prompt.name!r} has examples of its own; give a prompt without them")
     shot = Prompt(prompt.name, pattern, prompt.inputs, prompt.output, includes=prompt.includes)

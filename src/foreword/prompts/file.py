@@ -14,7 +14,7 @@ from foreword.forms import validation_message
 from foreword.prompts.examples import Examples
 from foreword.prompts.inputs import MAX_INPUTS, Input
 from foreword.prompts.schema import checked
-from foreword.prompts.soft import MAX_BYTES, SoftTokens
+from foreword.prompts.soft import MAX_VECTOR_BYTES, SoftTokens
 from foreword.prompts.template import MAX_TEMPLATE
 from foreword.yaml_text import read_yaml, write_yaml
 
@@ -158,8 +158,8 @@ def read_vectors(path: Path) -> SoftTokens | None:
     try:
         if not path.is_file():
             return None
-        if path.stat().st_size > MAX_BYTES:
-            raise ForewordError(f"{str(path)!r} is larger than {MAX_BYTES:,} bytes; that is no soft prompt")
+        if path.stat().st_size > MAX_VECTOR_BYTES:
+            raise ForewordError(f"{str(path)!r} is larger than {MAX_VECTOR_BYTES:,} bytes; that is no soft prompt")
         return SoftTokens.from_bytes(path.read_bytes(), str(path))
     except OSError as error:
         raise ForewordError(f"cannot read {str(path)!r}: {error}") from error

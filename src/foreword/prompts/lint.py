@@ -11,7 +11,7 @@ from typing import Any, Literal
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts.inputs import compiled
 from foreword.prompts.pieces import Text, Turn
-from foreword.prompts.prompt import ANY, EXAMPLES, Prompt, Resolve
+from foreword.prompts.prompt import ANY_INPUT, EXAMPLES, Prompt, Resolve
 from foreword.prompts.samples import sample_row
 
 MAX_FINDINGS = 50
@@ -36,7 +36,7 @@ class Finding:
     """What to do about it."""
 
 
-def lint(
+def lint_text(
     text: str,
     source: str,
     resolve: Resolve | None = None,
@@ -228,7 +228,7 @@ def _against(
 ) -> Iterator[Finding]:
     if columns is not None:
         for name in prompt.variables:
-            if name not in columns and prompt.specs.get(name, ANY).default is None:
+            if name not in columns and prompt.specs.get(name, ANY_INPUT).default is None:
                 line = line_of(_use(name), lines, body_start(lines))
                 yield Finding("error", line, f"the task has no column {name!r}: {list(columns)}", "rename one of them")
         for name in columns:

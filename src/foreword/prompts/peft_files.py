@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, deserialize
 
 from foreword.errors import ForewordError
-from foreword.prompts.soft import MAX_BYTES
+from foreword.prompts.soft import MAX_VECTOR_BYTES
 from foreword.prompts.template import MAX_VIRTUAL
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -103,7 +103,7 @@ def read_weights(folder: Path) -> bytes:
             f"{str(folder / PICKLE)!r} is a pickle, which can run anything when it is read; load it in PEFT and "
             f"save it again as {WEIGHTS!r} (safe_serialization=True)"
         )
-    return read_bytes(folder / WEIGHTS, MAX_BYTES)
+    return read_bytes(folder / WEIGHTS, MAX_VECTOR_BYTES)
 
 
 def read_tensors(data: bytes, path: Path, config: Config) -> dict[str, np.ndarray]:

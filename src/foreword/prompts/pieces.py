@@ -30,7 +30,7 @@ class Turn:
 Piece = Text | Virtual | Turn
 
 
-def written(pieces: Sequence[Piece]) -> str:
+def pieces_text(pieces: Sequence[Piece]) -> str:
     """For people: text, with a line for each turn and a mark for virtual tokens."""
 
     def mark(piece: Piece) -> str:

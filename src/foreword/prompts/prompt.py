@@ -21,12 +21,12 @@ from foreword.prompts.pieces import Piece
 from foreword.prompts.soft import SoftTokens
 from foreword.prompts.template import MAX_INCLUDES, MAX_TOKENS, Template, included
 
-ANY = Input()
+ANY_INPUT = Input()
 EXAMPLES = "examples"
 """What a template calls the rows of `Prompt.examples`."""
 CHARACTERS_PER_TOKEN = 4
 """Where no tokenizer is at hand."""
-NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,98}[a-z0-9])?", re.ASCII)
+PROMPT_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,98}[a-z0-9])?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Prompt:
     """Rows that the body shows as `examples`."""
 
     def __post_init__(self) -> None:
-        if not NAME.fullmatch(self.name):
+        if not PROMPT_NAME.fullmatch(self.name):
             raise ForewordError(f"prompt name {self.name!r}: take a-z, 0-9, '.', '_' and '-', 100 characters at most")
         for ref, partial in self.includes.items():
             _check_partial(self.name, ref, partial.prompt)
@@ -180,12 +180,14 @@ class Prompt:
         return read_value(self.specs[name], name, value) if name in self.specs and isinstance(value, str) else value
 
     def _missing(self, inputs: Mapping[str, object]) -> str | None:
-        return next((n for n in self.variables if n not in inputs and self.specs.get(n, ANY).default is None), None)
+        return next(
+            (n for n in self.variables if n not in inputs and self.specs.get(n, ANY_INPUT).default is None), None
+        )
 
     def _checked(self, inputs: Mapping[str, object]) -> dict[str, object]:
         values = {n: inputs[n] if n in inputs else self.specs[n].default for n in self.variables}
         for name, value in values.items():
-            if problem := self.specs.get(name, ANY).problem(value):
+            if problem := self.specs.get(name, ANY_INPUT).problem(value):
                 raise UsageError(f"prompt {self.name!r}: input {name!r} {problem}")
         return values
 
@@ -324,7 +326,7 @@ def _check_partial(name: str, ref: str, prompt: Prompt) -> None:
         raise ForewordError(f"prompt {name!r} includes {ref!r}, which has examples; move them into {name!r}")
 
 
-def expect(prompt: object) -> Prompt:
+def expect_prompt(prompt: object) -> Prompt:
     """`prompt` itself. Raises UsageError where it is something else: a reference, most of all."""
     if isinstance(prompt, Prompt):
         return prompt

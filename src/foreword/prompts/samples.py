@@ -1,9 +1,9 @@
 """Inputs of a size that a prompt allows, to try it with. Knows what is declared about inputs; knows no models."""
 
 from foreword.prompts.inputs import Input
-from foreword.prompts.prompt import ANY, Prompt
+from foreword.prompts.prompt import ANY_INPUT, Prompt
 
-WORDS = "This is a plain sentence of words as people write them, with a name like Maria and a number like 42. "
+SAMPLE_TEXT = "This is a plain sentence of words as people write them, with a name like Maria and a number like 42. "
 
 
 def sample_row(prompt: Prompt, length: int | None = None) -> dict[str, object] | None:
@@ -11,8 +11,8 @@ def sample_row(prompt: Prompt, length: int | None = None) -> dict[str, object] |
 
     Without `length` a text has some words. None where what is declared rules all of these out.
     """
-    row = {name: sample(prompt.specs.get(name, ANY), length) for name in prompt.variables}
-    fits = all(prompt.specs.get(name, ANY).problem(value) is None for name, value in row.items())
+    row = {name: sample(prompt.specs.get(name, ANY_INPUT), length) for name in prompt.variables}
+    fits = all(prompt.specs.get(name, ANY_INPUT).problem(value) is None for name, value in row.items())
     return row if fits else None
 
 
@@ -25,10 +25,12 @@ def sample(spec: Input, length: int | None = None) -> object:
     match spec.type:
         case "string":
             wanted = max(spec.minLength or 0, min(length or 40, spec.maxLength or 10**9))
-            return (WORDS * (wanted // len(WORDS) + 1))[:wanted]
+            return (SAMPLE_TEXT * (wanted // len(SAMPLE_TEXT) + 1))[:wanted]
         case "array":
             most = spec.maxItems or spec.maxLength or 10
-            return [sample(spec.items or ANY, length)] * max(spec.minItems or 0, min(2 if length is None else 10, most))
+            return [sample(spec.items or ANY_INPUT, length)] * max(
+                spec.minItems or 0, min(2 if length is None else 10, most)
+            )
         case "object":
             return {name: sample(inner, length) for name, inner in (spec.properties or {}).items()}
         case "boolean":

@@ -18,7 +18,7 @@ from safetensors.numpy import load
 
 from foreword.errors import ForewordError
 
-MAX_BYTES = 512 * 1024**2
+MAX_VECTOR_BYTES = 512 * 1024**2
 FIELDS = ("backbone", "fingerprint", "method", "run", "trained_parameters")
 
 
@@ -101,8 +101,8 @@ class SoftTokens:
     def from_bytes(cls, data: bytes, source: str) -> "SoftTokens":
         """Check and read a safetensors file. Raises ForewordError that names `source` and what is wrong with it."""
         try:
-            if len(data) > MAX_BYTES:
-                raise ForewordError(f"{len(data):,} bytes are more than {MAX_BYTES:,}")
+            if len(data) > MAX_VECTOR_BYTES:
+                raise ForewordError(f"{len(data):,} bytes are more than {MAX_VECTOR_BYTES:,}")
             metadata = _metadata(data)
             return cls(load(data), **metadata)
         except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:

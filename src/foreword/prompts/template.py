@@ -53,7 +53,7 @@ FAILURES = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, 
 """What a template raises on values that do not suit it; the last one is what `truncate(2)` says."""
 
 ROLES = ("system", "user", "assistant")
-RESERVED = ("virtual", *ROLES, "self")
+RESERVED_NAMES = ("virtual", *ROLES, "self")
 LOOP = ("first", "index", "index0", "last", "length", "nextitem", "previtem", "revindex", "revindex0")
 FILTERS = (
     "capitalize", "default", "first", "float", "int", "join", "last", "length", "list", "lower", "reverse", "round",
@@ -91,7 +91,7 @@ class Template:
             inside = self._measure()
             tree = self._parse(self._environment)
             self.places = _check(tree, name)
-            self.variables = tuple(sorted(find_undeclared_variables(tree) - {*RESERVED}))
+            self.variables = tuple(sorted(find_undeclared_variables(tree) - {*RESERVED_NAMES}))
             self._tree = metered(tree)
         except TemplateSyntaxError as error:
             raise ForewordError(f"prompt {name!r}, line {error.lineno}: {error.message}; mend the template") from error
@@ -306,7 +306,7 @@ def _check(tree: nodes.Template, name: str) -> tuple[int, ...]:
                 refuse(node, f"no test {node.name!r}; there are: {', '.join(TESTS)}")
             case nodes.Getattr() if node.attr.startswith("_"):
                 refuse(node, f"attribute {node.attr!r} is out of reach for a template")
-            case nodes.Name() if node.name in RESERVED or node.name.startswith("_"):
+            case nodes.Name() if node.name in RESERVED_NAMES or node.name.startswith("_"):
                 refuse(node, f"{node.name!r} cannot be the name of a variable")
             case nodes.If() if len(node.elif_) > MAX_BRANCHES:
                 refuse(node, f"a condition has {MAX_BRANCHES} branches at most; use another one")

@@ -78,7 +78,12 @@ class SoftDiff:
     def to_json(self) -> dict[str, Any]:
         """`a` and `b`: what each is; `not_compared`; `tokens`, by tensor."""
         tokens = {name: [token.to_json() for token in tokens] for name, tokens in self.tensors.items()}
-        return {"a": facts(self.a), "b": facts(self.b), "not_compared": self.reason or None, "tokens": tokens}
+        return {
+            "a": vector_facts(self.a),
+            "b": vector_facts(self.b),
+            "not_compared": self.reason or None,
+            "tokens": tokens,
+        }
 
     def __str__(self) -> str:
         if self.reason:
@@ -106,7 +111,7 @@ def soft_diff(a: SoftTokens | None, b: SoftTokens | None) -> SoftDiff:
     return SoftDiff(a, b, reason, tensors)
 
 
-def facts(soft: SoftTokens | None) -> dict[str, Any] | None:
+def vector_facts(soft: SoftTokens | None) -> dict[str, Any] | None:
     """What is known of vectors beside their numbers."""
     if soft is None:
         return None

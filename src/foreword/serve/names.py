@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from foreword.errors import ForewordError, UsageError
 from foreword.table import Current
-from foreword.table.refs import LATEST, Ref, parse
+from foreword.table.refs import LATEST, Ref, parse_ref
 
 LOOK_SECONDS = 0.2
 """The least time between two looks at the table that unknown names cause."""
@@ -103,7 +103,7 @@ class ModelNames:
         Raises UnknownModelError, or TableAwayError.
         """
         try:
-            ref = parse(model)
+            ref = parse_ref(model)
         except UsageError as error:
             raise UnknownModelError(f"there is no model {model!r:.200}: {error!s:.300}") from None
         if ref.version is not None:

@@ -16,12 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from foreword.errors import ForewordError
 from foreword.forms import validation_message
-from foreword.prompts.prompt import NAME, Prompt
-from foreword.prompts.soft import MAX_BYTES, SoftTokens
+from foreword.prompts.prompt import PROMPT_NAME, Prompt
+from foreword.prompts.soft import MAX_VECTOR_BYTES, SoftTokens
 from foreword.prompts.template import MAX_INCLUDES, MAX_TEMPLATE
 from foreword.redact import redact, secret_line
 from foreword.table.includes import Partials
-from foreword.table.refs import TAG, parse
+from foreword.table.refs import TAG, parse_ref
 from foreword.table.stored import Stored
 
 MANIFEST, CARD = "bundle.json", "card.md"
@@ -30,7 +30,7 @@ MAX_MANIFEST = 200_000
 """Bytes."""
 MAX_TEXT = 8 * MAX_TEMPLATE
 """Bytes of a prompt file or a card."""
-PART = re.compile(rf"(?:{NAME.pattern})\+[1-9][0-9]{{0,8}}\.prompt", re.ASCII)
+PART = re.compile(rf"(?:{PROMPT_NAME.pattern})\+[1-9][0-9]{{0,8}}\.prompt", re.ASCII)
 """The file of an included prompt, by its name and version where it comes from."""
 MAX_NOTE = 10_000
 """Characters of a message."""
@@ -47,7 +47,7 @@ class File(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     sha256: Digest
-    size: int = Field(ge=0, le=MAX_BYTES)
+    size: int = Field(ge=0, le=MAX_VECTOR_BYTES)
 
 
 class Manifest(BaseModel):
@@ -126,7 +126,7 @@ def _parts(prompt: Prompt) -> dict[str, str]:
     """The files of what a stored prompt includes, to the last one; '+' stands in no prompt's name."""
     files: dict[str, str] = {}
     for ref, partial in prompt.includes.items():
-        name = f"{parse(ref).name}+{partial.version}.prompt"
+        name = f"{parse_ref(ref).name}+{partial.version}.prompt"
         files[name] = partial.prompt.to_text()
         files |= _parts(partial.prompt)
     return files
@@ -162,7 +162,7 @@ def read_manifest(data: bytes, source: str) -> Manifest:
         if isinstance(error, ValidationError):
             said = validation_message(repr(source), error, values=False)
         raise ForewordError(f"{said}; push the prompt again") from None
-    if not NAME.fullmatch(manifest.name):
+    if not PROMPT_NAME.fullmatch(manifest.name):
         raise ForewordError(f"{source!r}, 'name': {manifest.name!r} is no name of a prompt")
     if _digest({key: value for key, value in found.items() if key != "sha256"}) != manifest.sha256:
         raise ForewordError(f"{source!r} is altered: its content has another sha256; push the prompt again")
@@ -172,7 +172,7 @@ def read_manifest(data: bytes, source: str) -> Manifest:
 
 def _check_files(manifest: Manifest, source: str) -> None:
     """The files are those that a bundle has, under their own names, and no larger than they can be."""
-    expected = {f"{manifest.name}.prompt": MAX_TEXT, CARD: MAX_TEXT, f"{manifest.name}.safetensors": MAX_BYTES}
+    expected = {f"{manifest.name}.prompt": MAX_TEXT, CARD: MAX_TEXT, f"{manifest.name}.safetensors": MAX_VECTOR_BYTES}
     parts = [name for name in manifest.files if PART.fullmatch(name)]
     if len(parts) > MAX_INCLUDES:
         raise ForewordError(f"{source!r} lists {len(parts)} included prompts, {MAX_INCLUDES} at most")
@@ -227,7 +227,7 @@ def _prompt(manifest: Manifest, files: Mapping[str, bytes], source: str) -> Prom
             raise ForewordError(f"{source!r}: {name!r} is not UTF-8") from None
 
     def part(ref: str, partials: Partials) -> Prompt:
-        at = parse(ref)
+        at = parse_ref(ref)
         file = f"{at.name}+{at.version}.prompt"
         partials.charge(text(file))
         found = Prompt.from_text(text(file), f"{source}/{file}", resolve=partials)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from foreword.errors import UsageError
-from foreword.prompts.prompt import ANY, Prompt
+from foreword.prompts.prompt import ANY_INPUT, Prompt
 from foreword.redact import redact
 from foreword.table.markdown import block, inline
 from foreword.table.stored import Stored
@@ -171,7 +171,7 @@ def _use(prompt: Prompt) -> list[str]:
     shell = ["foreword prompts pull WHERE_THIS_CARD_LIES", f"foreword run {prompt.name}"]
     if soft is not None:
         shell[1] += f" --backbone {shlex.quote(backbone)}"
-    needed = [name for name in prompt.variables if prompt.specs.get(name, ANY).default is None]
+    needed = [name for name in prompt.variables if prompt.specs.get(name, ANY_INPUT).default is None]
     shell[1] += "".join(f" --input {name}=…" for name in needed)
     plain = [name for name in needed if not keyword.iskeyword(name)]
     arguments = [f'{name}="…"' for name in plain]

@@ -5,7 +5,7 @@ import os
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Prompt
 from foreword.table.database import locate
-from foreword.table.refs import VERSION, check_alias, parse
+from foreword.table.refs import VERSION, check_alias, parse_ref
 from foreword.table.table import PromptTable
 
 
@@ -43,7 +43,7 @@ def meant_version(table: PromptTable, name: str, written: str) -> int:
     """The version of `name` that `written` means: a number, or a reference to this very prompt. Raises UsageError."""
     if VERSION.fullmatch(written):
         return int(written)
-    if ("@" in written or ":" in written) and parse(written).name == name:
+    if ("@" in written or ":" in written) and parse_ref(written).name == name:
         return table.find(written).version
     raise UsageError(f"{written!r:.80} is no version of {name!r}: give one such as 2, or '{name}@staging'")
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from foreword.errors import ForewordError
 from foreword.prompts.prompt import Prompt, Resolve
 from foreword.prompts.template import MAX_INCLUDE_DEPTH, MAX_INCLUDES, MAX_TEMPLATE
-from foreword.table.refs import parse
+from foreword.table.refs import parse_ref
 
 
 class Partials:
@@ -56,7 +56,7 @@ def pinned(prompt: Prompt, version: Callable[[str, str], int | None]) -> Prompt:
     """
     includes = {}
     for ref, partial in prompt.includes.items():
-        name = parse(ref).name
+        name = parse_ref(ref).name
         number = version(name, partial.prompt.digest)
         if number is None:
             raise ForewordError(
@@ -67,8 +67,8 @@ def pinned(prompt: Prompt, version: Callable[[str, str], int | None]) -> Prompt:
     return prompt.replace(includes=includes) if includes else prompt
 
 
-def known(prompt: Prompt) -> Resolve:
+def resolve_pinned(prompt: Prompt) -> Resolve:
     """Resolves what is pinned in `prompt`, by version, without a table."""
     return {
-        f"{parse(ref).name}:{partial.version}": partial.prompt for ref, partial in prompt.includes.items()
+        f"{parse_ref(ref).name}:{partial.version}": partial.prompt for ref, partial in prompt.includes.items()
     }.__getitem__

@@ -123,7 +123,7 @@ def missing(session: Session, ref: Ref) -> UsageError:
 
 
 def no_alias(name: str, alias: str, there: Sequence[str]) -> UsageError:
-    return UsageError(f"{name!r} has no alias {alias!r}; {instead(alias, there, 'its aliases')}")
+    return UsageError(f"{name!r} has no alias {alias!r}; {suggestion(alias, there, 'its aliases')}")
 
 
 def near_names(session: Session, name: str, among: ColumnElement[bool], what: str) -> str:
@@ -131,10 +131,10 @@ def near_names(session: Session, name: str, among: ColumnElement[bool], what: st
     names = select(PromptRow.name).where(among).distinct().limit(NEAR)
     before = session.scalars(names.where(PromptRow.name < name).order_by(PromptRow.name.desc())).all()
     behind = session.scalars(names.where(PromptRow.name > name).order_by(PromptRow.name)).all()
-    return instead(name, [*reversed(before), *behind], what)
+    return suggestion(name, [*reversed(before), *behind], what)
 
 
-def instead(wanted: str, there: Sequence[str], what: str) -> str:
+def suggestion(wanted: str, there: Sequence[str], what: str) -> str:
     """Which of `there` may have been meant, and some of what there is."""
     if not there:
         return f"{what}: none yet"

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from foreword.errors import UsageError
-from foreword.prompts.prompt import NAME
+from foreword.prompts.prompt import PROMPT_NAME
 
 LATEST = "latest"
 ALIAS = re.compile(r"[a-z](?:[a-z0-9._-]{0,48}[a-z0-9])?", re.ASCII)
@@ -21,12 +21,12 @@ class Ref:
     version: int | None = None
 
 
-def parse(text: str) -> Ref:
+def parse_ref(text: str) -> Ref:
     """Reads a reference. Raises UsageError when it is not of one of the three forms."""
     name, mark, rest = re.fullmatch(r"([^@:]*)([@:]?)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
     if "@" in rest or ":" in rest:
         raise UsageError(f"{text!r:.200} names an alias and a version; give one of them: 'name@alias' or 'name:3'")
-    if not NAME.fullmatch(name):
+    if not PROMPT_NAME.fullmatch(name):
         raise UsageError(f"{text!r:.200} is no stored prompt: write 'name', 'name@alias' or 'name:3'")
     if mark == ":":
         if not VERSION.fullmatch(rest):

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from foreword.errors import ForewordError, UsageError
-from foreword.prompts.prompt import NAME, Partial, Prompt
+from foreword.prompts.prompt import PROMPT_NAME, Partial, Prompt
 from foreword.redact import redact
 from foreword.table import bundle
 from foreword.table.bundle import CARD, MANIFEST, MAX_MANIFEST, MAX_TEXT, Manifest
 from foreword.table.card import card_text
 from foreword.table.places import MissingError, Place
-from foreword.table.queries import instead
+from foreword.table.queries import suggestion
 from foreword.table.refs import check_alias, check_tag
 from foreword.table.stored import Stored
 from foreword.table.table import PromptTable
@@ -102,7 +102,7 @@ def pull(
     its author's, unless `message` is given, and the origin says where it comes from; its tags, and `tags`, are added
     to the prompt. Raises ForewordError.
     """
-    if name is not None and not NAME.fullmatch(name):
+    if name is not None and not PROMPT_NAME.fullmatch(name):
         raise UsageError(f"prompt name {name!r}: take a-z, 0-9, '.', '_' and '-', 100 characters at most")
     if alias is not None:
         check_alias(alias)
@@ -148,7 +148,7 @@ def _find(source: str) -> tuple[Place, str]:
         return place, ""
     if newest := _newest(place, "", source):
         return place, newest
-    held = [name for name in names if NAME.fullmatch(name) and any(map(FOLDER.fullmatch, place.names(name)))]
+    held = [name for name in names if PROMPT_NAME.fullmatch(name) and any(map(FOLDER.fullmatch, place.names(name)))]
     if len(held) > 1:
         raise UsageError(
             f"{place.shown!r} holds {len(held)} prompts: {', '.join(held[:10])}; name one: {place.shown}/{held[0]}"
@@ -158,7 +158,11 @@ def _find(source: str) -> tuple[Place, str]:
     match = LAST.fullmatch(source)
     if match is not None and match[3] and match[1]:
         place = Place(match[1])
-        found = [folder for _, folder in _versions(place, match[2], int(match[3]))] if NAME.fullmatch(match[2]) else []
+        found = (
+            [folder for _, folder in _versions(place, match[2], int(match[3]))]
+            if PROMPT_NAME.fullmatch(match[2])
+            else []
+        )
         if len(found) == 1:
             return place, found[0]
         _refuse_many(found, source)
@@ -173,13 +177,17 @@ def _instead(match: re.Match[str] | None) -> str | None:
         return None
     try:
         place, name = Place(match[1].rstrip("/") or "/"), redact(match[2])[:100]
-        if match[3] and NAME.fullmatch(name) and (found := sorted({number for number, _ in _versions(place, name)})):
+        if (
+            match[3]
+            and PROMPT_NAME.fullmatch(name)
+            and (found := sorted({number for number, _ in _versions(place, name)}))
+        ):
             there = ", ".join(map(str, found[-MAX_TOLD:]))
             return f"{place.shown!r} holds no version {match[3]} of {name!r}; its versions there: {there}"
-        held = [one for one in place.names()[:MAX_LOOKED] if NAME.fullmatch(one) and any(_versions(place, one))]
+        held = [one for one in place.names()[:MAX_LOOKED] if PROMPT_NAME.fullmatch(one) and any(_versions(place, one))]
     except ForewordError:  # what is above an address need not be a place
         return None
-    return f"{place.shown!r} holds no {name!r}; {instead(name, held, 'prompts there')}" if held else None
+    return f"{place.shown!r} holds no {name!r}; {suggestion(name, held, 'prompts there')}" if held else None
 
 
 def _newest(place: Place, name: str, source: str) -> str | None:
@@ -233,7 +241,7 @@ def _write_index(place: Place) -> None:
     lines = [TITLE, "Pull one with `foreword prompts pull` and the address of its folder.", ""]
     lines += ["| prompt | version | |", "|---|---|---|"]
     for name in place.names():
-        if NAME.fullmatch(name) and FOLDER.fullmatch(name) is None:
+        if PROMPT_NAME.fullmatch(name) and FOLDER.fullmatch(name) is None:
             lines += [
                 f"| {name} | {version} | [{folder}]({folder}/{CARD}) |"
                 for version, folder in sorted(_versions(place, name), reverse=True)

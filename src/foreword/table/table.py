@@ -16,10 +16,10 @@ from foreword.prompts.prompt import Prompt
 from foreword.prompts.soft import SoftTokens
 from foreword.table import queries, writes
 from foreword.table.database import Database, locate
-from foreword.table.includes import Partials, known, pinned
+from foreword.table.includes import Partials, pinned, resolve_pinned
 from foreword.table.notes import author, note, origin_text, plain
 from foreword.table.recent import Recent
-from foreword.table.refs import Ref, check_alias, check_tag, parse
+from foreword.table.refs import Ref, check_alias, check_tag, parse_ref
 from foreword.table.schema import LIVE, AliasRow, PromptRow
 from foreword.table.stored import AliasMove, Current, Deletion, Stored, deletion, move, stored
 from foreword.table.tensors import TensorFolder, TensorRows, Tensors
@@ -69,10 +69,13 @@ class PromptTable:
         tags = [check_tag(tag) for tag in tags]
         if alias is not None:
             check_alias(alias)
-        made_from = parse(parent) if parent is not None else None
+        made_from = parse_ref(parent) if parent is not None else None
         prompt, how = pinned(prompt, self.version_of), origin_text(origin) if origin else None
         text = prompt.to_text()
-        if Prompt.from_text(text, prompt.name, soft=prompt.soft, resolve=known(prompt)).digest != prompt.digest:
+        if (
+            Prompt.from_text(text, prompt.name, soft=prompt.soft, resolve=resolve_pinned(prompt)).digest
+            != prompt.digest
+        ):
             raise ForewordError(f"prompt {prompt.name!r} does not survive being written and read; report this as a bug")
         tensors = self._tensors.put(prompt.soft.to_bytes()) if prompt.soft is not None else None
         for _ in range(ATTEMPTS):
@@ -111,13 +114,13 @@ class PromptTable:
         to the table; on a server, for a second (`watch.LIFETIME`) or until one writes through this object.
         Raises UsageError with near matches when there is none, ForewordError when its vectors are missing or altered.
         """
-        wanted, stamp = parse(ref), self._database.stamp()
+        wanted, stamp = parse_ref(ref), self._database.stamp()
         if (held := self._recent.get(wanted, stamp)) is not None:
             return held
         return Partials(self._load)(ref)
 
     def _load(self, ref: str, partials: Partials) -> Prompt:
-        wanted, stamp = parse(ref), self._database.stamp()
+        wanted, stamp = parse_ref(ref), self._database.stamp()
         with self._database.session() as session:
             # what a stored version includes stays readable for it, whoever has deleted it since
             row = queries.find(session, wanted, undefer(PromptRow.text), lazyload("*"), deleted=partials.inside)
@@ -144,11 +147,11 @@ class PromptTable:
     def find(self, ref: str) -> Stored:
         """What the table knows of the version that `ref` stands for. Raises UsageError as `get` does."""
         with self._database.session() as session:
-            return stored(queries.find(session, parse(ref)))
+            return stored(queries.find(session, parse_ref(ref)))
 
     def alias(self, name: str, alias: str, version: int, message: str = "") -> None:
         """Makes `name@alias` mean this version from now on. Raises UsageError where there is no such version."""
-        ref = parse(f"{name}:{version}")
+        ref = parse_ref(f"{name}:{version}")
         check_alias(alias)
         with self._writing(name) as session:
             queries.find(session, ref)
@@ -173,7 +176,7 @@ class PromptTable:
 
         Raises ForewordError where another has moved it since: what was decided on `seen` holds no more.
         """
-        ref = parse(f"{name}:{version}")
+        ref = parse_ref(f"{name}:{version}")
         check_alias(alias)
         with self._writing(name) as session:
             queries.find(session, ref)
@@ -194,7 +197,7 @@ class PromptTable:
         `tag`: only prompts that have it. `after`: the `ref` of the last one that was seen, for the page behind it.
         """
         _check_limit(limit)
-        begin = parse(after) if after is not None else None
+        begin = parse_ref(after) if after is not None else None
         with self._database.session() as session:
             if name is None:
                 return _all(session, queries.newest_of_each(tag, begin.name if begin else None, limit))
@@ -215,7 +218,7 @@ class PromptTable:
         if len(text) > MAX_SEARCH:
             raise UsageError(f"a search takes {MAX_SEARCH:,} characters at most, not {len(text):,}")
         _check_limit(limit)
-        begin = parse(after).name if after is not None else None
+        begin = parse_ref(after).name if after is not None else None
         with self._database.session() as session:
             return _all(session, queries.newest_of_each(tag, begin, limit, _words(text)))
 
@@ -309,7 +312,7 @@ def _check_limit(limit: int | None) -> None:
 
 
 def _whole_or_version(ref: str) -> Ref:
-    wanted = parse(ref)
+    wanted = parse_ref(ref)
     if "@" in ref:  # 'name@latest' too: it reads like one version, and would mean all
         raise UsageError(f"{ref!r} is an alias; say which version is meant, 'name:3', or all of 'name'")
     return wanted

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session, lazyload
 
 from foreword.errors import UsageError
 from foreword.table.notes import author, note
-from foreword.table.queries import find, instead, near_names, newest, no_alias
+from foreword.table.queries import find, near_names, newest, no_alias, suggestion
 from foreword.table.refs import Ref
 from foreword.table.schema import LIVE, AliasMoveRow, AliasRow, DeletionRow, PromptRow, TagRow
 
@@ -84,7 +84,7 @@ def take_tags(session: Session, name: str, tags: Iterable[str]) -> None:
     there = tags_of(session, name)
     for tag in tags:
         if tag not in there:
-            raise UsageError(f"{name!r} has no tag {tag!r}; {instead(tag, there, 'its tags')}")
+            raise UsageError(f"{name!r} has no tag {tag!r}; {suggestion(tag, there, 'its tags')}")
     session.execute(delete(TagRow).where(TagRow.name == name, TagRow.tag.in_(list(tags))))
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from foreword.backbone import Backbone, LanguageModel, Vectors
-from foreword.backbone.vectors import NONE
+from foreword.backbone.vectors import NO_VECTORS
 from foreword.errors import ForewordError, UsageError
 from foreword.listen import SILENT, Listener
 from foreword.prompts import Prompt
@@ -116,7 +116,7 @@ class LoraLearner:
     def vectors(self) -> list[Vectors]:
         """None: rows are read behind text."""
         self.optimizer.zero_grad(set_to_none=True)
-        return [NONE]
+        return [NO_VECTORS]
 
     def backward_and_clip(self) -> float:
         """The gradients are where they belong; clip them."""

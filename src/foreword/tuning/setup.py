@@ -11,7 +11,7 @@ from foreword.backbone import Backbone
 from foreword.errors import UsageError
 from foreword.flows import bind, measure
 from foreword.prompts import Prompt
-from foreword.prompts.prompt import expect
+from foreword.prompts.prompt import expect_prompt
 from foreword.tasks import Row, Task
 from foreword.tuning.methods import METHODS, check_multitask
 from foreword.tuning.options import TuneOptions
@@ -97,7 +97,7 @@ def prepare(tasks: Sequence[Task], starts: Sequence[Prompt], options: TuneOption
 
 def text_of(task: Task, start: Prompt) -> Prompt:
     """`start` as it answers `task`, without a prior: that fits one prompt on one model."""
-    return expect(start).answering(task.choices).without_prior()
+    return expect_prompt(start).answering(task.choices).without_prior()
 
 
 def soft_name(task: str, method: str) -> str:

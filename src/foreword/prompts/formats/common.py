@@ -14,7 +14,7 @@ from foreword.errors import ForewordError
 from foreword.forms import validation_message
 from foreword.prompts.file import Output, line_ends, split_front_matter
 from foreword.prompts.inputs import Input
-from foreword.prompts.prompt import NAME, Prompt
+from foreword.prompts.prompt import PROMPT_NAME, Prompt
 from foreword.yaml_text import read_yaml
 
 MAX_FILE = 1_000_000
@@ -87,7 +87,7 @@ def prompt_name(found: object, fallback: str, losses: Losses) -> str:
     """A name as prompts have it, out of the one in the file, or else out of `fallback`."""
     said = found if isinstance(found, str) and found.strip() else fallback
     name = re.sub(r"[^a-z0-9._-]+", "-", said.lower()).strip("._-")[:100].rstrip("._-")
-    if not NAME.fullmatch(name):
+    if not PROMPT_NAME.fullmatch(name):
         name = "imported"
     if said is found and name != said:
         losses.append(f"the name {said!r:.80} is {name!r} here")

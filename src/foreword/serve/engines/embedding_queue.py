@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from foreword.backbone.sentence_embedder import BATCH, SentenceEmbedder
+from foreword.backbone.sentence_embedder import EMBEDDING_BATCH, SentenceEmbedder
 from foreword.errors import UsageError
 from foreword.serve.engines.seam import QueueFullError
 
@@ -109,7 +109,7 @@ class EmbeddingQueue:
 
     def _share(self) -> list[tuple[_Job, int]]:
         """Who has how many texts in the next batch: as many for each as there is room for, the oldest first."""
-        jobs, room, parts = list(self._jobs)[:BATCH], BATCH, list[tuple[_Job, int]]()
+        jobs, room, parts = list(self._jobs)[:EMBEDDING_BATCH], EMBEDDING_BATCH, list[tuple[_Job, int]]()
         for i, job in enumerate(jobs):
             count = min(job.left, max(1, room // (len(jobs) - i)))
             parts.append((job, count))

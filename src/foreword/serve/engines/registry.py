@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from foreword.backbone import Backbone
-from foreword.backbone.load import BUILT_IN, built_in_folder
+from foreword.backbone.load import BUILT_IN_BACKBONES, built_in_folder
 from foreword.errors import ForewordError, UsageError
 from foreword.listen import SILENT, Listener
 from foreword.registry import Registry
@@ -70,7 +70,7 @@ def _vllm(backbone: str, dtype: str, options: Mapping[str, Any], listener: Liste
             "for a machine without a GPU see docs/how-to/gpu.md"
         ) from error
     loaded = Backbone.load(backbone, dtype, listener, layers=False)
-    source = str(built_in_folder(backbone)) if backbone in BUILT_IN else backbone
+    source = str(built_in_folder(backbone)) if backbone in BUILT_IN_BACKBONES else backbone
     engine = VllmEngine(loaded, source, options=options)
     listener.say(f"Backbone {loaded.name}: {short(loaded.dtype)}, {engine.context:,} tokens, on vLLM.")
     return loaded, engine

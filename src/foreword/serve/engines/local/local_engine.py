@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from foreword.backbone.answer import Answer
 from foreword.backbone.backbone import Backbone
-from foreword.backbone.generate import ends_of
+from foreword.backbone.generate import end_tokens
 from foreword.errors import UsageError
 from foreword.prompts import Prompt
 from foreword.serve.engines.local.choice_scoring import ChoiceJob, ChoiceScorer
@@ -54,7 +54,7 @@ class LocalEngine:
         choice_scorer = ChoiceScorer(backbone, self._runner.prefix_caches, chunk)
         text_scorer = TextScorer(backbone, chunk)
         self._scheduler = Scheduler(self._runner, choice_scorer, text_scorer, max_rows, self._post.flush)
-        self._preparer, self._ends = Preparer(backbone), ends_of(backbone)
+        self._preparer, self._ends = Preparer(backbone), end_tokens(backbone)
         self._masks = masks or grammar_masks(backbone)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="foreword-prepare")
         self._lock = threading.Lock()

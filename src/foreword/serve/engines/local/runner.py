@@ -13,7 +13,7 @@ from torch import Tensor
 from foreword.backbone import probe
 from foreword.backbone.answer import Sampling
 from foreword.backbone.backbone import Backbone
-from foreword.backbone.vectors import NONE
+from foreword.backbone.vectors import NO_VECTORS
 from foreword.prompts import Prompt
 from foreword.serve.engines.local.batched import BatchedRunner
 from foreword.serve.engines.local.generation import Generation
@@ -79,7 +79,7 @@ def _agrees(backbone: Backbone, runner: BatchedRunner) -> bool:
             sampling = Sampling(max_tokens=len(answer))
             request = Request("probe", Prompt("probe", "probe"), "probe", {}, sampling)
             row = Generation(
-                Prepared(request, ids, len(probe.PART.shared_prefix), NONE), nobody, backbone.tokenizer, ()
+                Prepared(request, ids, len(probe.PART.shared_prefix), NO_VECTORS), nobody, backbone.tokenizer, ()
             )
             rows.append(row)
             answers[row] = answer

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from foreword.backbone import Backbone
 from foreword.backbone.answer import Sampling
-from foreword.backbone.generate import ends_of
+from foreword.backbone.generate import end_tokens
 from foreword.backbone.structured import Constraint, Grammars
 from foreword.errors import ForewordError
 from foreword.serve.engines.seam import SchemaError
@@ -96,7 +96,7 @@ def grammar_masks(backbone: Backbone) -> MaskMaker:
 
     @cache
     def grammars() -> Grammars:
-        return Grammars(backbone.tokenizer, ends_of(backbone), backbone.name)
+        return Grammars(backbone.tokenizer, end_tokens(backbone), backbone.name)
 
     def mask(schema: Mapping[str, Any]) -> GrammarMask:
         try:

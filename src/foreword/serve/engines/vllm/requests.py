@@ -12,7 +12,7 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 
 from foreword.backbone import Backbone
 from foreword.backbone.encode import text_places
-from foreword.backbone.structured import grammar
+from foreword.backbone.structured import json_grammar
 from foreword.serve.engines.prepare import Prepared
 from foreword.serve.engines.seam import Request
 
@@ -53,7 +53,7 @@ def sampling_params(request: Request, limit: int, ends: Sequence[int]) -> Sampli
         logprobs=request.logprobs or None,
         ignore_eos=True,
         stop_token_ids=list(ends),
-        structured_outputs=None if schema is None else StructuredOutputsParams(grammar=grammar(schema)),
+        structured_outputs=None if schema is None else StructuredOutputsParams(grammar=json_grammar(schema)),
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
     )

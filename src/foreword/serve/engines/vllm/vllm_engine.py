@@ -16,7 +16,7 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from foreword.backbone import Backbone
 from foreword.backbone.answer import Answer
-from foreword.backbone.generate import ends_of
+from foreword.backbone.generate import end_tokens
 from foreword.backbone.structured import Constraint, Grammars
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Prompt
@@ -91,8 +91,8 @@ class VllmEngine:
         tokens = (config.cache_config.num_gpu_blocks or 0) * config.cache_config.block_size
         self._kv_bytes = 2 * L * H * size * tokens * backbone.dtype.itemsize
         self._preparer = Preparer(backbone, self.context, LARGEST)
-        self._grammars = Grammars(backbone.tokenizer, ends_of(backbone), backbone.name)
-        self._ends = tuple(ends_of(backbone))
+        self._grammars = Grammars(backbone.tokenizer, end_tokens(backbone), backbone.name)
+        self._ends = tuple(end_tokens(backbone))
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="foreword-prepare")
         self._priorities = FairPriority()
         self._names: dict[str, None] = {}
