@@ -20,9 +20,9 @@ from foreword.flows import Chain, Function, Program
 from foreword.prompts import Output, Prompt
 from foreword.serve.engines.local import LocalEngine
 from foreword.serve.engines.seam import Request
-from foreword.serve.http.server import address, build, listen
+from foreword.serve.http.server import address, build, open_socket
 from foreword.serve.http.service import Limits
-from foreword.serve.start import make
+from foreword.serve.start import make_service
 from foreword.serve.strategies import StrategyEngine, serve_as_named
 from foreword.table import PromptTable
 from serving import refused
@@ -72,8 +72,8 @@ class House:
         self.triage, written = (Chain.load(folder / f"{name}.yaml", self.table) for name in ("triage", "written"))
         items = [self.triage, written, *(Function.of(one) for one in (shout, fails, sleeps))]
         engine, served = LocalEngine(self.model), serve_as_named(items, self.table)
-        app, self.service = make(self.model, engine, self.table, None, limits, strategies=served)
-        bound = listen("127.0.0.1", 0, None)
+        app, self.service = make_service(self.model, engine, self.table, None, limits, strategies=served)
+        bound = open_socket("127.0.0.1", 0, None)
         self.url = address(bound)
         self._server = build(app, self.service, 1.0)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [bound]})

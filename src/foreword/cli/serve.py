@@ -52,17 +52,23 @@ def serve(
     if context.invoked_subcommand is not None:
         return
     from foreword.jobs import find_runnable
-    from foreword.serve.engines.registry import check_name, make_engine
-    from foreword.serve.http.keys import Keys
-    from foreword.serve.http.server import address, listen, run
-    from foreword.serve.http.service import Limits
-    from foreword.serve.strategies import serve_as_named
+    from foreword.serve import (
+        Keys,
+        Limits,
+        address,
+        check_engine,
+        make_engine,
+        make_service,
+        open_socket,
+        run_server,
+        serve_as_named,
+    )
     from foreword.table import find_table
 
-    check_name(engine)
+    check_engine(engine)
     options = _options(engine, engine_option)
-    found = Keys(keys) if keys is not None else None
-    bound = listen(host, port, found)
+    allowed = Keys(keys) if keys is not None else None
+    bound = open_socket(host, port, allowed)
     with bound, Display() as display:
         prompts = find_table(table)
         strategies = serve_as_named([_servable(find_runnable(ref, prompts), ref) for ref in strategy], prompts)
@@ -70,17 +76,15 @@ def serve(
         embedder = None
         if embeddings is not None:  # a folder that is none is told before a model is waited for
             from foreword.backbone import SentenceEmbedder
-            from foreword.serve.engines.embedding_queue import EmbeddingQueue
+            from foreword.serve import EmbeddingQueue
 
             embedder = EmbeddingQueue(SentenceEmbedder.load(embeddings))
-        model, runs = make_engine(engine, backbone, dtype, options, display)
-        from foreword.serve.start import make
-
-        app, service = make(model, runs, prompts, found, limits, cors, strategies)
+        model, runner = make_engine(engine, backbone, dtype, options, display)
+        app, service = make_service(model, runner, prompts, allowed, limits, cors, strategies)
         service.embedder = embedder
         where = address(bound)
-        display.say(f"Serving at {where}/v1. " + ("" if found else "No keys: this machine alone may ask."))
-        run(app, service, bound, grace)
+        display.say(f"Serving at {where}/v1. " + ("" if allowed else "No keys: this machine alone may ask."))
+        run_server(app, service, bound, grace)
 
 
 def _servable(item: "Prompt | Chain | Function", ref: str) -> "Chain | Function":
@@ -115,12 +119,12 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Make a key, and print it once: the file holds its hash alone."""
-    from foreword.serve.http import keys as files
+    from foreword.serve import add_key
 
     unknown = [one for one in scope if one not in ("use", "admin")]
     if unknown:
         raise UsageError(f"scope {unknown[0]!r}: choose use or admin")
-    key = files.add(keys, name, tuple(dict.fromkeys(scope)))  # type: ignore[arg-type]
+    key = add_key(keys, name, tuple(dict.fromkeys(scope)))  # type: ignore[arg-type]
     if as_json:
         print_json({"name": name, "scopes": scope, "key": key, "file": str(keys)})
     else:
@@ -130,19 +134,19 @@ def add(
 @keys_app.command("list")
 def list_keys(keys: KeyFile = Path("keys.json"), as_json: Json = False) -> None:
     """Whose keys there are."""
-    from foreword.serve.http import keys as files
+    from foreword.serve import read_keys
 
-    found = [key.model_dump(mode="json", exclude={"sha256"}) for key in files.read(keys)]
+    listed = [key.model_dump(mode="json", exclude={"sha256"}) for key in read_keys(keys)]
     if as_json:
-        print_json({"keys": found})
+        print_json({"keys": listed})
         return
-    for key in found:
+    for key in listed:
         print(f"{key['name']}\t{','.join(key['scopes'])}\t{key['created']}")
 
 
 @keys_app.command("remove")
 def remove(name: Annotated[str, typer.Argument(help="As it was added.")], keys: KeyFile = Path("keys.json")) -> None:
     """Take a key out; a running server refuses it at once."""
-    from foreword.serve.http import keys as files
+    from foreword.serve import remove_key
 
-    files.remove(keys, name)
+    remove_key(keys, name)

@@ -16,7 +16,7 @@ from foreword.serve.strategies import ServedStrategy, StrategyEngine
 from foreword.table import PromptTable
 
 
-def make(
+def make_service(
     backbone: Backbone,
     engine: Engine,
     table: PromptTable,

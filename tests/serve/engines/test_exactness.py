@@ -13,7 +13,7 @@ from foreword.backbone import Backbone
 from foreword.serve.engines.local.batched import BatchedRunner
 from foreword.serve.engines.local.sequential import SequentialRunner
 from foreword.serve.engines.seam import Finished
-from serve.engines import crowd
+from serve.engines import mixed
 
 WORDS = ("a", "quiet", "generous", "film", "simplistic", "silly", "and", "tedious", "What", "is", "the", "sentiment")
 
@@ -21,38 +21,38 @@ WORDS = ("a", "quiet", "generous", "film", "simplistic", "silly", "and", "tediou
 @pytest.mark.parametrize("family", [*tiny.FAMILIES, "t5", "bart"])
 def test_rows_of_sixteen_prompts_come_and_go_and_none_notices(family: str) -> None:
     backbone = tiny.backbone(family)
-    prompts = crowd.prompts(backbone)
+    prompts = mixed.prompts(backbone)
     dice = random.Random(1)
     texts = [" ".join(dice.choices(WORDS, k=dice.randint(1, 14))) for _ in range(48)]
     requests = [
-        crowd.request(prompt, text, max_tokens=dice.randint(1, 20))
+        mixed.request(prompt, text, max_tokens=dice.randint(1, 20))
         for prompt, text in zip(prompts * 3, texts, strict=True)
     ]
     dice.shuffle(requests)
-    expected = [crowd.alone(backbone, request) for request in requests]
+    expected = [mixed.alone(backbone, request) for request in requests]
     assert len({tuple(ids) for ids in expected}) > 15, "rows that answer alike would show nothing"
 
-    async def ask(i: int, engine: crowd.LocalEngine) -> list[int] | None:
+    async def ask(i: int, engine: mixed.LocalEngine) -> list[int] | None:
         await asyncio.sleep(dice.random() * 0.3)
         if dice.random() < 0.3:  # someone else comes, and goes before the end
-            async with aclosing(await engine.generate(crowd.request(dice.choice(prompts), max_tokens=30))) as stream:
+            async with aclosing(await engine.generate(mixed.request(dice.choice(prompts), max_tokens=30))) as stream:
                 async for _ in stream:
                     if dice.random() < 0.3:
                         break
-        tokens, finished = await crowd.answer(engine, requests[i])
+        tokens, finished = await mixed.answer(engine, requests[i])
         assert finished.error is None
-        assert finished.completion_tokens == len(crowd.ids(tokens))
-        return crowd.ids(tokens)
+        assert finished.completion_tokens == len(mixed.ids(tokens))
+        return mixed.ids(tokens)
 
     room = 60 * 2 * 4 * int(np.prod(backbone.cache_shape))  # for sixty tokens of prefix caches
 
     async def main() -> None:
         # Little room and small pieces: rows wait, shared prefixes are prefilled in chunks, thrown away and read again.
-        async with crowd.running(backbone, max_rows=7, chunk=9, prefix_cache_bytes=room) as engine:
+        async with mixed.running(backbone, max_rows=7, chunk=9, prefix_cache_bytes=room) as engine:
             assert isinstance(engine._runner, BatchedRunner if family in tiny.FAMILIES[:-1] else SequentialRunner)
             found = await asyncio.gather(*(ask(i, engine) for i in range(len(requests))))
             assert found == expected
-            await crowd.until(lambda: not engine.stats().running)
+            await mixed.until(lambda: not engine.stats().running)
             stats = engine.stats()
             assert (stats.kv_used, stats.waiting, stats.errors) == (0, 0, 0)
             assert stats.prefix_cache_bytes <= room
@@ -65,18 +65,18 @@ def test_rows_of_sixteen_prompts_come_and_go_and_none_notices(family: str) -> No
 
 def test_answers_are_those_of_the_backbone_stop_strings_and_all() -> None:
     backbone = tiny.backbone("llama", seed=3)
-    prompts = crowd.prompts(backbone)
+    prompts = mixed.prompts(backbone)
 
     async def main() -> None:
-        async with crowd.running(backbone) as engine:
+        async with mixed.running(backbone) as engine:
             for prompt in prompts:
-                free = crowd.request(prompt, max_tokens=24)
+                free = mixed.request(prompt, max_tokens=24)
                 text = backbone.answer(prompt, [free.inputs], free.sampling)[0].text
                 stop = (text[len(text) // 2 :][:3] or "x", "never to be seen")
-                stopped = crowd.request(prompt, max_tokens=24, stop=stop)
+                stopped = mixed.request(prompt, max_tokens=24, stop=stop)
                 for request in (free, stopped):
                     plain = backbone.answer(prompt, [request.inputs], request.sampling)[0]
-                    tokens, finished = await crowd.answer(engine, request)
+                    tokens, finished = await mixed.answer(engine, request)
                     assert "".join(token.text for token in tokens).strip() == plain.text
                     assert finished.prompt_tokens == plain.prompt_tokens
                     # transformers looks for stop strings in tokens' names, where half a character is none.
@@ -91,12 +91,12 @@ def test_choices_are_scored_as_the_backbone_scores_them(chunk: int) -> None:
     for family in ("llama", "gemma", "bloom", "t5"):
         backbone = tiny.backbone(family)
         choices = {"choices": ["very good", "bad", "rather bad"]}
-        made = [crowd.Prompt.replace(p, output=type(p.output)(**choices)) for p in crowd.prompts(backbone)]
-        requests = [crowd.request(prompt) for prompt in made]
+        made = [mixed.Prompt.replace(p, output=type(p.output)(**choices)) for p in mixed.prompts(backbone)]
+        requests = [mixed.request(prompt) for prompt in made]
 
-        async def main(backbone: Backbone = backbone, requests: list[crowd.Request] = requests) -> None:
-            async with crowd.running(backbone, chunk=chunk) as engine:
-                writing = crowd.answer(engine, crowd.request(crowd.prompts(backbone)[5], max_tokens=9))
+        async def main(backbone: Backbone = backbone, requests: list[mixed.Request] = requests) -> None:
+            async with mixed.running(backbone, chunk=chunk) as engine:
+                writing = mixed.answer(engine, mixed.request(mixed.prompts(backbone)[5], max_tokens=9))
                 found = await asyncio.gather(*map(engine.classify, requests), writing)
                 for request, answer in zip(requests, found[:-1], strict=True):
                     plain = backbone.answer(request.prompt, [request.inputs])[0]
@@ -109,21 +109,21 @@ def test_choices_are_scored_as_the_backbone_scores_them(chunk: int) -> None:
 
 def test_sampled_rows_depend_on_their_seed_and_on_no_other_row() -> None:
     backbone = tiny.backbone("llama")
-    prompts = crowd.prompts(backbone)
+    prompts = mixed.prompts(backbone)
 
     async def main() -> None:
-        async with crowd.running(backbone) as engine:
+        async with mixed.running(backbone) as engine:
 
             async def draw(seed: int, **options: float) -> list[int]:
-                wanted = crowd.request(prompts[8], max_tokens=20, temperature=1.0, seed=seed, **options)
-                return crowd.ids((await crowd.answer(engine, wanted))[0])
+                wanted = mixed.request(prompts[8], max_tokens=20, temperature=1.0, seed=seed, **options)
+                return mixed.ids((await mixed.answer(engine, wanted))[0])
 
             alone = await draw(7)
-            others = [crowd.answer(engine, crowd.request(p, max_tokens=25, temperature=1.0)) for p in prompts]
+            others = [mixed.answer(engine, mixed.request(p, max_tokens=25, temperature=1.0)) for p in prompts]
             crowded, *_ = await asyncio.gather(draw(7), *others)
             assert alone == crowded
             assert alone != await draw(8)
-            assert await draw(7, top_p=1e-9) == crowd.alone(backbone, crowd.request(prompts[8], max_tokens=20))
+            assert await draw(7, top_p=1e-9) == mixed.alone(backbone, mixed.request(prompts[8], max_tokens=20))
 
     asyncio.run(main())
 
@@ -131,16 +131,16 @@ def test_sampled_rows_depend_on_their_seed_and_on_no_other_row() -> None:
 @pytest.mark.slow
 def test_the_real_backbone_writes_the_same_in_company() -> None:
     backbone = Backbone.load("smollm2-135m", "float32")
-    prompts = crowd.prompts(backbone)
+    prompts = mixed.prompts(backbone)
     requests = [
-        crowd.request(prompt, text, max_tokens=12) for prompt, text in zip(prompts, [*WORDS, *WORDS], strict=False)
+        mixed.request(prompt, text, max_tokens=12) for prompt, text in zip(prompts, [*WORDS, *WORDS], strict=False)
     ]
-    expected = [crowd.alone(backbone, request) for request in requests]
+    expected = [mixed.alone(backbone, request) for request in requests]
 
     async def main() -> None:
-        async with crowd.running(backbone, chunk=32) as engine:
-            found = await asyncio.gather(*(crowd.answer(engine, request) for request in requests))
-            assert [crowd.ids(tokens) for tokens, _ in found] == expected
+        async with mixed.running(backbone, chunk=32) as engine:
+            found = await asyncio.gather(*(mixed.answer(engine, request) for request in requests))
+            assert [mixed.ids(tokens) for tokens, _ in found] == expected
 
     torch.manual_seed(0)
     asyncio.run(main())

@@ -69,7 +69,7 @@ class Heard:
 
 @pytest.mark.usefixtures("acme")
 def test_an_installed_package_adds_an_engine_that_is_imported_when_it_is_asked_for() -> None:
-    registry.check_name("acme")
+    registry.check_engine("acme")
     assert "acme_engine" not in sys.modules
     listener = Heard()
     part, engine = make_engine("acme", "tiny", "float32", {"slots": 3}, listener)
@@ -112,7 +112,7 @@ def test_the_local_engine_has_no_options() -> None:
 def test_engines_are_not_imported_before_they_are_asked_for() -> None:
     """Nor any server: a process of vLLM's imports the connector below this package."""
     code = (
-        "import sys; from foreword.serve.engines.registry import check_name; check_name('vllm'); check_name('local');"
+        "import sys; from foreword.serve import check_engine; check_engine('vllm'); check_engine('local');"
         "print(*(name for name in sys.modules if name.startswith(('vllm', 'fastapi', 'foreword.serve'))))"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

@@ -31,7 +31,7 @@ from foreword.serve.engines.seam import ClosedError, Finished, ModelError, Queue
 from foreword.serve.engines.vllm.launch import OTHERWISE, launch
 from foreword.serve.engines.vllm.vllm_engine import VllmEngine
 from foreword.table import PromptTable
-from serve.engines import crowd
+from serve.engines import mixed
 
 T = TypeVar("T")
 NAME = "smollm2-135m"
@@ -54,7 +54,7 @@ class Both:
         self.part, engine = make_engine("vllm", NAME, "float32", OPTIONS)
         assert isinstance(engine, VllmEngine)
         self.vllm = engine
-        self.prompts = crowd.prompts(self.full)
+        self.prompts = mixed.prompts(self.full)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
@@ -62,11 +62,11 @@ class Both:
     def run(self, what: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(what, self._loop).result(300)
 
-    def ask(self, engine: Any, *requests: crowd.Request) -> list[tuple[list[crowd.Token], Finished]]:
+    def ask(self, engine: Any, *requests: mixed.Request) -> list[tuple[list[mixed.Token], Finished]]:
         """All at once."""
 
         async def all_of_them() -> Any:
-            return await asyncio.gather(*(crowd.answer(engine, request) for request in requests))
+            return await asyncio.gather(*(mixed.answer(engine, request) for request in requests))
 
         return self.run(all_of_them())
 
@@ -84,7 +84,7 @@ def both() -> Iterator[Both]:
     both.close()
 
 
-def spoken(answers: list[tuple[list[crowd.Token], Finished]]) -> list[tuple[str, str, int, int]]:
+def spoken(answers: list[tuple[list[mixed.Token], Finished]]) -> list[tuple[str, str, int, int]]:
     return [
         ("".join(token.text for token in tokens), end.reason, end.prompt_tokens, end.completion_tokens)
         for tokens, end in answers
@@ -101,14 +101,14 @@ def test_this_process_has_no_layers_and_tells_the_same_backbone(both: Both) -> N
 
 
 def test_tokens_are_those_of_transformers_in_any_company_cold_and_warm(both: Both) -> None:
-    requests = [crowd.request(prompt, text, max_tokens=12) for prompt in both.prompts for text in TEXTS]
-    expected = [crowd.alone(both.full, request) for request in requests]
+    requests = [mixed.request(prompt, text, max_tokens=12) for prompt in both.prompts for text in TEXTS]
+    expected = [mixed.alone(both.full, request) for request in requests]
     assert len({tuple(ids) for ids in expected}) > 20, "rows that answer alike would show nothing"
     for warm in (False, True):
         found = both.ask(both.vllm, *requests)
         assert [end.error for _, end in found] == [None] * len(found)
         for request, (tokens, end), ids in zip(requests, found, expected, strict=True):
-            assert (request.prompt.name, crowd.ids(tokens)) == (request.prompt.name, ids)
+            assert (request.prompt.name, mixed.ids(tokens)) == (request.prompt.name, ids)
             assert end.completion_tokens == len(ids)
             assert not warm or end.prompt_tokens <= 32 or end.cached_tokens >= 32
     stats = both.vllm.stats()
@@ -118,10 +118,10 @@ def test_tokens_are_those_of_transformers_in_any_company_cold_and_warm(both: Bot
 
 
 def test_texts_ends_and_log_probabilities_are_those_of_the_local_engine(both: Both) -> None:
-    free = [crowd.request(prompt, max_tokens=16) for prompt in both.prompts]
+    free = [mixed.request(prompt, max_tokens=16) for prompt in both.prompts]
     texts = ["".join(token.text for token in tokens) for tokens, _ in both.ask(both.local, *free)]
     stopped = [
-        crowd.request(prompt, max_tokens=16, stop=(text[len(text) // 2 :][:3] or "x", "never to be seen"), logprobs=3)
+        mixed.request(prompt, max_tokens=16, stop=(text[len(text) // 2 :][:3] or "x", "never to be seen"), logprobs=3)
         for prompt, text in zip(both.prompts, texts, strict=True)
     ]
     theirs, ours = both.ask(both.local, *stopped), both.ask(both.vllm, *stopped)
@@ -136,10 +136,10 @@ def test_texts_ends_and_log_probabilities_are_those_of_the_local_engine(both: Bo
 
 def test_choices_are_scored_as_the_backbone_scores_them(both: Both) -> None:
     output = Output(choices=("very good", "bad", "rather bad", "very strange indeed"))
-    requests = [crowd.request(prompt.replace(output=output)) for prompt in both.prompts]
+    requests = [mixed.request(prompt.replace(output=output)) for prompt in both.prompts]
 
     async def score() -> Any:
-        writing = crowd.answer(both.vllm, crowd.request(both.prompts[5], max_tokens=9, logprobs=2))
+        writing = mixed.answer(both.vllm, mixed.request(both.prompts[5], max_tokens=9, logprobs=2))
         return await asyncio.gather(*map(both.vllm.classify, requests), writing)
 
     *found, (tokens, _) = both.run(score())
@@ -152,32 +152,32 @@ def test_choices_are_scored_as_the_backbone_scores_them(both: Both) -> None:
 
 
 def test_json_is_held_to_its_schema_and_is_the_local_engines(both: Both) -> None:
-    requests = [crowd.request(prompt, schema=SCHEMA, max_tokens=80) for prompt in both.prompts]
-    warm = crowd.request(both.prompts[8], schema=SCHEMA, max_tokens=80, temperature=1.0, seed=3)
+    requests = [mixed.request(prompt, schema=SCHEMA, max_tokens=80) for prompt in both.prompts]
+    warm = mixed.request(both.prompts[8], schema=SCHEMA, max_tokens=80, temperature=1.0, seed=3)
     theirs, (*ours, drawn) = both.ask(both.local, *requests), both.ask(both.vllm, *requests, warm)
     assert spoken(ours) == spoken(theirs)
     for text, reason, *_ in spoken([*ours, drawn]):
         assert reason == "stop"
         assert json.loads(text)["mood"] in ("good", "bad")
     with pytest.raises(ForewordError, match="cannot constrain"):
-        both.ask(both.vllm, crowd.request(both.prompts[0], schema={"type": "string", "pattern": "("}))
+        both.ask(both.vllm, mixed.request(both.prompts[0], schema={"type": "string", "pattern": "("}))
     with pytest.raises(UsageError, match="log-probabilities"):
-        both.ask(both.vllm, crowd.request(both.prompts[0], schema=SCHEMA, logprobs=1))
+        both.ask(both.vllm, mixed.request(both.prompts[0], schema=SCHEMA, logprobs=1))
 
 
 def test_a_seed_gives_the_same_words_again(both: Both) -> None:
-    drawn = [crowd.request(both.prompts[9], max_tokens=12, temperature=1.0, seed=seed) for seed in (7, 7, 8)]
-    one, same, other = (crowd.ids(tokens) for tokens, _ in both.ask(both.vllm, *drawn))
+    drawn = [mixed.request(both.prompts[9], max_tokens=12, temperature=1.0, seed=seed) for seed in (7, 7, 8)]
+    one, same, other = (mixed.ids(tokens) for tokens, _ in both.ask(both.vllm, *drawn))
     assert one == same != other
 
 
 def test_vectors_that_could_spoil_the_server_never_reach_it(both: Both) -> None:
     D, (L, H, size) = both.full.dimension, both.full.cache_shape
-    healthy = crowd.request(both.prompts[8], max_tokens=6)
-    expected = crowd.alone(both.full, healthy)
+    healthy = mixed.request(both.prompts[8], max_tokens=6)
+    expected = mixed.alone(both.full, healthy)
 
     def made(**tensors: np.ndarray) -> Prompt:
-        vectors = crowd.soft(both.full, {name: np.ones_like(array) for name, array in tensors.items()})
+        vectors = mixed.soft(both.full, {name: np.ones_like(array) for name, array in tensors.items()})
         for name, array in tensors.items():  # what no file may hold is put there behind the file's back
             vectors.tensors[name][:] = array  # type: ignore[index]
         return Prompt("bad", "{{ virtual(2) }}Review: {{ text }}", soft=vectors)
@@ -193,51 +193,51 @@ def test_vectors_that_could_spoil_the_server_never_reach_it(both: Both) -> None:
     ]
     for prompt in bad:
         with pytest.raises(ForewordError, match="'bad'"):
-            both.ask(both.vllm, crowd.request(prompt))
+            both.ask(both.vllm, mixed.request(prompt))
         with pytest.raises(ForewordError, match="'bad'"):
             both.vllm.check(prompt)
-        assert crowd.ids(both.ask(both.vllm, healthy)[0][0]) == expected
+        assert mixed.ids(both.ask(both.vllm, healthy)[0][0]) == expected
 
 
 def test_a_prefix_that_is_lost_fails_its_own_request_and_no_other(both: Both) -> None:
     prompt = both.prompts[14]
     assert prompt.soft is not None
-    fresh = prompt.replace(soft=crowd.soft(both.full, {k: v * 0.5 for k, v in prompt.soft.tensors.items()}))
+    fresh = prompt.replace(soft=mixed.soft(both.full, {k: v * 0.5 for k, v in prompt.soft.tensors.items()}))
     lent = both.vllm._prefixes.lend(fresh)
     file = both.vllm._prefixes.folder / f"{lent['prefix']}.safetensors"
     whole = file.read_bytes()
     file.write_bytes(whole[:1000])
-    healthy = [crowd.request(prompt, max_tokens=6), crowd.request(both.prompts[4], max_tokens=6)]
-    lost, *found = both.ask(both.vllm, crowd.request(fresh, max_tokens=6), *healthy)
+    healthy = [mixed.request(prompt, max_tokens=6), mixed.request(both.prompts[4], max_tokens=6)]
+    lost, *found = both.ask(both.vllm, mixed.request(fresh, max_tokens=6), *healthy)
     assert (lost[1].reason, lost[0]) == ("error", [])
     with pytest.raises(ModelError, match="gave the request up"):
-        both.run(both.vllm.classify(crowd.request(fresh.replace(output=Output(choices=("good", "bad"))))))
-    assert [crowd.ids(tokens) for tokens, _ in found] == [crowd.alone(both.full, request) for request in healthy]
+        both.run(both.vllm.classify(mixed.request(fresh.replace(output=Output(choices=("good", "bad"))))))
+    assert [mixed.ids(tokens) for tokens, _ in found] == [mixed.alone(both.full, request) for request in healthy]
     file.unlink()  # and is written again
-    again = crowd.request(fresh, max_tokens=6)
-    assert crowd.ids(both.ask(both.vllm, again)[0][0]) == crowd.alone(both.full, again)
+    again = mixed.request(fresh, max_tokens=6)
+    assert mixed.ids(both.ask(both.vllm, again)[0][0]) == mixed.alone(both.full, again)
     both.vllm._prefixes.give_back(lent)
 
 
 def test_what_is_thrown_out_of_the_cache_half_done_goes_on_as_if_it_had_not_been(both: Both) -> None:
-    requests = [crowd.request(prompt, max_tokens=20) for prompt in both.prompts]
-    expected = [(crowd.ids(tokens), end.reason) for tokens, end in both.ask(both.local, *requests)]
+    requests = [mixed.request(prompt, max_tokens=20) for prompt in both.prompts]
+    expected = [(mixed.ids(tokens), end.reason) for tokens, end in both.ask(both.local, *requests)]
     resets = []
 
     async def throw_out() -> None:
         for steps in (4, 12):
             until = both.vllm.stats().steps + steps
-            await crowd.until(lambda until=until: both.vllm.stats().steps >= until)  # type: ignore[misc]
+            await mixed.until(lambda until=until: both.vllm.stats().steps >= until)  # type: ignore[misc]
             resets.append(both.vllm.stats().running)
             assert await both.vllm._llm.reset_prefix_cache(reset_running_requests=True)
 
     async def main() -> Any:
-        return await asyncio.gather(*(crowd.answer(both.vllm, request) for request in requests), throw_out())
+        return await asyncio.gather(*(mixed.answer(both.vllm, request) for request in requests), throw_out())
 
     *found, _ = both.run(main())
     assert min(resets) > 8, "hardly any was under way"
     for request, (tokens, end), theirs in zip(requests, found, expected, strict=True):
-        assert (request.prompt.name, crowd.ids(tokens), end.reason) == (request.prompt.name, *theirs)
+        assert (request.prompt.name, mixed.ids(tokens), end.reason) == (request.prompt.name, *theirs)
 
 
 @pytest.mark.parametrize(
@@ -258,23 +258,23 @@ def test_options_that_would_make_answers_wrong_are_refused(both: Both, name: str
 
 
 def test_who_leaves_or_is_late_frees_the_place(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
-    long = crowd.request(both.prompts[8], max_tokens=400)
-    late = crowd.request(both.prompts[8], max_tokens=400, deadline=time.monotonic() + 1.0)
+    long = mixed.request(both.prompts[8], max_tokens=400)
+    late = mixed.request(both.prompts[8], max_tokens=400, deadline=time.monotonic() + 1.0)
 
     async def main() -> None:
         async with aclosing(await both.vllm.generate(long)) as stream:  # type: ignore[type-var]
             async for _ in stream:
                 break
         assert both.vllm.stats().running == 0
-        tokens, end = await crowd.answer(both.vllm, late)
+        tokens, end = await mixed.answer(both.vllm, late)
         assert end.reason == "deadline"
-        assert end.completion_tokens == len(crowd.ids(tokens)) < 400
-        asking = asyncio.create_task(both.vllm.classify(crowd.request(both.prompts[4].replace(output=Output(
+        assert end.completion_tokens == len(mixed.ids(tokens)) < 400
+        asking = asyncio.create_task(both.vllm.classify(mixed.request(both.prompts[4].replace(output=Output(
             choices=("good", "bad"))))))  # fmt: skip
         await asyncio.sleep(0.01)
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
-        await crowd.until(lambda: not both.vllm.stats().running)
+        await mixed.until(lambda: not both.vllm.stats().running)
         assert await both.vllm._llm.is_tracing_enabled() is False  # vLLM itself still answers
         assert not both.vllm._llm.output_processor.has_unfinished_requests()
         monkeypatch.setattr(both.vllm, "_waiting", QueueLimit(1))
@@ -286,19 +286,19 @@ def test_who_leaves_or_is_late_frees_the_place(both: Both, monkeypatch: pytest.M
 
     both.run(main())
     with pytest.raises(UsageError, match="512"):
-        both.ask(both.vllm, crowd.request(both.prompts[0], max_tokens=600))
+        both.ask(both.vllm, mixed.request(both.prompts[0], max_tokens=600))
 
 
 def test_prompts_take_turns(both: Both) -> None:
     ended: list[str] = []
 
     async def ask(prompt: Prompt) -> None:
-        await crowd.answer(both.vllm, crowd.request(prompt, max_tokens=6))
+        await mixed.answer(both.vllm, mixed.request(prompt, max_tokens=6))
         ended.append(prompt.name)
 
     async def main() -> None:
         many = [asyncio.create_task(ask(both.prompts[4])) for _ in range(64)]
-        await crowd.until(lambda: both.vllm.stats().waiting > 40)
+        await mixed.until(lambda: both.vllm.stats().waiting > 40)
         await asyncio.gather(*many, ask(both.prompts[5]))
 
     both.run(main())
@@ -309,13 +309,13 @@ def test_what_is_cut_off_at_the_end_is_told_so(both: Both) -> None:
     """The last test of this engine: it closes it."""
 
     async def main() -> None:
-        cut = asyncio.create_task(crowd.answer(both.vllm, crowd.request(both.prompts[8], max_tokens=450)))
-        await crowd.until(lambda: both.vllm.stats().running)
+        cut = asyncio.create_task(mixed.answer(both.vllm, mixed.request(both.prompts[8], max_tokens=450)))
+        await mixed.until(lambda: both.vllm.stats().running)
         await both.vllm.close(0.5)
         tokens, end = await cut
         assert (end.reason, len(tokens) > 0) == ("cancelled", True)
         with pytest.raises(ClosedError):
-            await both.vllm.generate(crowd.request(both.prompts[0]))
+            await both.vllm.generate(mixed.request(both.prompts[0]))
 
     both.run(main())
     assert not both.vllm._prefixes.folder.exists()
@@ -323,7 +323,7 @@ def test_what_is_cut_off_at_the_end_is_told_so(both: Both) -> None:
 
 def test_the_command_serves_it_to_openais_client(tmp_path: Path) -> None:
     full = Backbone.load(NAME, "float32", layers=False)
-    soft, prefix = (crowd.prompts(full)[i] for i in (8, 13))
+    soft, prefix = (mixed.prompts(full)[i] for i in (8, 13))
     table = PromptTable.open(tmp_path / "prompts.db")
     table.put(soft, alias="prod")
     mood = Prompt("mood", "Review: {{ text }}\nSentiment:", output=Output(choices=("negative", "positive")))

@@ -21,9 +21,9 @@ import tiny
 from foreword.backbone import Backbone
 from foreword.prompts import Output, Prompt
 from foreword.serve.engines.local import LocalEngine
-from foreword.serve.http.server import address, build, listen
+from foreword.serve.http.server import address, build, open_socket
 from foreword.serve.http.service import Limits
-from foreword.serve.start import make
+from foreword.serve.start import make_service
 from foreword.table import PromptTable
 
 BARE = "tiny-llama"
@@ -49,8 +49,10 @@ def url(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     table = PromptTable.open(tmp_path_factory.mktemp("table") / "prompts.db")
     table.put(Prompt("mood", "Review: {{ text }}", output=Output(choices=("bad", "good"))), alias="prod")
     table.put(Prompt("say", "{{ user() }}Say {{ word }} to {{ reader }}."))
-    app, service = make(backbone, LocalEngine(backbone), table, None, Limits(default_tokens=12, json_tokens=256))
-    bound = listen("127.0.0.1", 0, None)
+    app, service = make_service(
+        backbone, LocalEngine(backbone), table, None, Limits(default_tokens=12, json_tokens=256)
+    )
+    bound = open_socket("127.0.0.1", 0, None)
     server = build(app, service, 5)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()

@@ -18,7 +18,7 @@ import pytest
 from foreword.errors import ForewordError, UsageError
 from foreword.serve.http import keys as files
 from foreword.serve.http.keys import Keys
-from foreword.serve.http.server import listen
+from foreword.serve.http.server import open_socket
 from foreword.serve.http.service import Limits
 from foreword.serve.log import NAME, Lines
 from serving import House, Start, refused
@@ -52,7 +52,7 @@ def closed_within(connection: socket.socket, seconds: float) -> bool:
 
 def test_keys_open_what_their_scopes_say(start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "keys.json"
-    use, admin = files.add(file, "app", ("use",)), files.add(file, "ops", ("admin",))
+    use, admin = files.add_key(file, "app", ("use",)), files.add_key(file, "ops", ("admin",))
     assert file.stat().st_mode & 0o777 == 0o600
     assert use not in file.read_text()
     house = start(keys=Keys(file))
@@ -68,7 +68,7 @@ def test_keys_open_what_their_scopes_say(start: Start, tmp_path: Path, caplog: p
     for path in ("/v1/models", "/metrics", "/openapi.json", "/nothing"):
         status, headers, _ = house.ask("GET", path)
         assert (status, headers["www-authenticate"]) == (401, "Bearer")
-    files.remove(file, "app")
+    files.remove_key(file, "app")
     assert house.ask("GET", "/v1/models", key=use)[0] == 401
     logging.getLogger(NAME).propagate = True
     file.write_text("nonsense")  # half written by hand, say: what was valid stays so
@@ -80,8 +80,8 @@ def test_keys_open_what_their_scopes_say(start: Start, tmp_path: Path, caplog: p
 def test_keys_that_are_added_and_removed_at_the_same_moment_are_all_counted(tmp_path: Path) -> None:
     path = tmp_path / "new" / "keys.json"
     with ThreadPoolExecutor(16) as pool:
-        shown = list(pool.map(lambda i: files.add(path, f"key-{i}", ("use",)), range(32)))
-        list(pool.map(lambda i: files.remove(path, f"key-{i}"), range(16)))
+        shown = list(pool.map(lambda i: files.add_key(path, f"key-{i}", ("use",)), range(32)))
+        list(pool.map(lambda i: files.remove_key(path, f"key-{i}"), range(16)))
     keys = Keys(path)
     assert [bool(keys.find(key)) for key in shown] == [False] * 16 + [True] * 16
 
@@ -95,19 +95,19 @@ def test_a_file_that_is_none_of_keys_is_refused_at_the_start(tmp_path: Path) -> 
         with pytest.raises(ForewordError, match="no file of keys"):
             Keys(file)
     file.unlink()
-    files.add(file, "a", ("use",))
+    files.add_key(file, "a", ("use",))
     with pytest.raises(UsageError, match="already"):
-        files.add(file, "a", ("use",))
+        files.add_key(file, "a", ("use",))
     with pytest.raises(UsageError, match="key name"):
-        files.add(file, "a b", ("use",))
+        files.add_key(file, "a b", ("use",))
 
 
 def test_others_are_let_in_only_with_keys() -> None:
     for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
         with pytest.raises(UsageError, match="keys"):
-            listen(host, 0, None)
-    with listen("127.0.0.1", 0, None) as taken, pytest.raises(ForewordError, match="cannot listen"):
-        listen("127.0.0.1", taken.getsockname()[1], None)
+            open_socket(host, 0, None)
+    with open_socket("127.0.0.1", 0, None) as taken, pytest.raises(ForewordError, match="cannot listen"):
+        open_socket("127.0.0.1", taken.getsockname()[1], None)
 
 
 def test_a_web_page_gets_nothing(house: House, start: Start) -> None:
@@ -248,7 +248,7 @@ def test_a_drain_ends_with_the_grace_time(start: Start) -> None:
 
 def test_a_body_that_nobody_reads_holds_no_connection(start: Start, tmp_path: Path) -> None:
     """Refused before it was read, it could go on for ever, and without a key."""
-    files.add(tmp_path / "keys.json", "app", ("use",))
+    files.add_key(tmp_path / "keys.json", "app", ("use",))
     house = start(keys=Keys(tmp_path / "keys.json"), limits=replace(Limits(), header_seconds=0.4))
     for path in (b"/health", b"/v1/models"):
         with connect(house) as connection:

@@ -86,7 +86,7 @@ def test_a_server_with_keys_on_a_tiny_model(serve: Serve, tmp_path: Path) -> Non
     ]
     for prompt in prompts:
         PromptTable.open().put(prompt, alias="prod")
-    key = files.add(tmp_path / "keys.json", "me", ("use", "admin"))
+    key = files.add_key(tmp_path / "keys.json", "me", ("use", "admin"))
     (tmp_path / "code.py").write_text("def shout(text: str) -> str:\n    return text.upper()\n")
     strategy = ("--strategy", "code.py:shout")
     server = serve("--backbone", "tiny", "--dtype", "float32", "--keys", "keys.json", "--grace", "5", *strategy)

@@ -14,9 +14,9 @@ import pytest
 import tiny
 from foreword.prompts import Prompt
 from foreword.serve.engines.local import LocalEngine
-from foreword.serve.http.server import address, build, listen
+from foreword.serve.http.server import address, build, open_socket
 from foreword.serve.http.service import Limits
-from foreword.serve.start import make
+from foreword.serve.start import make_service
 from foreword.table import PromptTable
 from serving import refused
 
@@ -35,8 +35,8 @@ def client(tmp_path: Path) -> Iterator[openai.OpenAI]:
     table.put(Prompt.load(_file(tmp_path)))
     backbone = tiny.backbone()
     backbone.model.generation_config.eos_token_id = 0  # its default is an ordinary word of this tokenizer
-    app, service = make(backbone, LocalEngine(backbone), table, None, Limits())
-    bound = listen("127.0.0.1", 0, None)
+    app, service = make_service(backbone, LocalEngine(backbone), table, None, Limits())
+    bound = open_socket("127.0.0.1", 0, None)
     server = build(app, service, 5.0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()

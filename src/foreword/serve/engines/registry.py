@@ -36,12 +36,12 @@ def make_engine(
     options: Mapping[str, Any] | None = None,
     listener: Listener = SILENT,
 ) -> tuple[Backbone, Engine]:
-    """The engine of this name on the model `backbone`. Raises as `check_name` and its `MakeEngine` do."""
-    check_name(engine)
+    """The engine of this name on the model `backbone`. Raises as `check_engine` and its `MakeEngine` do."""
+    check_engine(engine)
     return ENGINES[engine](backbone, dtype, options or {}, listener)
 
 
-def check_name(engine: str) -> None:
+def check_engine(engine: str) -> None:
     """Raises UsageError, which lists the engines that there are, where none has this name. Imports none."""
     if engine not in ENGINES:
         raise UsageError(f"engine {engine!r}: choose one of {', '.join(sorted(ENGINES))}")

@@ -49,7 +49,7 @@ class Keys:
         self._path = path
         self._stamp: tuple[int, int, int] | None = None
         self._keys: tuple[Key, ...] = ()
-        self._stamp, self._keys = self._look(), read(path)
+        self._stamp, self._keys = self._look(), read_keys(path)
 
     def find(self, shown: str) -> Key | None:
         """The key that a client shows, looked for in a time that does not tell how near it came."""
@@ -67,7 +67,7 @@ class Keys:
             return
         self._stamp = stamp
         try:
-            self._keys = read(self._path)
+            self._keys = read_keys(self._path)
         except ForewordError as error:  # told once for every change: a key may not be gone that was to go
             write("keys unchanged", logging.WARNING, problem=str(error))
 
@@ -79,7 +79,7 @@ class Keys:
         return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def read(path: Path) -> tuple[Key, ...]:
+def read_keys(path: Path) -> tuple[Key, ...]:
     """The keys in `path`. Raises ForewordError when it is no such file."""
     try:
         with path.open("rb") as file:
@@ -103,7 +103,7 @@ def read(path: Path) -> tuple[Key, ...]:
         raise ForewordError(f"{said}; make a new one") from error
 
 
-def add(path: Path, name: str, scopes: tuple[Scope, ...]) -> str:
+def add_key(path: Path, name: str, scopes: tuple[Scope, ...]) -> str:
     """Put a new key into `path` and return it: nobody can read it there again."""
     key = PREFIX + secrets.token_urlsafe(32)
     digest = hashlib.sha256(key.encode()).hexdigest()
@@ -112,18 +112,18 @@ def add(path: Path, name: str, scopes: tuple[Scope, ...]) -> str:
     except ValidationError:
         raise UsageError(f"key name {name!r}: take letters, digits, '.', '_' and '-', 64 characters at most") from None
     with one_at_a_time(path):
-        keys = read(path) if path.exists() else ()
+        keys = read_keys(path) if path.exists() else ()
         if any(key.name == name for key in keys):
             raise UsageError(f"{str(path)!r} has a key {name!r} already; remove it first or choose another name")
         _write(path, (*keys, entry))
     return key
 
 
-def remove(path: Path, name: str) -> None:
+def remove_key(path: Path, name: str) -> None:
     """Take a key out of `path`; a server that reads it refuses the key from then on."""
-    read(path)  # where there is none, no lock is left beside it
+    read_keys(path)  # where there is none, no lock is left beside it
     with one_at_a_time(path):
-        keys = read(path)
+        keys = read_keys(path)
         kept = tuple(key for key in keys if key.name != name)
         if len(kept) == len(keys):
             raise UsageError(f"{str(path)!r} has no key {name!r}; it has {[key.name for key in keys]}")

@@ -28,7 +28,7 @@ LAST_SECONDS = 1.0
 """Of the grace time, kept for cutting off what has not finished."""
 
 
-def listen(host: str, port: int, keys: Keys | None) -> socket.socket:
+def open_socket(host: str, port: int, keys: Keys | None) -> socket.socket:
     """A socket, before a model is loaded. Raises UsageError where others could reach a server without keys."""
     if keys is None and not _is_loopback(host):
         raise UsageError(
@@ -48,7 +48,7 @@ def address(bound: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def run(app: FastAPI, service: Service, bound: socket.socket, grace: float) -> None:
+def run_server(app: FastAPI, service: Service, bound: socket.socket, grace: float) -> None:
     """Serve until a signal comes; returns when everything has been answered, or `grace` seconds are over."""
     to_stderr()
     build(app, service, grace).run(sockets=[bound])
