@@ -19,8 +19,7 @@ from foreword.backbone import Answer, Sampling
 from foreword.errors import ForewordError, UsageError
 from foreword.flows import Chain, Function, Result, Strategy, bind
 from foreword.listen import Count
-from foreword.prompts import Input, Output, Prompt
-from foreword.prompts.prompt import NAME
+from foreword.prompts import PROMPT_NAME, Input, Output, Prompt
 from foreword.prompts.schema import read
 from foreword.serve.engines.seam import (
     ClosedError,
@@ -59,7 +58,7 @@ def serve_as_named(items: Sequence[Chain | Function], table: PromptTable) -> lis
     """`items` under their own names. Raises UsageError where one cannot be a served name, or is taken."""
     served: list[ServedStrategy] = []
     for item in items:
-        if not NAME.fullmatch(item.name):
+        if not PROMPT_NAME.fullmatch(item.name):
             raise UsageError(
                 f"{item.name!r} cannot be a served name: take a-z, 0-9, '.', '_' and '-', 100 characters at most"
             )
