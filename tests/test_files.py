@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from foreword.errors import ForewordError
-from foreword.files import write_atomic
+from foreword.files import read_text, write_atomic
 
 
 @contextmanager
@@ -82,3 +82,28 @@ def test_writers_at_once_never_mix(tmp_path: Path) -> None:
     assert reads > 1
     assert path.read_bytes() in contents
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"caf\xe9", "list '.*a.txt' is no text in UTF-8; save it as such"),
+        (b"x" * 11, "list '.*a.txt' has more than 10 bytes; take a smaller one"),
+        (None, "cannot read list '.*a.txt': No such file or directory; look at the path"),
+    ],
+)
+def test_a_text_that_cannot_be_read_is_told_with_its_place(tmp_path: Path, data: bytes | None, why: str) -> None:
+    if data is not None:
+        (tmp_path / "a.txt").write_bytes(data)
+    with pytest.raises(ForewordError, match=why):
+        read_text(tmp_path / "a.txt", "list", 10)
+
+
+def test_texts_have_one_kind_of_line_end_and_no_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffa\r\nb\rc\n".encode())
+    assert read_text(path, "list") == "a\nb\nc\n"
+    assert read_text(path, "list", mark=True) == "\ufeffa\nb\nc\n"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ForewordError, match="cannot read list '.*pipe': it is no ordinary file"):
+        read_text(tmp_path / "pipe", "list", 10)

@@ -29,6 +29,29 @@ def _folder(own: str, xdg: str, default: str) -> Path:
     return (Path(base) if base else Path.home() / default) / "foreword"
 
 
+def read_text(path: Path, what: str, limit: int | None = None, *, mark: bool = False) -> str:
+    """The text of a file in UTF-8, with a line feed at the end of every line; `what` the file is goes into errors.
+
+    A byte order mark is taken off, unless the `mark` is asked for. With a `limit` in bytes, only an ordinary file is
+    read, and no larger one. Raises ForewordError where there is none, or it is no text.
+    """
+    try:
+        if limit is not None and path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ForewordError(f"cannot read {what} {str(path)!r}: it is no ordinary file; name another one")
+        with path.open("rb") as file:
+            data = file.read() if limit is None else file.read(limit + 1)
+    except OSError as error:
+        raise ForewordError(f"cannot read {what} {str(path)!r}: {error.strerror or error}; look at the path") from error
+    if limit is not None and len(data) > limit:
+        raise ForewordError(f"{what} {str(path)!r} has more than {limit:,} bytes; take a smaller one")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise ForewordError(f"{what} {str(path)!r} is no text in UTF-8; save it as such") from error
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return text if mark else text.removeprefix("\ufeff")
+
+
 def write_atomic(path: Path, data: bytes, durable: bool = True) -> None:
     """Write `data` to `path` so that a reader, a crash or a full disk sees the old file or the new one, never a part.
 

@@ -11,7 +11,7 @@ from foreword.cli.console import Display, print_json
 from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl
 from foreword.cli.versions import say_unchanged
 from foreword.errors import ForewordError, UsageError
-from foreword.files import write_atomic
+from foreword.files import read_text, write_atomic
 
 if TYPE_CHECKING:
     from foreword.backbone import Backbone
@@ -62,7 +62,9 @@ def _from_file(source: Path, form: str | None, name: str | None) -> "tuple[str, 
 
     if form is not None:
         formats.format_of(form)  # a wrong name is told before the file is read
-    text = formats.read_text(source)
+    if not source.is_file():
+        raise ForewordError(f"there is no file {str(source)!r}; give the file that holds the prompt")
+    text = read_text(source, "prompt", formats.MAX_BYTES)
     form = form or formats.guess(text, source)
     prompt, losses = formats.read(text, form, source.stem, str(source))
     return form, prompt.replace(name=name) if name is not None else prompt, losses

@@ -9,7 +9,7 @@ import typer
 
 from foreword.cli.console import Display, print_json
 from foreword.cli.shared import Dtype, Json, TableUrl
-from foreword.errors import ForewordError
+from foreword.files import read_text
 
 if TYPE_CHECKING:
     from foreword.prompts.prompt import Resolve
@@ -27,7 +27,7 @@ def lint(
 ) -> None:
     """What is likely wrong with a prompt. Ends with exit code 1 where there are errors."""
     from foreword.jobs import load_backbone
-    from foreword.prompts.lint import lint_text as lint_text
+    from foreword.prompts.lint import lint_text
     from foreword.table import find_prompt, find_table, is_path
     from foreword.table.includes import resolve_pinned
     from foreword.tasks import Task
@@ -37,7 +37,7 @@ def lint(
     folder = Path(ref).parent if is_path(ref) else None
     resolve: Resolve = store.get
     if is_path(ref):
-        text, tuned = _read(Path(ref)), Path(ref).with_suffix(".safetensors").is_file()
+        text, tuned = read_text(Path(ref), "prompt file", mark=True), Path(ref).with_suffix(".safetensors").is_file()
     else:
         stored = store.get(ref)
         text, tuned = stored.to_text(), stored.soft is not None
@@ -45,7 +45,7 @@ def lint(
     told = {"columns": data.inputs, "choices": data.choices} if data is not None else {}
     prompt, findings = lint_text(text, ref, resolve, folder, **told, tuned=tuned)
     if prompt is not None and backbone is not None:
-        from foreword.backbone.lint import lint_tokens as lint_tokens
+        from foreword.backbone.lint import lint_tokens
 
         prompt = find_prompt(ref, store)  # with its vectors
         fits = not any(finding.severity == "error" for finding in findings)
@@ -61,10 +61,3 @@ def lint(
             print(f"{place}: {finding.severity}: {finding.what}; {finding.todo}")
         print(f"{counts['error']} errors, {counts['warning']} warnings, {counts['note']} notes", flush=True)
     raise typer.Exit(1 if counts["error"] else 0)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ForewordError(f"cannot read {str(path)!r}: {error}") from error

@@ -6,6 +6,7 @@ no chains, so it ends after as many calls as it has steps.
 
 import difflib
 import json
+import os.path
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from jinja2 import nodes
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from foreword.errors import ForewordError, UsageError
+from foreword.files import read_text
 from foreword.forms import validation_message
 from foreword.prompts import Prompt, Text
 from foreword.prompts.prompt import PROMPT_NAME
@@ -121,13 +123,9 @@ class _ChainForm(BaseModel):
 
 
 def _read(path: Path) -> _ChainForm:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ForewordError(f"no chain file {str(path)!r}; look at the path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ForewordError(f"cannot read {str(path)!r}: {error}") from error
-    content = read_yaml(text, str(path))
+    if not os.path.lexists(path):
+        raise ForewordError(f"no chain file {str(path)!r}; look at the path")
+    content = read_yaml(read_text(path, "chain file"), str(path))
     if isinstance(content, dict) and "steps" not in content and {"data", "target"} & set(content):
         raise UsageError(
             f"{str(path)!r} is a task file, not a chain; name a prompt to run, or 'foreword compare {path} PROMPT'"

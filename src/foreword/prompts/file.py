@@ -3,13 +3,14 @@
 Knows what may stand in these files; knows neither prompts nor models.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from foreword.errors import ForewordError
-from foreword.files import write_atomic
+from foreword.files import read_text, write_atomic
 from foreword.forms import validation_message
 from foreword.prompts.examples import Examples
 from foreword.prompts.inputs import MAX_INPUTS, Input
@@ -85,7 +86,7 @@ def to_text(front: FrontMatter, body: str) -> str:
     return f"---\n{write_yaml(head)}---\n{line_ends(body)}\n"
 
 
-def read_text(text: str, source: str) -> tuple[FrontMatter, str]:
+def read_front_matter(text: str, source: str) -> tuple[FrontMatter, str]:
     """What a file's text says before the prompt, and the prompt's body; `source` is named in errors.
 
     Raises ForewordError that names the field at fault, and where the text is too long.
@@ -117,14 +118,9 @@ def split_front_matter(text: str, source: str) -> tuple[str, str]:
 
 def read_file(path: Path) -> str:
     """The text of a prompt file. Raises ForewordError where it cannot be read, is no prompt, or holds nothing."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ForewordError(f"no prompt file {str(path)!r}; look at the path") from None
-    except UnicodeDecodeError as error:
-        raise ForewordError(f"{str(path)!r} is no text in UTF-8, so no prompt") from error
-    except OSError as error:
-        raise ForewordError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+    if not os.path.lexists(path):
+        raise ForewordError(f"no prompt file {str(path)!r}; look at the path")
+    text = read_text(path, "prompt file")
     head, body = split_front_matter(text, str(path))
     if not head and path.suffix not in SUFFIXES:  # rows of data, say
         raise ForewordError(

@@ -15,7 +15,16 @@ from pathlib import Path
 
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts.examples import Examples, Length
-from foreword.prompts.file import FrontMatter, Output, Pin, read_file, read_text, read_vectors, to_text, write_files
+from foreword.prompts.file import (
+    FrontMatter,
+    Output,
+    Pin,
+    read_file,
+    read_front_matter,
+    read_vectors,
+    to_text,
+    write_files,
+)
 from foreword.prompts.inputs import MAX_PATTERNS, Input, compiled, read_value
 from foreword.prompts.pieces import Piece
 from foreword.prompts.soft import SoftTokens
@@ -241,7 +250,7 @@ class Prompt:
 
         `resolve` gives the prompts that it includes. Examples are read from files in `folder`, and nowhere without one.
         """
-        front, body = read_text(text, source)
+        front, body = read_front_matter(text, source)
         if (chosen := front.name or name) is None:
             raise ForewordError(f"{source!r} has no 'name'; add one to its front matter")
         partials = _read_partials(body, source, front.includes, resolve)

@@ -7,22 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from foreword.errors import ForewordError
+from foreword.files import read_text
 
 MAX_BYTES = 1_000_000
 
 
 def read_records(path: Path, limit: int) -> list[dict[str, Any]]:
     """All rows, `limit` at most. Raises ForewordError with the line of one that cannot be read."""
-    try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise ForewordError(f"cannot read examples: {str(path)!r} is no ordinary file; name a CSV or JSONL file")
-        if path.stat().st_size > MAX_BYTES:
-            raise ForewordError(f"{str(path)!r} has more than {MAX_BYTES:,} bytes; keep fewer examples")
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ForewordError(f"cannot read examples {str(path)!r}: it is no text in UTF-8") from error
-    except OSError as error:
-        raise ForewordError(f"cannot read examples {str(path)!r}: {error.strerror or error}") from error
+    text = read_text(path, "examples", MAX_BYTES)
     match path.suffix.lower():
         case ".csv":
             rows = _csv(text, str(path))

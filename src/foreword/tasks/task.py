@@ -15,6 +15,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from foreword.errors import ForewordError
+from foreword.files import read_text
 from foreword.forms import validation_message
 from foreword.listen import SILENT, Listener
 from foreword.tasks import sources, splits
@@ -194,13 +195,7 @@ class _TaskFile(_Form):
 
 
 def _read_form(path: Path) -> _TaskFile:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ForewordError(f"cannot read task file {str(path)!r}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ForewordError(f"task file {str(path)!r} is no text in UTF-8; save it as such") from error
-    content = read_yaml(text, str(path))
+    content = read_yaml(read_text(path, "task file"), str(path))
     if not isinstance(content, dict):
         raise ForewordError(f"task file {str(path)!r} is not a mapping of `name`, `data`, `inputs`, `target`, …")
     try:

@@ -8,11 +8,12 @@ from typing import Protocol
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts.formats import dotprompt, fstring, jinja, langchain, mlflow, openai, prompty
 from foreword.prompts.formats import text as text_format
-from foreword.prompts.formats.common import MAX_FILE, Losses
+from foreword.prompts.formats.common import MAX_BYTES, MAX_FILE, Losses
 from foreword.prompts.formats.inline import inlined
 from foreword.prompts.prompt import Prompt
 from foreword.registry import Registry
 
+__all__ = ["FORMATS", "MAX_BYTES", "Format", "Losses", "format_of", "guess", "guess_for", "read", "write"]
 SUFFIXES = {".prompty": "prompty", ".jinja": "jinja", ".jinja2": "jinja", ".j2": "jinja", ".txt": "text"}
 
 
@@ -74,20 +75,6 @@ def write(prompt: Prompt, form: str) -> tuple[str, Losses]:
     if prompt.examples is not None:
         losses = [*losses, "the rows of 'examples': whoever renders it has to give them"]
     return text, losses
-
-
-def read_text(path: Path) -> str:
-    """A file's text, bounded."""
-    try:
-        if not path.is_file():
-            raise ForewordError(f"there is no file {str(path)!r}; give the file that holds the prompt")
-        with path.open("rb") as file:
-            data = file.read(4 * MAX_FILE + 1)
-        if len(data) > 4 * MAX_FILE:
-            raise ForewordError(f"{str(path)!r} is larger than {4 * MAX_FILE:,} bytes; no prompt is")
-        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-    except (OSError, ValueError) as error:
-        raise ForewordError(f"cannot read {str(path)!r}: {error}") from error
 
 
 def guess(text: str, path: Path) -> str:

@@ -19,6 +19,8 @@ from foreword.yaml_text import read_yaml
 
 MAX_FILE = 1_000_000
 """Characters in a file of any format."""
+MAX_BYTES = 4 * MAX_FILE
+"""As many characters have at most so many bytes."""
 MAX_NESTING = 32
 """Lists and objects inside each other."""
 OWN = "foreword"
