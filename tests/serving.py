@@ -22,7 +22,7 @@ from foreword.serve.engines.seam import Finished, QueueFullError, Request, Stats
 from foreword.serve.http.app import make_app
 from foreword.serve.http.keys import Keys
 from foreword.serve.http.metrics import Metrics
-from foreword.serve.http.server import Draining, address, build, open_socket
+from foreword.serve.http.server import DrainingServer, address, build_server, open_socket
 from foreword.serve.http.service import Limits, Service
 from foreword.serve.prompts import Prompts
 from foreword.table import PromptTable
@@ -94,7 +94,7 @@ class House:
 
     engine: Scripted
     service: Service
-    server: Draining
+    server: DrainingServer
     url: str
     table: PromptTable
     thread: threading.Thread
@@ -159,7 +159,7 @@ def launch(
     prompts = Prompts(table, check, "print", limits.prompt_bytes, metrics.forget)
     service = Service(engine, prompts, metrics, BACKBONE, limits, keys, **more)
     bound = open_socket("127.0.0.1", 0, None)
-    server = build(make_app(service, origins), service, grace)
+    server = build_server(make_app(service, origins), service, grace)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     house = House(engine, service, server, address(bound), table, thread)

@@ -20,7 +20,7 @@ from foreword.flows import Chain, Function, Program
 from foreword.prompts import Output, Prompt
 from foreword.serve.engines.local import LocalEngine
 from foreword.serve.engines.seam import Request
-from foreword.serve.http.server import address, build, open_socket
+from foreword.serve.http.server import address, build_server, open_socket
 from foreword.serve.http.service import Limits
 from foreword.serve.start import make_service
 from foreword.serve.strategies import StrategyEngine, serve_as_named
@@ -75,7 +75,7 @@ class House:
         app, self.service = make_service(self.model, engine, self.table, None, limits, strategies=served)
         bound = open_socket("127.0.0.1", 0, None)
         self.url = address(bound)
-        self._server = build(app, self.service, 1.0)
+        self._server = build_server(app, self.service, 1.0)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [bound]})
         self._thread.start()
         while not self._server.started:

@@ -11,19 +11,22 @@ log = logging.getLogger(NAME)
 
 
 def write(event: str, level: int = logging.INFO, **fields: object) -> None:
-    """A line with these fields."""
+    """Write a line with these fields."""
     log.log(level, event, extra={"fields": fields})
 
 
 def failure(event: str, error: BaseException, **fields: object) -> None:
-    """What nobody foresaw: the kind of error and where it was raised. Its message may quote a request, and is not."""
+    """Write of an error that nobody foresaw its kind and where it was raised.
+
+    Its message may quote a request, and is left out.
+    """
     frames = traceback.extract_tb(error.__traceback__)[-8:]
     where = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
     write(event, logging.ERROR, error=type(error).__name__, where=where, **fields)
 
 
-class Lines(logging.Formatter):
-    """Records as JSON; those of uvicorn, which knows no contents, with their text."""
+class JsonLines(logging.Formatter):
+    """A formatter that writes records as JSON; those of uvicorn, which knows no contents, with their text."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line."""
@@ -39,7 +42,7 @@ class Lines(logging.Formatter):
 def to_stderr() -> None:
     """Write our lines, and warnings of uvicorn and asyncio, to stderr."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Lines())
+    handler.setFormatter(JsonLines())
     for name, level in ((NAME, logging.INFO), ("uvicorn", logging.WARNING), ("asyncio", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False

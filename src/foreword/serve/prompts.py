@@ -189,9 +189,9 @@ class Prompts:
         """Why a version is not served; None where it is, as far as is known yet."""
         if version in self._unloaded:
             return "unloaded"
-        at, said = self._refused.get(version, (0.0, ""))
-        if said and time.monotonic() - at < RETRY_SECONDS:
-            return said
+        at, problem = self._refused.get(version, (0.0, ""))
+        if problem and time.monotonic() - at < RETRY_SECONDS:
+            return problem
         head = self._names.current.get(version)
         if head is not None and head.virtual_tokens and head.fingerprint != self._fingerprint:
             return "tuned on another backbone" if head.fingerprint else "not tuned yet: it has no vectors"
@@ -273,11 +273,11 @@ class Prompts:
             task.exception()  # whoever waited has it; nobody may have waited to the end
 
     async def _read(self, version: Version) -> Prompt:
-        held = self._memory.get(version)
+        loaded = self._memory.get(version)
 
         def read() -> Prompt:
             prompt = self._table.get(str(version))
-            if prompt is not held:
+            if prompt is not loaded:
                 self._check(prompt)
             return prompt
 
@@ -289,10 +289,10 @@ class Prompts:
         except Exception as error:
             if _is_away(error):
                 raise TableAwayError() from None
-            said = str(error) if isinstance(error, ForewordError) else f"reading it gives {type(error).__name__}"
+            problem = str(error) if isinstance(error, ForewordError) else f"reading it gives {type(error).__name__}"
             self._memory.forget(version)
-            self._refused[version] = (time.monotonic(), said)
-            write("prompt refused", logging.WARNING, prompt=str(version), problem=said)
+            self._refused[version] = (time.monotonic(), problem)
+            write("prompt refused", logging.WARNING, prompt=str(version), problem=problem)
             raise PromptRefusedError(str(version)) from None
         self._refused.pop(version, None)
         if version not in self._unloaded:  # it may have been unloaded meanwhile

@@ -21,7 +21,7 @@ import tiny
 from foreword.backbone import Backbone
 from foreword.prompts import Output, Prompt
 from foreword.serve.engines.local import LocalEngine
-from foreword.serve.http.server import address, build, open_socket
+from foreword.serve.http.server import address, build_server, open_socket
 from foreword.serve.http.service import Limits
 from foreword.serve.start import make_service
 from foreword.table import PromptTable
@@ -53,7 +53,7 @@ def url(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         backbone, LocalEngine(backbone), table, None, Limits(default_tokens=12, json_tokens=256)
     )
     bound = open_socket("127.0.0.1", 0, None)
-    server = build(app, service, 5)
+    server = build_server(app, service, 5)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     yield f"{address(bound)}/v1"

@@ -20,7 +20,7 @@ from foreword.serve.http import keys as files
 from foreword.serve.http.keys import Keys
 from foreword.serve.http.server import open_socket
 from foreword.serve.http.service import Limits
-from foreword.serve.log import NAME, Lines
+from foreword.serve.log import NAME, JsonLines
 from serving import House, Start, refused
 
 ASK: dict[str, Any] = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
@@ -206,7 +206,7 @@ def test_the_log_has_no_contents(house: House, caplog: pytest.LogCaptureFixture)
     house.ask("POST", "/v1/chat/completions", {**ASK, "inputs": {marked: marked}})
     house.ask("GET", f"/v1/models/{marked}")
     house.ask("GET", f"/{marked}?{marked}")
-    lines = [json.loads(Lines().format(record)) for record in caplog.records if record.name == NAME]
+    lines = [json.loads(JsonLines().format(record)) for record in caplog.records if record.name == NAME]
     assert marked not in json.dumps(lines)
     first = next(line for line in lines if line["event"] == "request")
     assert {"time", "id", "prompt", "prompt_tokens", "completion_tokens", "first_token_seconds", "status"} <= set(first)

@@ -14,7 +14,7 @@ import pytest
 import tiny
 from foreword.prompts import Prompt
 from foreword.serve.engines.local import LocalEngine
-from foreword.serve.http.server import address, build, open_socket
+from foreword.serve.http.server import address, build_server, open_socket
 from foreword.serve.http.service import Limits
 from foreword.serve.start import make_service
 from foreword.table import PromptTable
@@ -37,7 +37,7 @@ def client(tmp_path: Path) -> Iterator[openai.OpenAI]:
     backbone.model.generation_config.eos_token_id = 0  # its default is an ordinary word of this tokenizer
     app, service = make_service(backbone, LocalEngine(backbone), table, None, Limits())
     bound = open_socket("127.0.0.1", 0, None)
-    server = build(app, service, 5.0)
+    server = build_server(app, service, 5.0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     with openai.OpenAI(base_url=f"{address(bound)}/v1", api_key="none", max_retries=3) as client:

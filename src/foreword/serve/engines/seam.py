@@ -1,5 +1,7 @@
 """The seam that every engine stands behind: requests go in, tokens come out. Knows no HTTP and no weights."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -54,31 +56,38 @@ class Request:
     inputs: Mapping[str, object]
     sampling: Sampling
     deadline: float | None = None
-    """By `time.monotonic()`; None: none."""
+    """When the answer must be there, by `time.monotonic()`; None: whenever."""
     logprobs: int = 0
     """How many of the likeliest tokens are told at every place, besides the one chosen; 0: no log-probabilities."""
     schema: Mapping[str, Any] | None = None
     """The JSON Schema that decoding is constrained to, as `prompts.schema.checked` leaves it. The schema says where the
     answer ends; stop strings are not looked for."""
 
+    @property
+    def loop_deadline(self) -> float | None:
+        """The deadline by the running event loop's clock."""
+        if self.deadline is None:
+            return None
+        return asyncio.get_running_loop().time() + self.deadline - time.monotonic()
+
 
 @dataclass(frozen=True)
 class Token:
-    """One step of an answer."""
+    """One token of an answer, or text that was held back until its end."""
 
     text: str
-    """What can be said for certain now; empty while a character is half done, or a stop string may have begun."""
+    """The text that is certain now; empty while a character is half done, or a stop string may have begun."""
     ids: tuple[int, ...]
     """The token; none where text that was held back is released at the end."""
     logprob: float | None
-    """Nats, by the model's own distribution, temperature and mask left aside."""
+    """In nats, by the model's own distribution: neither temperature nor a mask counts."""
     top: tuple[tuple[str, float], ...]
-    """Likeliest first."""
+    """The likeliest tokens at this place with their log-probabilities, likeliest first."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """How an answer ended; the last item of every stream."""
+    """How an answer ended; it is the last item of every stream."""
 
     reason: Literal["stop", "length", "cancelled", "deadline", "error"]
     prompt_tokens: int
@@ -86,9 +95,9 @@ class Finished:
     cached_tokens: int
     """Those of them that stood in a prefix cache."""
     completion_tokens: int
-    """Tokens written, the one that ends a text not counted."""
+    """Tokens of the answer, the one that ends it not counted."""
     error: str | None = None
-    """What went wrong, for `error`."""
+    """What went wrong, where the reason is `error`."""
 
 
 @dataclass(frozen=True)
@@ -122,9 +131,11 @@ class Stats:
     prompt_tokens: int
     """Tokens that the model has read, shared prefixes included."""
     completion_tokens: int
+    """Tokens written."""
     errors: int
+    """Rows that the model failed on."""
     broken: bool = False
-    """Whether nothing can be answered any more, until the server is started again."""
+    """Whether nothing can be answered any more until the server is started again."""
 
 
 class Engine(Protocol):
@@ -132,7 +143,7 @@ class Engine(Protocol):
 
     @property
     def context(self) -> int:
-        """Tokens of the longest row, what is written counted."""
+        """Tokens of the longest row that it can run, prompt and answer together."""
         ...
 
     def check(self, prompt: Prompt) -> None:
@@ -155,7 +166,7 @@ class Engine(Protocol):
         ...
 
     def stats(self) -> Stats:
-        """Figures of this moment; cheap, from any thread."""
+        """The figures of this moment. Cheap, and safe from any thread."""
         ...
 
     async def close(self, grace: float) -> None:

@@ -8,11 +8,11 @@ HALF = "\ufffd"
 BYTES = 3
 """A character that is not complete yet has three bytes at most, each of which may show as one HALF."""
 WINDOW, CONTEXT = 32, 8
-"""Tokens that are decoded again for every new one at most, and those that are kept as its context."""
+"""The most tokens that are detokenized again for every new one, and those that are kept as its context."""
 
 
 class Detokenizer:
-    """Says of every token what text is certain once it is there: never half a character."""
+    """Token ids to text, token by token: what is certain once a token is there, and never half a character."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -20,7 +20,7 @@ class Detokenizer:
         self._said = ""
 
     def push(self, token: int) -> str:
-        """The text that is certain now and was not before."""
+        """Take a token; the text that is certain now and was not before."""
         self._ids.append(token)
         text = self._decode(self._ids)
         whole = text.rstrip(HALF)
@@ -50,25 +50,25 @@ class AnswerText:
     """An answer's text as it grows, held back while it may be the beginning of a stop string."""
 
     def __init__(self, tokenizer: Any, stop: Sequence[str]) -> None:
-        self._decoder, self._stop = Detokenizer(tokenizer), stop
+        self._detokenizer, self._stop = Detokenizer(tokenizer), stop
         self._held = ""
         self.stopped = False
         """Whether a stop string has been written; nothing follows then."""
 
     def push(self, token: int) -> str:
-        """The text that can be given away now."""
-        return self._release(self._decoder.push(token), last=False)
+        """Take a token; the text that can be given away now."""
+        return self._release(self._detokenizer.push(token), last=False)
 
     def end(self) -> str:
         """The rest, when no more tokens come."""
-        return "" if self.stopped else self._release(self._decoder.end(), last=True)
+        return "" if self.stopped else self._release(self._detokenizer.end(), last=True)
 
     def _release(self, new: str, *, last: bool) -> str:
         text = self._held + new
-        found = [place for stop in self._stop if (place := text.find(stop)) >= 0]
-        if found:
+        places = [place for stop in self._stop if (place := text.find(stop)) >= 0]
+        if places:
             self.stopped, self._held = True, ""
-            return text[: min(found)]
+            return text[: min(places)]
         keep = 0 if last else max((_begun(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

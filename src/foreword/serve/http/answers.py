@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from foreword.serve.http.calls import Call
 from foreword.serve.http.refusals import Refusal, refusal
-from foreword.serve.http.running import Piece, Running
+from foreword.serve.http.running import Piece, RunningCall
 
 T = TypeVar("T")
 GONE = 499
@@ -23,13 +23,13 @@ GONE = 499
 
 
 def head(kind: str, call: Call, model: str) -> dict[str, Any]:
-    """What an answer begins with. The fingerprint tells which version a name or an alias stood for."""
+    """The fields that an answer begins with. The fingerprint tells which version a name or an alias stood for."""
     name = f"{kind}-{call.rows[0].id.rpartition('-')[0]}"
     return {"id": name, "created": int(time.time()), "model": model, "system_fingerprint": call.served.key}
 
 
-def usage(running: Running) -> dict[str, Any]:
-    """What a call took."""
+def usage(running: RunningCall) -> dict[str, Any]:
+    """The tokens that a call took, as OpenAI's clients read them."""
     read, written = running.usage
     return {
         "prompt_tokens": read,
@@ -40,7 +40,7 @@ def usage(running: Running) -> dict[str, Any]:
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """What `work` gives; it is cancelled as soon as the client goes away."""
+    """The result of `work`, which is cancelled as soon as the client goes away."""
     task = asyncio.ensure_future(work)
     watch = asyncio.create_task(_gone(request))
     try:
@@ -61,7 +61,7 @@ async def _gone(request: Request) -> None:
 
 async def respond(
     request: Request,
-    running: Running,
+    running: RunningCall,
     whole: Awaitable[Response] | None,
     chunks: Callable[[AsyncIterator[Piece]], AsyncIterator[Mapping[str, Any]]],
 ) -> Response:
@@ -78,7 +78,7 @@ async def respond(
 class Events(StreamingResponse):
     """Server-sent events of a call under way, which ends with the response however that ends."""
 
-    def __init__(self, running: Running, chunks: AsyncIterator[Mapping[str, Any]]) -> None:
+    def __init__(self, running: RunningCall, chunks: AsyncIterator[Mapping[str, Any]]) -> None:
         super().__init__(_events(chunks), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
         self._running = running
 

@@ -19,18 +19,18 @@ def _text(value: Any) -> Any:
     """JSON can spell halves of characters, which no tokenizer takes; and lists without end, which no stack does."""
     stack = [(value, 0)]
     while stack:
-        found, depth = stack.pop()
+        part, depth = stack.pop()
         if depth > 32:
             raise ValueError("nested more than 32 deep")
-        if isinstance(found, str):
+        if isinstance(part, str):
             try:
-                found.encode()
+                part.encode()
             except UnicodeEncodeError:
                 raise ValueError("holds half of a character, which is no text") from None
-        elif isinstance(found, dict):
-            stack += [(part, depth + 1) for pair in found.items() for part in pair]
-        elif isinstance(found, list | tuple):
-            stack += [(part, depth + 1) for part in found]
+        elif isinstance(part, dict):
+            stack += [(inner, depth + 1) for pair in part.items() for inner in pair]
+        elif isinstance(part, list | tuple):
+            stack += [(inner, depth + 1) for inner in part]
     return value
 
 
@@ -116,7 +116,7 @@ class JsonSchema(_Body):
 
 
 class ResponseFormat(_Body):
-    """What an answer is held to."""
+    """The form that an answer is constrained to."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None

@@ -1,4 +1,4 @@
-"""From a request's body to rows for the engine: which prompt, its inputs, how to sample, what to hold the answer to.
+"""From a request's body to rows for the engine: which prompt, its inputs, how to sample, by which schema to decode.
 
 Knows bodies and prompts; knows no responses.
 """
@@ -16,7 +16,7 @@ from foreword.serve.engines.seam import Request
 from foreword.serve.http.bodies import ChatBody, ClassifyBody, CompletionBody, Message
 from foreword.serve.http.refusals import bad
 from foreword.serve.http.service import Limits, Service
-from foreword.serve.http.tools import Toolbox, turns
+from foreword.serve.http.tools import Toolbox, to_turns
 from foreword.serve.prompts import Served
 
 MESSAGES = "messages"
@@ -110,7 +110,7 @@ def _bare_chat(service: Service, body: ChatBody, tools: Toolbox | None) -> tuple
         raise bad(f"the backbone {body.model!r} has no chat template; use /v1/completions", "model")
     if body.inputs:
         raise bad(f"the bare backbone {body.model!r} takes 'messages' and no 'inputs'", "inputs")
-    messages = turns(body.messages)
+    messages = to_turns(body.messages)
     if not any(message["content"] for message in messages):
         raise bad("'messages' hold no text", "messages")
     if tools is not None:
@@ -130,11 +130,11 @@ def _inputs(
     needed = [v for v in prompt.variables if getattr(specs.get(v), "default", None) is None]
     missing = [v for v in needed if v not in inputs]
     if messages is not None and missing == [MESSAGES] and MESSAGES in specs and specs[MESSAGES].type == "array":
-        inputs[MESSAGES] = turns(messages)
+        inputs[MESSAGES] = to_turns(messages)
         missing = []
-    said = [message.text for message in messages or () if message.role == "user"]
-    if len(missing) == 1 and said:
-        inputs[missing[0]] = said[-1]
+    user_texts = [message.text for message in messages or () if message.role == "user"]
+    if len(missing) == 1 and user_texts:
+        inputs[missing[0]] = user_texts[-1]
     elif missing:
         raise bad(
             f"prompt {prompt.name!r} needs the inputs {missing}; give them in 'inputs'"
@@ -165,7 +165,7 @@ def _rows(
         raise bad(f"{body.n * len(inputs):,} answers are asked for, {limits.rows:,} at most in one request", "n")
     schema = schema if schema is not None else getattr(served.prompt.output, "json_schema", None)
     if schema is not None and served.prompt.output.choices is not None:
-        raise bad(f"prompt {served.key!r} answers one of its choices, and cannot be held to a schema", "model")
+        raise bad(f"prompt {served.key!r} answers one of its choices, and cannot be constrained to a schema", "model")
     schema = _checked(schema) if schema is not None else None
     seed = body.seed if body.seed is not None else secrets.randbits(31) if body.temperature > 0 else 0
     sampling = Sampling(
@@ -192,12 +192,12 @@ def _default_tokens(limits: Limits, served: Served, schema: Mapping[str, Any] | 
 
 
 def _checked(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    if schema == ANY_OBJECT:  # an answer may be held to it, and nothing is asked of its fields
+    if schema == ANY_OBJECT:  # an answer may be constrained to it, and nothing is asked of its fields
         return schema
     try:
         return checked(schema)
     except ValueError as error:
-        raise bad(f"the schema cannot be held: {error}", "response_format") from None
+        raise bad(f"the schema cannot be used: {error}", "response_format") from None
 
 
 def _request(

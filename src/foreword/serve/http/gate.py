@@ -17,7 +17,7 @@ from foreword.serve.http.service import Service
 from foreword.serve.log import failure, write
 
 OPEN = ("/health", "/ready")
-"""For whoever asks, while the server drains too."""
+"""Routes that whoever asks may use, while the server drains too."""
 LOOPBACK = re.compile(rb"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?", re.IGNORECASE)
 
 
@@ -61,16 +61,16 @@ class Gate:
             async with asyncio.timeout(limits.seconds + limits.slack_seconds):
                 await self._app(scope, receive, sending)
         except Exception as error:
-            told = refusal(error)
+            answer = refusal(error)
             if isinstance(error, TimeoutError):
-                told = Refusal(504, "the answer took longer than this server allows", "deadline")
-            elif told.status == 500:
+                answer = Refusal(504, "the answer took longer than this server allows", "deadline")
+            elif answer.status == 500:
                 failure("request", error, **notes)
             if status:
                 notes["cut"] = type(error).__name__
                 raise _Cut from None  # the server closes the connection: the client sees that the answer is not whole
-            response = told.response()
-            if told.status in (408, 413):  # what is left of the body is not read
+            response = answer.response()
+            if answer.status in (408, 413):  # what is left of the body is not read
                 response.headers["Connection"] = "close"
             await response(scope, receive, sending)
         finally:
@@ -82,7 +82,7 @@ class Gate:
             write("request", **notes, method=scope["method"], route=route, status=status, seconds=seconds)
 
     def _admit(self, scope: Scope, notes: dict[str, Any]) -> None:
-        """Raises Refusal."""
+        """Check drain, host, key and scope. Raises Refusal."""
         service, headers = self._service, dict(scope["headers"])
         if service.draining:
             raise Refusal(503, "the server is shutting down", "shutting_down", retry_after=1)
@@ -103,10 +103,10 @@ class Gate:
     async def _body(self, scope: Scope, receive: Receive) -> Receive:
         """`receive` again, with the body read. Raises Refusal."""
         most = self._service.limits.body_bytes
-        large = Refusal(413, f"the body is larger than {most:,} bytes", "body_too_large")
+        too_large = Refusal(413, f"the body is larger than {most:,} bytes", "body_too_large")
         declared = dict(scope["headers"]).get(b"content-length", b"")
         if declared.isdigit() and int(declared[:20]) > most:
-            raise large
+            raise too_large
         parts, size, more = [], 0, True
         try:
             async with asyncio.timeout(self._service.limits.body_seconds):
@@ -118,7 +118,7 @@ class Gate:
                     size += len(parts[-1])
                     more = message.get("more_body", False)
                     if size > most:
-                        raise large
+                        raise too_large
         except TimeoutError:
             raise Refusal(408, "the body came too slowly", "body_timeout") from None
         body: bytes | None = b"".join(parts)

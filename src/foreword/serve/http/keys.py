@@ -24,7 +24,7 @@ Scope = Literal["use", "admin"]
 PREFIX = "fw-"
 MAX_BYTES = 1_000_000
 MAX_KEY = 200
-"""Characters of a key that a client shows; ours have 46."""
+"""The most characters of a key that a client shows; ours have 46."""
 
 
 class Key(BaseModel):
@@ -55,11 +55,11 @@ class Keys:
         """The key that a client shows, looked for in a time that does not tell how near it came."""
         self._refresh()
         digest = hashlib.sha256(shown[:MAX_KEY].encode(errors="replace")).hexdigest()
-        found = None
+        match = None
         for key in self._keys:
             if hmac.compare_digest(key.sha256, digest):
-                found = key
-        return found
+                match = key
+        return match
 
     def _refresh(self) -> None:
         stamp = self._look()
@@ -73,10 +73,10 @@ class Keys:
 
     def _look(self) -> tuple[int, int, int] | None:
         try:
-            found = os.stat(self._path)
+            stat = os.stat(self._path)
         except OSError:
             return None
-        return found.st_ino, found.st_size, found.st_mtime_ns
+        return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:

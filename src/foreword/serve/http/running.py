@@ -26,10 +26,10 @@ from foreword.serve.http.service import Service
 from foreword.serve.log import failure
 
 Piece = tuple[int, Token | Finished]
-"""A row, counted from 0, and what it has come to."""
+"""The number of a row, from 0, and the next item of its answer."""
 
 
-class Running:
+class RunningCall:
     """Rows of one prompt in the engine, from the moment it is entered until it is closed.
 
     `notes` is what the log line of the HTTP request will say.
@@ -65,7 +65,7 @@ class Running:
         await self.close()
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        """As they come, until every row has finished. Raises Refusal where one cannot."""
+        """The items of all rows as they come, until every row has finished. Raises Refusal where one cannot."""
         self._tasks = [asyncio.create_task(self._pump(i, row)) for i, row in enumerate(self._rows)]
         left = len(self._rows)
         while left:
@@ -73,7 +73,7 @@ class Running:
             if isinstance(piece, Exception):
                 self._error = type(piece).__name__
                 raise self._refusal(piece) from None
-            self._tell(row, piece)
+            self._record(row, piece)
             if isinstance(piece, Finished):
                 left -= 1
                 if piece.reason in ("error", "deadline", "cancelled"):
@@ -82,16 +82,16 @@ class Running:
             yield row, piece
 
     async def classify(self) -> Answer:
-        """The choice of the one row, scored. Raises Refusal."""
+        """Score the one row's choices. Raises Refusal."""
         row = self._rows[0]
         try:
-            async with asyncio.timeout_at(_loop_time(row.deadline)):
+            async with asyncio.timeout_at(row.loop_deadline):
                 answer = await self._service.engine.classify(row)
         except TimeoutError:
             raise refusal(DeadlineError()) from None
         except Exception as error:
             raise self._refusal(error) from None
-        self._tell(0, Finished("stop", answer.prompt_tokens, 0, answer.answer_tokens))
+        self._record(0, Finished("stop", answer.prompt_tokens, 0, answer.answer_tokens))
         return answer
 
     async def score_texts(self, write: int) -> list[list[Token]]:
@@ -101,13 +101,13 @@ class Running:
             raise bad("the engine of this server does not tell how likely a text is", "echo")
         for i, row in enumerate(self._rows):
             try:
-                async with asyncio.timeout_at(_loop_time(row.deadline)):
+                async with asyncio.timeout_at(row.loop_deadline):
                     *tokens, following = await engine.score_text(row)
             except TimeoutError:
                 raise refusal(DeadlineError()) from None
             except Exception as error:
                 raise self._refusal(error) from None
-            self._tell(i, Finished("length", len(tokens), 0, write))
+            self._record(i, Finished("length", len(tokens), 0, write))
             texts.append([*tokens, following] if write else tokens)
         return texts
 
@@ -127,14 +127,14 @@ class Running:
 
     @property
     def usage(self) -> tuple[int, int]:
-        """Tokens read, once for equal rows as OpenAI counts them, and tokens written."""
+        """Prompt tokens, once for equal rows as OpenAI counts them, and tokens written."""
         done = [(i, finished) for i, finished in enumerate(self.finished) if finished is not None]
         read = {id(self._rows[i].inputs): finished.prompt_tokens for i, finished in done}
         return sum(read.values()), sum(finished.completion_tokens for _, finished in done)
 
     @property
     def cached(self) -> int:
-        """Of the tokens read, those that stood in a prefix cache."""
+        """Those of the prompt tokens that stood in a prefix cache."""
         done = [(i, finished) for i, finished in enumerate(self.finished) if finished is not None]
         return sum({id(self._rows[i].inputs): finished.cached_tokens for i, finished in done}.values())
 
@@ -153,7 +153,7 @@ class Running:
             if hasattr(pieces, "aclose"):
                 await pieces.aclose()
 
-    def _tell(self, row: int, piece: Token | Finished) -> None:
+    def _record(self, row: int, piece: Token | Finished) -> None:
         now, metrics = time.monotonic(), self._service.metrics
         if isinstance(piece, Finished):
             self.finished[row] = piece
@@ -166,16 +166,12 @@ class Running:
         self._last[row] = now
 
     def _refusal(self, error: Exception) -> Refusal:
-        told = refusal(error)
-        if told.status == 500:
+        answer = refusal(error)
+        if answer.status == 500:
             failure("engine", error, id=self._rows[0].id, prompt=self._key)
-        return told
+        return answer
 
 
 def _unfinished(finished: Finished) -> Refusal:
     kinds = {"deadline": DeadlineError, "cancelled": ClosedError}
     return refusal(kinds.get(finished.reason, ModelError)())
-
-
-def _loop_time(deadline: float | None) -> float | None:
-    return None if deadline is None else asyncio.get_running_loop().time() + deadline - time.monotonic()

@@ -1,4 +1,4 @@
-"""The process around the application: its socket, clients that dawdle, and how it ends. Knows no routes.
+"""The process around the application: its socket, limits on slow clients, and how it ends. Knows no routes.
 
 On SIGTERM or Ctrl-C the server first says that it is not ready, then finishes what it has accepted, then exits, all
 within the grace time. A second signal ends it at once.
@@ -23,27 +23,27 @@ from foreword.serve.log import to_stderr, write
 KEEP_ALIVE_SECONDS = 30
 HEAD_BYTES = 32 * 1024
 LINGER_SECONDS = 0.3
-"""For which a server that has nothing to finish still answers that it is not ready."""
+"""The time for which a server that has nothing to finish still answers that it is not ready."""
 LAST_SECONDS = 1.0
-"""Of the grace time, kept for cutting off what has not finished."""
+"""The part of the grace time that is kept for cutting off what has not finished."""
 
 
 def open_socket(host: str, port: int, keys: Keys | None) -> socket.socket:
-    """A socket, before a model is loaded. Raises UsageError where others could reach a server without keys."""
+    """A socket, opened before a model is loaded. Raises UsageError where others could reach a server without keys."""
     if keys is None and not _is_loopback(host):
         raise UsageError(
             f"{host!r} lets other machines in, and there are no keys: make one with 'foreword serve keys add NAME', "
             "and give its file with --keys"
         )
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(found[4][:2], family=found[0], backlog=1024)
+        family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(where[:2], family=family, backlog=1024)
     except (OSError, OverflowError) as error:
         raise ForewordError(f"cannot listen on {host}:{port}: {error}; choose another --port or --host") from error
 
 
 def address(bound: socket.socket) -> str:
-    """`http://127.0.0.1:8000`"""
+    """The URL of a socket, such as `http://127.0.0.1:8000`."""
     host, port = bound.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -51,14 +51,14 @@ def address(bound: socket.socket) -> str:
 def run_server(app: FastAPI, service: Service, bound: socket.socket, grace: float) -> None:
     """Serve until a signal comes; returns when everything has been answered, or `grace` seconds are over."""
     to_stderr()
-    build(app, service, grace).run(sockets=[bound])
+    build_server(app, service, grace).run(sockets=[bound])
 
 
-def build(app: FastAPI, service: Service, grace: float) -> "Draining":
+def build_server(app: FastAPI, service: Service, grace: float) -> "DrainingServer":
     """The server around `app`, which `run` starts with its sockets."""
     limits = service.limits
 
-    class Protocol(Patient):
+    class Protocol(TimedConnection):
         head_seconds, read_seconds = limits.header_seconds, limits.read_seconds
 
     config = uvicorn.Config(
@@ -76,10 +76,10 @@ def build(app: FastAPI, service: Service, grace: float) -> "Draining":
         h11_max_incomplete_event_size=HEAD_BYTES,
         timeout_graceful_shutdown=1,
     )
-    return Draining(config, service, grace)
+    return DrainingServer(config, service, grace)
 
 
-class Draining(uvicorn.Server):
+class DrainingServer(uvicorn.Server):
     """Says that it is not ready before it closes its door."""
 
     def __init__(self, config: uvicorn.Config, service: Service, grace: float) -> None:
@@ -98,8 +98,8 @@ class Draining(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second, as uvicorn does; looks at clients that do not read."""
         for connection in list(self.server_state.connections):
-            if isinstance(connection, Patient):
-                connection.look()
+            if isinstance(connection, TimedConnection):
+                connection.check_reading()
         return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - any signal is the same
@@ -125,7 +125,7 @@ class Draining(uvicorn.Server):
         self.should_exit = True
 
 
-class Patient(H11Protocol):
+class TimedConnection(H11Protocol):
     """A connection that is cut off unless its client does its part.
 
     While nothing is being answered, a head must be whole `head_seconds` after the connection, or what follows the last
@@ -139,7 +139,7 @@ class Patient(H11Protocol):
     _unread = (0, 0.0)
     """Bytes that wait for the client, and since when they have been so many."""
 
-    def look(self) -> None:
+    def check_reading(self) -> None:
         """Cut the client off if it has taken nothing for too long, a closed connection's last bytes included."""
         size, now = self.transport.get_write_buffer_size(), self.loop.time()
         if not size or size != self._unread[0]:
@@ -150,22 +150,22 @@ class Patient(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """Start the clock."""
         super().connection_made(transport)
-        self._mind()
+        self._set_timer()
 
     def data_received(self, data: bytes) -> None:
         """Stop the clock once a head is whole, and start it where a new one has begun."""
         super().data_received(data)
-        self._mind()
+        self._set_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
         super().connection_lost(exc)
-        self._stop()
+        self._clear_timer()
 
-    def _mind(self) -> None:
+    def _set_timer(self) -> None:
         answering = self.cycle is not None and not self.cycle.response_complete
         if answering or self.transport.is_closing():
-            self._stop()
+            self._clear_timer()
         elif self._timer is None:
             self._timer = self.loop.call_later(self.head_seconds, self._close)
 
@@ -174,7 +174,7 @@ class Patient(H11Protocol):
         if not self.transport.is_closing():
             self.transport.close()
 
-    def _stop(self) -> None:
+    def _clear_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -20,34 +20,34 @@ class Limits:
     """Bounds of a server; see `foreword serve --help` for those that can be set there."""
 
     body_bytes: int = 1024 * 1024
-    """Of a request."""
+    """The largest body of a request."""
     max_tokens: int = 1024
-    """Tokens that a request may ask for."""
+    """The most tokens that a request may ask for."""
     default_tokens: int = 256
-    """Tokens that are written at most where a request does not say."""
+    """The most tokens of an answer where a request does not say."""
     json_tokens: int = 512
-    """The same for JSON by a schema: cut off, it would be of no use."""
+    """The same for JSON by a schema, which would be of no use if it were cut off."""
     seconds: float = 120.0
-    """For an answer, from its request to its last token."""
+    """The time for an answer, from its request to its last token."""
     header_seconds: float = 10.0
-    """For a client to send the head of a request."""
+    """The time for a client to send the head of a request."""
     body_seconds: float = 20.0
-    """For a client to send the rest of it."""
+    """The time for a client to send the rest of it."""
     read_seconds: float = 20.0
-    """For a client to read something of what waits for it."""
+    """The time for a client to read something of what waits for it."""
     slack_seconds: float = 5.0
-    """Beyond `seconds`, for the last bytes to reach a slow client."""
+    """The time beyond `seconds` for the last bytes to reach a slow client."""
     connections: int = 512
-    """Open at once."""
+    """The most connections that are open at once."""
     rows: int = 16
-    """Answers in one request: `n`, times the prompts of a completion."""
+    """The most answers in one request: `n`, times the prompts of a completion."""
     prompt_bytes: int = 256 * 1024**2
-    """Of prompts that are held in memory; those that are pinned stay beyond it."""
+    """The memory for prompts, in bytes; those that are pinned stay beyond it."""
     labels: int = 200
-    """Prompts that metrics tell apart; further ones count together as `other`."""
+    """The most prompts that metrics tell apart; further ones count together as `other`."""
 
     def within(self, context: int) -> "Limits":
-        """These for a model that holds `context` tokens: what is only a default leaves most of them to the prompt."""
+        """These limits for a model of `context` tokens: what is only a default leaves most of them to the prompt."""
         share = max(1, context // 4)
         tokens, json = min(self.default_tokens, share), min(self.json_tokens, share)
         return replace(self, default_tokens=tokens, json_tokens=json)
@@ -61,7 +61,7 @@ class Service:
     prompts: Prompts
     metrics: Metrics
     backbone: str
-    """Its name, which is a model's name too."""
+    """The backbone's name, which is a model's name too."""
     limits: Limits = Limits()
     keys: Keys | None = None
     """None: everyone who reaches the server may do everything."""
@@ -72,8 +72,8 @@ class Service:
     strategies: Mapping[str, Served] = field(default_factory=dict)
     """Chains and functions by their served names."""
     began: int = field(default_factory=lambda: int(time.time()))
-    """Seconds since 1970."""
+    """When the server began, in seconds since 1970."""
     ready: bool = False
     draining: bool = False
     under_way: int = 0
-    """Requests that have been let in and not answered to the end."""
+    """The requests that have been let in and not answered to the end."""

@@ -1,6 +1,6 @@
 """Tool calls through a schema: an answer is a call of one of the tools, or, where that is allowed, a reply in words.
 
-A small model has not been trained to choose tools, but it can be held to their schemas while it writes. So what it
+A small model has not been trained to choose tools, but its decoding can be constrained to their schemas. So what it
 writes is `{"tool": …, "arguments": {…}}`, always valid, and a reply is one more tool, whose argument is the text.
 """
 
@@ -47,7 +47,7 @@ class Toolbox:
 
     @property
     def schema(self) -> dict[str, Any]:
-        """What an answer is held to."""
+        """The schema that an answer is constrained to."""
         calls = [_call(tool.name, tool.parameters) for tool in self._tools]
         if self._reply is not None:
             text = {"type": "string", "maxLength": REPLY_LENGTH}
@@ -87,9 +87,9 @@ def _call(name: str, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": ["tool", "arguments"]}
 
 
-def turns(messages: Sequence[Message]) -> list[dict[str, str]]:
+def to_turns(messages: Sequence[Message]) -> list[dict[str, str]]:
     """Messages as a chat template takes them: earlier calls as the model wrote them, results as a user's words."""
-    found = []
+    turns = []
     for message in messages:
         role, text = message.role, message.text
         if role == "developer":
@@ -98,8 +98,8 @@ def turns(messages: Sequence[Message]) -> list[dict[str, str]]:
             role, text = "user", f"The tool gave: {text}"
         for call in message.tool_calls or ():
             text += _written(call.function.name, call.function.arguments)
-        found.append({"role": role, "content": text})
-    return found
+        turns.append({"role": role, "content": text})
+    return turns
 
 
 def _written(name: str, arguments: str) -> str:

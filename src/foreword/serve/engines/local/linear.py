@@ -17,11 +17,11 @@ from torch import Tensor, nn
 ALONE, BATCH = range(1, 4), range(4, 48)
 """Rows of one or a few requests, and of many. Products with more rows do not gain."""
 TIMED = {ALONE: 1, BATCH: 16}
-"""At how many rows they are timed."""
+"""The number of rows at which each of them is timed."""
 QUICKER = 0.9
-"""Of the plain time, at most."""
+"""The most that a laid out product may take, as a share of the plain one's time."""
 SHARE = 0.25
-"""Of the memory that is free, at most, for second copies."""
+"""The share of the free memory that second copies may take."""
 
 
 class DecodeLinears:
@@ -37,7 +37,7 @@ class DecodeLinears:
     @contextlib.contextmanager
     def of(self, tokens: int) -> Iterator[None]:
         """For a forward pass over so many tokens. The model is as it was afterwards."""
-        forwards = next((found for rows, found in self._forwards.items() if tokens in rows), [])
+        forwards = next((quicker for rows, quicker in self._forwards.items() if tokens in rows), [])
         for attributes, forward in forwards:
             attributes["forward"] = forward  # past nn.Module's own bookkeeping, which takes longer than a product
         try:
@@ -72,8 +72,8 @@ def _laid_out(linear: nn.Linear) -> Callable[[Tensor], Tensor]:
     bias, product = linear.bias, torch.ops.mkldnn._linear_pointwise
 
     def forward(input: Tensor) -> Tensor:
-        found: Tensor = product(input, weight, bias, "none", [], "")
-        return found
+        output: Tensor = product(input, weight, bias, "none", [], "")
+        return output
 
     return forward
 

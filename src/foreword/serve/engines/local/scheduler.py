@@ -169,8 +169,8 @@ class Scheduler:
 
     def _take(self, rows: Sequence[Generation], logits: Tensor) -> None:
         largest, best = logits.max(1)
-        found = zip(rows, largest.isfinite().tolist(), best.tolist(), strict=True)
-        for i, (row, finite, token) in enumerate(found):
+        outcomes = zip(rows, largest.isfinite().tolist(), best.tolist(), strict=True)
+        for i, (row, finite, token) in enumerate(outcomes):
             if row.over:
                 continue
             if not finite:

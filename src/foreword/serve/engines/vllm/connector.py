@@ -89,11 +89,11 @@ class PrefixConnector(KVConnectorBase_V1):  # type: ignore[misc]
             for name, blocks in zip(again.req_ids, again.new_block_ids, strict=True)
             if name in again.resumed_req_ids
         ]
-        found = Loads()
+        loads = Loads()
         for name, blocks in starting:
             if name in self._pending:
-                found.loads.append(Load(*self._pending.pop(name), tuple(blocks[0])))
-        return found
+                loads.loads.append(Load(*self._pending.pop(name), tuple(blocks[0])))
+        return loads
 
     # In the workers.
 

@@ -17,11 +17,11 @@ from foreword.prompts import Prompt
 GB = 1024**3
 STEM = "foreword-prefixes-"
 YOUNG = 60.0
-"""Seconds in which a folder may not be locked yet by the server that makes it."""
+"""The seconds in which a folder may not be locked yet by the server that makes it."""
 
 
 class Prefixes:
-    """A file for each prefix that is in use, and for those used last, up to `total` bytes. Thread-safe."""
+    """A file for each learned prefix that is in use, and for those used last, up to `total` bytes. Thread-safe."""
 
     def __init__(self, total: int = 4 * GB) -> None:
         _sweep(Path(tempfile.gettempdir()))

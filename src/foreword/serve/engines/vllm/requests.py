@@ -76,13 +76,13 @@ def scoring_params(token: int) -> SamplingParams:
 
 
 def token_logprobs(
-    told: Any, token: int, most: int, tokenizer: Any
+    logprobs: Any, token: int, most: int, tokenizer: Any
 ) -> tuple[float | None, tuple[tuple[str, float], ...]]:
     """The log-probability of a token and those of the `most` likely ones, likeliest first; or nothing."""
-    if told is None:
+    if logprobs is None:
         return None, ()
-    ranked = sorted(told.items(), key=lambda item: item[1].rank)[:most]
-    return told[token].logprob, tuple((tokenizer.decode([i]), one.logprob) for i, one in ranked)
+    ranked = sorted(logprobs.items(), key=lambda item: item[1].rank)[:most]
+    return logprobs[token].logprob, tuple((tokenizer.decode([i]), one.logprob) for i, one in ranked)
 
 
 TokenQuery = tuple[tuple[int, ...], int]

@@ -113,7 +113,7 @@ class VllmEngine:
             prepared = await self._prepare(lambda: self._preparer.generation(request))
             if (schema := request.schema) is not None:
                 if request.logprobs:
-                    raise UsageError("vLLM tells no log-probabilities of what is held to a schema; ask for none")
+                    raise UsageError("vLLM tells no log-probabilities of an answer by a schema; ask for none")
                 try:
                     constraint = await self._prepare(lambda: self._grammars.constraint(schema, 1))
                 except ForewordError as error:
@@ -207,8 +207,8 @@ class VllmEngine:
                         reason = "stop"
                         break
                     written += 1
-                    told = part.logprobs[i] if part.logprobs else None
-                    logprob, top = token_logprobs(told, token, request.logprobs, tokenizer)
+                    logprobs = part.logprobs[i] if part.logprobs else None
+                    logprob, top = token_logprobs(logprobs, token, request.logprobs, tokenizer)
                     yield Token(writer.push(token), (token,), logprob, top)
                     if writer.stopped or done or written == limit:
                         reason = "stop" if writer.stopped or done else "length"
@@ -265,7 +265,7 @@ class VllmEngine:
             stream = self._llm.generate(row, params, name, priority=priority)
             try:
                 while True:
-                    async with asyncio.timeout_at(_loop_time(request.deadline)):
+                    async with asyncio.timeout_at(request.loop_deadline):
                         output = await anext(stream, None)
                     if output is None:
                         return
@@ -310,7 +310,3 @@ class VllmEngine:
         finally:
             self._entering_now -= 1
             self._waiting.give_back(key)
-
-
-def _loop_time(deadline: float | None) -> float | None:
-    return None if deadline is None else asyncio.get_running_loop().time() + deadline - time.monotonic()

@@ -11,7 +11,7 @@ from foreword.serve.http import calls
 from foreword.serve.http.answers import Events, head, respond, usage
 from foreword.serve.http.bodies import LEAST_LOGPROB, ChatBody
 from foreword.serve.http.calls import Call
-from foreword.serve.http.running import Piece, Running
+from foreword.serve.http.running import Piece, RunningCall
 from foreword.serve.http.service import Service
 
 
@@ -24,7 +24,7 @@ def routes(service: Service) -> APIRouter:
         """The answer of the prompt, or of the bare backbone, that `model` names."""
         notes = request.scope["notes"]
         call = await calls.chat(service, body, notes["id"])
-        running = Running(service, "chat", body.model, call.rows, notes)
+        running = RunningCall(service, "chat", body.model, call.rows, notes)
         start = head("chatcmpl", call, body.model)
         whole: Awaitable[Response] | None = None
         if call.served.prompt.output.choices is not None:
@@ -36,7 +36,7 @@ def routes(service: Service) -> APIRouter:
     return router
 
 
-async def _whole(running: Running, call: Call, body: ChatBody, start: dict[str, Any]) -> Response:
+async def _whole(running: RunningCall, call: Call, body: ChatBody, start: dict[str, Any]) -> Response:
     answers = [_Answer(body.top_logprobs or 0) for _ in call.rows]
     async with running:
         async for row, piece in running.pieces():
@@ -50,30 +50,30 @@ async def _whole(running: Running, call: Call, body: ChatBody, start: dict[str, 
     return JSONResponse({**start, "object": "chat.completion", "choices": choices, "usage": usage(running)})
 
 
-async def _chosen(running: Running, body: ChatBody, start: dict[str, Any]) -> Response:
+async def _chosen(running: RunningCall, body: ChatBody, start: dict[str, Any]) -> Response:
     """A prompt with choices answers with the likeliest, `n` times over."""
     async with running:
         answer = await running.classify()
-    told = usage(running)
+    counted = usage(running)
     message = {"role": "assistant", "content": answer.text, "refusal": None}
     if body.stream:
-        return Events(running, _chosen_chunks(message, body, start, told))
+        return Events(running, _chosen_chunks(message, body, start, counted))
     choices = [{"index": i, "message": message, "logprobs": None, "finish_reason": "stop"} for i in range(body.n)]
-    return JSONResponse({**start, "object": "chat.completion", "choices": choices, "usage": told})
+    return JSONResponse({**start, "object": "chat.completion", "choices": choices, "usage": counted})
 
 
 async def _chosen_chunks(
-    message: dict[str, Any], body: ChatBody, start: dict[str, Any], told: dict[str, Any]
+    message: dict[str, Any], body: ChatBody, start: dict[str, Any], counted: dict[str, Any]
 ) -> AsyncIterator[dict[str, Any]]:
     for i in range(body.n):
         yield _chunk(start, i, message)
         yield _chunk(start, i, {}, "stop")
     if _wants_usage(body):
-        yield {**start, "object": "chat.completion.chunk", "choices": [], "usage": told}
+        yield {**start, "object": "chat.completion.chunk", "choices": [], "usage": counted}
 
 
 async def _chunks(
-    running: Running, pieces: AsyncIterator[Piece], call: Call, body: ChatBody,
+    running: RunningCall, pieces: AsyncIterator[Piece], call: Call, body: ChatBody,
     start: dict[str, Any],
 ) -> AsyncIterator[dict[str, Any]]:  # fmt: skip
     answers = [_Answer(body.top_logprobs or 0) for _ in call.rows]
@@ -116,12 +116,12 @@ class _Answer:
         text = piece.text if self.text else piece.text.lstrip()
         self.text += text
         if piece.logprob is not None:
-            told = {
+            logprob = {
                 **_token(piece.text, piece.logprob),
                 "top_logprobs": [_token(*top) for top in piece.top[: self._top]],
             }
-            self.logprobs.append(told)
-            self.last = {"content": [told], "refusal": None}
+            self.logprobs.append(logprob)
+            self.last = {"content": [logprob], "refusal": None}
         return text
 
 

@@ -10,7 +10,7 @@ from foreword.prompts import Prompt
 from foreword.serve.http import calls
 from foreword.serve.http.answers import head, unless_gone, usage
 from foreword.serve.http.bodies import ClassifyBody
-from foreword.serve.http.running import Running
+from foreword.serve.http.running import RunningCall
 from foreword.serve.http.service import Service
 
 
@@ -23,7 +23,7 @@ def routes(service: Service) -> APIRouter:
         """`value` is the choice that the prompt gives; `choices` holds all, in the prompt's order."""
         notes = request.scope["notes"]
         call = await calls.classify(service, body, notes["id"])
-        async with Running(service, "classify", body.model, call.rows, notes) as running:
+        async with RunningCall(service, "classify", body.model, call.rows, notes) as running:
             answer = await unless_gone(request, running.classify())
         choices = _choices(call.served.prompt, answer)
         start = {**head("classify", call, body.model), "object": "classification"}
@@ -34,5 +34,5 @@ def routes(service: Service) -> APIRouter:
 
 def _choices(prompt: Prompt, answer: Answer) -> list[dict[str, Any]]:
     choices = prompt.output.choices or ()
-    told = (choices, answer.probabilities or (), answer.log_likelihoods or [None] * len(choices))
-    return [{"text": text, "probability": share, "logprob": value} for text, share, value in zip(*told, strict=True)]
+    columns = (choices, answer.probabilities or (), answer.log_likelihoods or [None] * len(choices))
+    return [{"text": text, "probability": share, "logprob": value} for text, share, value in zip(*columns, strict=True)]

@@ -15,7 +15,7 @@ from foreword.serve.http.answers import head, respond, usage
 from foreword.serve.http.bodies import LEAST_LOGPROB, CompletionBody
 from foreword.serve.http.calls import Call
 from foreword.serve.http.refusals import bad
-from foreword.serve.http.running import Piece, Running
+from foreword.serve.http.running import Piece, RunningCall
 from foreword.serve.http.service import Service
 
 
@@ -32,7 +32,7 @@ def routes(service: Service) -> APIRouter:
         call = await calls.completion(service, body, notes["id"])
         if call.served.prompt.output.choices is not None:
             raise bad(f"prompt {call.served.key!r} answers one of its choices; use /v1/classify or chat", "model")
-        running = Running(service, "text_completion", body.model, call.rows, notes)
+        running = RunningCall(service, "text_completion", body.model, call.rows, notes)
         start = {**head("cmpl", call, body.model), "object": "text_completion"}
         whole = None
         if body.echo:
@@ -44,7 +44,7 @@ def routes(service: Service) -> APIRouter:
     return router
 
 
-async def _whole(running: Running, call: Call, body: CompletionBody, start: dict[str, Any]) -> Response:
+async def _whole(running: RunningCall, call: Call, body: CompletionBody, start: dict[str, Any]) -> Response:
     answers = [_Answer(body.logprobs) for _ in call.rows]
     async with running:
         async for row, piece in running.pieces():
@@ -57,7 +57,7 @@ async def _whole(running: Running, call: Call, body: CompletionBody, start: dict
 
 
 async def _chunks(
-    running: Running, pieces: AsyncIterator[Piece], call: Call, body: CompletionBody,
+    running: RunningCall, pieces: AsyncIterator[Piece], call: Call, body: CompletionBody,
     start: dict[str, Any],
 ) -> AsyncIterator[dict[str, Any]]:  # fmt: skip
     lengths = [0] * len(call.rows)
@@ -88,10 +88,10 @@ class _Answer:
             self.reason = piece.reason
             return
         if self.logprobs is not None and piece.logprob is not None:
-            told = {text: max(value, LEAST_LOGPROB) for text, value in piece.top[: self._top]}
+            likeliest = {text: max(value, LEAST_LOGPROB) for text, value in piece.top[: self._top]}
             self.logprobs["tokens"].append(piece.text)
             self.logprobs["token_logprobs"].append(max(piece.logprob, LEAST_LOGPROB))
-            self.logprobs["top_logprobs"].append(told)
+            self.logprobs["top_logprobs"].append(likeliest)
             self.logprobs["text_offset"].append(self._offset + len(self.text))
         self.text += piece.text
 
@@ -104,7 +104,7 @@ def _check_echo(service: Service, body: CompletionBody) -> None:
         raise bad("'echo' goes with 'max_tokens' 0 or 1, temperature 0, and no 'stop', 'n' or 'stream'", "echo")
 
 
-async def _echo(running: Running, body: CompletionBody, start: dict[str, Any]) -> Response:
+async def _echo(running: RunningCall, body: CompletionBody, start: dict[str, Any]) -> Response:
     """The texts' tokens, each with its log-probability behind those before it; with `max_tokens` 1, the next too."""
     async with running:
         texts = await running.score_texts(body.max_tokens or 0)
@@ -118,13 +118,13 @@ async def _echo(running: Running, body: CompletionBody, start: dict[str, Any]) -
 
 def _echo_logprobs(tokens: list[Token], top: int) -> dict[str, list[Any]]:
     """The first token has none: nothing stands before it."""
-    told: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+    logprobs: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
     offset = 0
     for token in tokens:
         likeliest = {text: max(value, LEAST_LOGPROB) for text, value in token.top[:top]}
-        told["tokens"].append(token.text)
-        told["token_logprobs"].append(None if token.logprob is None else max(token.logprob, LEAST_LOGPROB))
-        told["top_logprobs"].append(None if token.logprob is None else likeliest)
-        told["text_offset"].append(offset)
+        logprobs["tokens"].append(token.text)
+        logprobs["token_logprobs"].append(None if token.logprob is None else max(token.logprob, LEAST_LOGPROB))
+        logprobs["top_logprobs"].append(None if token.logprob is None else likeliest)
+        logprobs["text_offset"].append(offset)
         offset += len(token.text)
-    return told
+    return logprobs

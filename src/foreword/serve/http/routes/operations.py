@@ -43,9 +43,9 @@ def routes(service: Service) -> APIRouter:
     @router.get("/v1/models/{model:path}", tags=["OpenAI"])
     async def model(model: str) -> dict[str, Any]:
         """One of them."""
-        for found in _models(service):
-            if found["id"] == model:
-                return found
+        for listed in _models(service):
+            if listed["id"] == model:
+                return listed
         served = await service.prompts.get(model)  # an older version, which is served and not listed
         return _model(service, model, served.key)
 
@@ -104,11 +104,11 @@ def admin_routes(service: Service) -> APIRouter:
 
 
 def _models(service: Service) -> list[dict[str, Any]]:
-    found = [_model(service, service.backbone, None)]
+    models = [_model(service, service.backbone, None)]
     if service.embedder is not None:
-        found.append(_model(service, service.embedder.name, None))
-    found += [_model(service, name, served.key) for name, served in service.strategies.items()]
-    return found + [_model(service, name, head.ref) for name, head in service.prompts.names()]
+        models.append(_model(service, service.embedder.name, None))
+    models += [_model(service, name, served.key) for name, served in service.strategies.items()]
+    return models + [_model(service, name, head.ref) for name, head in service.prompts.names()]
 
 
 def _model(service: Service, name: str, version: str | None) -> dict[str, Any]:
