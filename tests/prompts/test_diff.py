@@ -73,9 +73,9 @@ def test_long_texts_of_a_stranger_take_no_long_time() -> None:
         (long, [*long[:50_000], "changed", *long[50_001:]]),
         (["x"] * 100_000, ["x", "y"] * 40_000),
     ):
-        began = time.perf_counter()
+        began = time.process_time()
         patch = unified("\n".join(old), "\n".join(new), "a", "b")
-        assert time.perf_counter() - began < 1
+        assert time.process_time() - began < 1
         assert applied(patch, "\n".join(old)) == "\n".join(new)
     assert len(unified("\n".join(long), "\n".join([*long[:50_000], "changed", *long[50_001:]]), "a", "b")) == 3 + 6 + 2
 

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -217,6 +218,28 @@ def test_a_checkpoint_without_diagnostics_is_still_resumed(tmp_path: Path) -> No
     assert resumed.prompt.digest == run(tmp_path / "whole").prompt.digest
     assert resumed.curves[1].gradient is None
     assert resumed.curves[-1].gradient is not None
+
+
+def test_a_run_of_an_older_version_goes_on(tmp_path: Path) -> None:
+    """`older/` was written after 4 of 12 steps, when code and files still used the same names."""
+    older = Path(__file__).parent / "older"
+    with safe_open(older / "checkpoint.safetensors", framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        state = json.loads(file.metadata()["state"])
+    begun = json.loads((older / "run.json").read_text())
+    assert folder.id_of(state["settings"]) == begun["id"]
+    state["settings"]["fingerprint"] = backbone().fingerprint  # with other versions of its libraries, another model
+    (tmp_path / "run").mkdir()
+    save_file(tensors, tmp_path / "run" / "checkpoint.safetensors", {"state": json.dumps(state)})
+    (tmp_path / "run" / "run.json").write_bytes((older / "run.json").read_bytes())
+    resumed = run(tmp_path / "run", tokens=4, resume=True)
+    whole = run(tmp_path / "whole", tokens=4)
+    assert resumed.steps == 12
+    assert resumed.prompt.soft.run == whole.prompt.soft.run == folder.id_of(state["settings"])
+    a, b = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("run", "whole"))
+    assert a.keys() == b.keys() == tensors.keys()
+    assert all(np.allclose(a[name], b[name], rtol=1e-3, atol=1e-4) for name in a), "to the last bits, on one processor"
+    assert json.loads((tmp_path / "run" / "run.json").read_text()).keys() >= begun.keys()
 
 
 @pytest.mark.parametrize("choices", [True, False])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import foreword
 from foreword.backbone import Example, Sampling, Vectors
 from foreword.backbone.generate import generate_ids
 from foreword.prompts import Prompt
@@ -196,7 +197,7 @@ def test_another_package_adds_a_method(tmp_path: Path) -> None:
     (about / "entry_points.txt").write_text(
         "[foreword.methods]\nscaled = scaling:SCALED\nbroken = scaling:NOTHING\nprompt-tuning = scaling:SCALED\n"
     )
-    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(map(str, (tmp_path, Path(__file__).parents[1], Path(foreword.__file__).parents[1])))
     done = subprocess.run(
         [sys.executable, "-c", USES_IT], cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True,
         text=True,
