@@ -1,4 +1,7 @@
-"""Measuring honestly: baselines, calibration, comparison, statistics, the report."""
+"""Evaluation of strategies on held-out rows: baselines, calibration, comparison, gates, statistics, the report.
+
+Knows strategies and their scores; knows no HTTP and no terminal.
+"""
 
 from foreword.evals.baselines import STRATEGIES
 from foreword.evals.calibration import CALIBRATION_ROWS, calibrate

@@ -1,6 +1,7 @@
-"""What any prompt must beat: the commonest answer, and a linear model over words. Know rows; know no language model.
+"""Baselines that any prompt must beat: the commonest answer, and a linear model over words.
 
-Each is a strategy that is made for a task from its training rows; other packages add theirs by entry point.
+Each is a strategy that is fitted to a task's training rows; other packages add theirs by entry point. Knows rows; knows
+no language model.
 """
 
 import time
@@ -19,22 +20,22 @@ from foreword.tasks import Row, Task
 
 @dataclass(frozen=True)
 class Classifier:
-    """Answers rows of a task with a function over their texts, all at once. No language model is called."""
+    """A strategy that answers all rows at once with a function over their texts. It calls no language model."""
 
     name: str
     takes: tuple[str, ...]
     cost: Cost
     detail: str
     predict: Callable[[Sequence[str]], Sequence[str]]
-    """One answer for each text; a text holds all inputs of a row, one a line."""
+    """The function that gives one answer for each text; a text holds all inputs of a row, one a line."""
     kind: Kind = "baseline"
 
     def take(self, row: Mapping[str, str], where: str) -> Mapping[str, object]:  # noqa: ARG002 - a task's rows fit
-        """The task's inputs."""
+        """Return the task's inputs of a row."""
         return {name: row[name] for name in self.takes}
 
     def batch(self, rows: Sequence[Mapping[str, object]], on_rows: Count | None = None) -> list[Result[Any]]:
-        """All rows in one call of the function."""
+        """Answer all rows in one call of the function; each result gets an equal share of the seconds."""
         began = time.perf_counter()
         answers = self.predict(["\n".join(map(str, row.values())) for row in rows]) if rows else []
         share = (time.perf_counter() - began) / max(1, len(rows))
@@ -44,16 +45,16 @@ class Classifier:
 
 
 def majority(task: Task) -> Strategy:
-    """Always the commonest training answer."""
+    """Return the baseline that always gives the commonest training answer."""
     answer = Counter(row.target for row in task.train).most_common(1)[0][0]
     cost = Cost(labelled_rows=len(task.train))
     return Classifier("majority class", task.inputs, cost, f"always {answer!r}", lambda texts: [answer] * len(texts))
 
 
 def tfidf(task: Task) -> Strategy:
-    """TF-IDF over words and pairs of words, then logistic regression; its one strength setting is chosen on dev.
+    """Fit logistic regression on the TF-IDF of words and word pairs; its inverse penalty C is chosen on dev.
 
-    Raises ForewordError where the training rows hold one label only, or no word.
+    Raises ForewordError if the training rows hold one label only, or no word.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -67,14 +68,14 @@ def tfidf(task: Task) -> Strategy:
         model = make_pipeline(words, LogisticRegression(C=strength, max_iter=1000))
         return model.fit([_text(row) for row in task.train], [row.target for row in task.train])
 
-    def on_dev(model: Any) -> float:
+    def dev_score(model: Any) -> float:
         return sum(task.score([str(answer) for answer in model.predict([_text(row) for row in task.dev])], task.dev))
 
     try:
         models = [(strength, fit(strength)) for strength in (1.0, 10.0)]
     except ValueError as error:  # no word in any row
         raise ForewordError(f"task {task.name!r}: {error}") from error
-    strength, model = max(models, key=lambda pair: on_dev(pair[1]) if task.dev else -pair[0])
+    strength, model = max(models, key=lambda pair: dev_score(pair[1]) if task.dev else -pair[0])
     weights = int(model[-1].coef_.size + model[-1].intercept_.size)
     return Classifier(
         "TF-IDF + logistic regression",
@@ -90,11 +91,11 @@ def _text(row: Row) -> str:
 
 
 Factory = Callable[[LanguageModel, Task], Strategy]
-"""Makes a strategy for a task, from its training rows; test rows stay closed."""
+"""A function that makes a strategy for a task from its training rows; it must not read the test rows."""
 
 STRATEGIES: Registry[Factory] = Registry(
     "foreword.strategies",
     {"majority": lambda model, task: majority(task), "tfidf": lambda model, task: tfidf(task)},  # noqa: ARG005
     callable,
 )
-"""By name: what `compare` can be asked for beside prompts, chains and functions."""
+"""The strategies that `compare` takes by name, beside prompts, chains and functions."""

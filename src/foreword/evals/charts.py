@@ -1,4 +1,4 @@
-"""The report's charts, as inline SVG drawn with matplotlib. Knows a `Result`; not the page that they stand on.
+"""The report's charts, drawn with matplotlib as inline SVG. Knows a `Result`; knows nothing of the page around them.
 
 Text stays text, so that it can be searched and read aloud, and the page's own font sets it. The same result gives the
 same bytes. Colours are Okabe & Ito's, which colour-blind readers tell apart, and each kind has its own mark too.
@@ -19,7 +19,7 @@ KINDS = {
     "flow": ("flow", "#a0568a", "^"),
     "lora": ("LoRA", "#009e73", "v"),
 }
-"""Each kind's name, colour and mark."""
+"""The name, colour and marker of each kind of strategy."""
 
 LINES = [("#d55e00", "-"), ("#0072b2", "--"), ("#009e73", "-."), ("#a0568a", ":"), ("#b07d00", "-"), ("#3a8fc4", "--")]
 WIDTH = 8.6  # inches; the page shows a chart at about its own size
@@ -27,7 +27,7 @@ INK, QUIET, GRID = "#1f2430", "#5b6470", "#e4e7eb"
 
 
 def accuracy_chart(result: ResultData) -> str:
-    """Every strategy's metric with its 95 % interval, best on top; a dashed line marks the reference."""
+    """Draw every strategy's metric with its 95 % interval, best on top; a dashed line marks the reference."""
     ranked = sorted(result.strategies, key=lambda s: s.mean)
     scale, intervals = result.scale, result.intervals
 
@@ -48,12 +48,12 @@ def accuracy_chart(result: ResultData) -> str:
         axes.xaxis.set_major_formatter(_ticks(result))
         _kinds_legend(figure, result.strategies, axes.get_legend_handles_labels()[0])
 
-    spoken = "; ".join(f"{s.name} {scale.value(s.mean)}" for s in reversed(ranked))
-    return _svg(draw, 1.15 + 0.4 * len(ranked), f"{scale.label} of each strategy, best first: {spoken}")
+    alt_text = "; ".join(f"{s.name} {scale.value(s.mean)}" for s in reversed(ranked))
+    return _svg(draw, 1.15 + 0.4 * len(ranked), f"{scale.label} of each strategy, best first: {alt_text}")
 
 
 def cost_chart(result: ResultData) -> str:
-    """The metric against what a request costs in tokens: up and left is better."""
+    """Draw the metric against the tokens that a request costs: up and left is better."""
     scale, intervals = result.scale, result.intervals
 
     def draw(figure: Any) -> None:
@@ -76,14 +76,14 @@ def cost_chart(result: ResultData) -> str:
         spans = [(intervals[s.name].low, intervals[s.name].high) for s in result.strategies]
         _label_points(figure, axes, points, spans, [_short(s.name, 28) for s in result.strategies])
 
-    spoken = "; ".join(
+    alt_text = "; ".join(
         f"{s.name} {scale.value(s.mean)} at {count(s.tokens_per_request)} tokens" for s in result.strategies
     )
-    return _svg(draw, 4.4, f"{scale.label} against tokens per request: {spoken}")
+    return _svg(draw, 4.4, f"{scale.label} against tokens per request: {alt_text}")
 
 
 def curves_chart(result: ResultData) -> str | None:
-    """Training loss and the metric on dev against steps, one line per tuned strategy; None where nothing was tuned."""
+    """Draw training loss and the metric on dev against steps, one line per tuned strategy; None if none was tuned."""
     tuned = [s for s in result.strategies if s.curve]
     if not tuned:
         return None
@@ -105,14 +105,14 @@ def curves_chart(result: ResultData) -> str | None:
             panels[1].yaxis.set_major_formatter(_ticks(result))
         for axes in panels:
             axes.grid()
-            axes.set_xlabel("optimiser steps")
+            axes.set_xlabel("optimizer steps")
             axes.xaxis.set_major_locator(_whole_numbers())
         figure.legend(handles=panels[0].get_lines(), loc="outside upper left", ncols=3, frameon=False)
 
-    spoken = "; ".join(
+    alt_text = "; ".join(
         f"{s.name} ends at loss {s.curve[-1].loss or 0:.3f} after {s.curve[-1].step} steps" for s in tuned
     )
-    return _svg(draw, 3.7, f"Learning curves: {spoken}")
+    return _svg(draw, 3.7, f"Learning curves: {alt_text}")
 
 
 def _ticks(result: ResultData) -> Callable[[float, int], str]:
@@ -160,12 +160,12 @@ def _label_points(
             left = x + spot[0] - (size.width if spot[0] < 0 else 0)
             return Bbox.from_bounds(left, y + spot[1] - size.height / 2, size.width, size.height)
 
-        def crowding(spot: tuple[int, int], box: Callable[..., Any] = box) -> float:
+        def overlap(spot: tuple[int, int], box: Callable[..., Any] = box) -> float:
             spread = box(spot).padded(1.5)
             outside = spread.width * spread.height - _shared_area(spread, frame)
             return float(sum(_shared_area(spread, other) for other in taken) + 10 * outside)
 
-        best = min(spots, key=crowding)  # the nearest of those that are equally free
+        best = min(spots, key=overlap)  # the nearest of those that are equally free
         label.set(position=best, ha="left" if best[0] > 0 else "right")
         taken.append(box(best))
         if abs(best[0]) + abs(best[1]) > 24:
@@ -182,8 +182,8 @@ def _short(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def _svg(draw: Callable[[Any], None], height: float, spoken: str) -> str:
-    """What `draw` puts on a figure, as an `<svg>` element that says `spoken` aloud and refers to nothing outside."""
+def _svg(draw: Callable[[Any], None], height: float, alt_text: str) -> str:
+    """Return what `draw` puts on a figure as an `<svg>` element: `alt_text` is its label, and it links to nothing."""
     import warnings
     from io import StringIO
 
@@ -191,7 +191,7 @@ def _svg(draw: Callable[[Any], None], height: float, spoken: str) -> str:
     from matplotlib.figure import Figure
 
     style = {
-        "svg.fonttype": "none", "svg.hashsalt": spoken, "text.parse_math": False, "font.size": 10,
+        "svg.fonttype": "none", "svg.hashsalt": alt_text, "text.parse_math": False, "font.size": 10,
         "font.family": "DejaVu Sans", "text.color": INK, "axes.labelcolor": QUIET, "axes.edgecolor": GRID,
         "xtick.color": QUIET, "ytick.color": QUIET, "xtick.labelcolor": QUIET, "ytick.labelcolor": INK,
         "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
@@ -204,11 +204,11 @@ def _svg(draw: Callable[[Any], None], height: float, spoken: str) -> str:
         figure = Figure(figsize=(WIDTH, height), layout="constrained", dpi=72)  # as SVG counts
         draw(figure)
         # No metadata: its date would change the bytes, and its addresses would point outside.
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(out, format="svg", transparent=True, metadata=nothing)
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(out, format="svg", transparent=True, metadata=no_metadata)
     svg = out.getvalue()
     view = re.search(r'viewBox="[\d. ]+"', svg)
     assert view is not None  # matplotlib always writes one
-    # Group names repeat between charts; the names that a chart refers to are hashed with `spoken` and do not.
+    # Group names repeat between charts; the names that a chart refers to are hashed with `alt_text` and do not.
     body = re.sub(r'<g id="[^"]*"', "<g", svg[svg.index(">", view.end()) + 1 :]).replace("xlink:href=", "href=")
-    return f'<svg class="chart" role="img" aria-label="{escape(spoken)}" {view.group()}>{body.strip()}'
+    return f'<svg class="chart" role="img" aria-label="{escape(alt_text)}" {view.group()}>{body.strip()}'

@@ -1,4 +1,4 @@
-"""Which form of which prompt to report: each as it is and calibrated, the best on dev. Never looks at test."""
+"""Choice on dev between a prompt as it is and the prompt calibrated. Knows dev rows; knows no test rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,32 +14,32 @@ from foreword.tasks import Task
 
 @dataclass(frozen=True)
 class Candidate:
-    """A prompt and how it does on dev, in both forms."""
+    """A prompt in both forms, as it is and calibrated, with the dev score of each."""
 
     plain: Prompt
     calibrated: Prompt | None
-    """None where there is nothing to calibrate: free text, a remote model, or a prior of the prompt's own."""
+    """None if there is nothing to calibrate: free text, a remote model, or a prompt that already has a prior."""
     plain_score: float
     calibrated_score: float | None
 
     @property
     def best(self) -> Prompt:
-        """The form that does better on dev; as it is where they are equal."""
+        """Return the form that scores higher on dev; the prompt as it is if they are equal."""
         better = self.calibrated_score is not None and self.calibrated_score > self.plain_score
         return self.calibrated if better and self.calibrated is not None else self.plain
 
     @property
     def score(self) -> float:
-        """The metric on dev of the better form."""
+        """Return the dev score of the better form."""
         return max(self.plain_score, self.calibrated_score or 0.0)
 
 
 def evaluate_on_dev(
     model: LanguageModel, task: Task, prompts: Sequence[Prompt], listener: Listener = SILENT
 ) -> list[Candidate]:
-    """Measure `prompts` on dev, in the order given. Soft prompts have a label bias too, if less of it than hard ones.
+    """Measure `prompts` on dev, as they are and calibrated; one candidate for each, in the order given.
 
-    Raises ForewordError where the task has no dev rows.
+    Soft prompts have a label bias too, if a smaller one. Raises ForewordError if the task has no dev rows.
     """
     if not task.dev:
         raise ForewordError(f"task {task.name!r} has no dev rows to choose on; give it some: 'split: {{dev: 200}}'")
@@ -52,11 +52,11 @@ def _evaluate(model: LanguageModel, task: Task, prompt: Prompt, listener: Listen
         measured = measure(PromptStrategy(prompt, model), task, task.dev, on_rows)
         return Candidate(prompt, None, measured.mean, None)
     inputs = [prompt.take_texts(row.inputs, row.id) for row in task.dev]
-    scores = model.score(prompt, inputs, on_rows)  # read once: the two forms differ in the choice alone
+    scores = model.score(prompt, inputs, on_rows)  # scored once: the two forms differ in the choice alone
     calibrated = calibrate(model, prompt, task.train, listener)
 
-    def mean(form: Prompt) -> float:
+    def mean_score(form: Prompt) -> float:
         answers = [choices[k] for k in scores.choose(form.output.log_prior)]
         return sum(task.score(answers, task.dev)) / len(task.dev)
 
-    return Candidate(prompt, calibrated, mean(prompt), mean(calibrated))
+    return Candidate(prompt, calibrated, mean_score(prompt), mean_score(calibrated))

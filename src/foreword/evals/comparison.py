@@ -1,4 +1,7 @@
-"""Strategies side by side on the same test rows. Chooses on dev, opens test once, measures what a request costs."""
+"""Comparison of strategies on the same test rows, with their cost per request: chooses on dev, reads test once.
+
+Knows strategies, rows and scores; knows no page and no terminal.
+"""
 
 import json
 import statistics
@@ -23,15 +26,18 @@ from foreword.tasks import Row, Task
 from foreword.tuning import CurvePoint, Lora, Run, adapt, soft_name
 
 LATENCY_ROWS = 15
-"""Single requests that are timed, in turn over the strategies, so that a busy moment hits all of them."""
+"""The single requests that are timed per strategy, in turn over the strategies: a busy moment hits all of them."""
 
 
 @dataclass(frozen=True)
 class Result(ResultData):
-    """A finished comparison, and where it can be written. Made by `compare`."""
+    """A finished comparison that can be saved as a page or as JSON. `compare` makes one."""
 
     def save(self, path: str | Path) -> Path:
-        """Write the report page (`.html`) or the machine-readable result (`.json`); returns the path."""
+        """Write the report page (`.html`) or the machine-readable result (`.json`), and return the path.
+
+        Raises UsageError if `path` ends in neither.
+        """
         path = Path(path)
         if path.suffix.lower() == ".html":
             text = render_report(self)
@@ -47,7 +53,7 @@ class Result(ResultData):
 
 @dataclass(frozen=True)
 class _Arm:
-    """A strategy as it is measured; a prompt in the form that did better on dev."""
+    """A strategy to be measured on test; a prompt is in the form that scored higher on dev."""
 
     strategy: Strategy
     detail: str
@@ -69,12 +75,12 @@ def compare(
     """Measure strategies on the test rows, with the baselines beside them.
 
     A strategy is a prompt, a finished run, a chain, a Python function that takes a row's inputs by keyword, or any
-    other object of `foreword.flows.Strategy`. Prompts are reported as they are or calibrated, whichever did better on
-    dev (those in `evaluated` have been through that already); the hard prompt that is best on dev is the reference that
-    all others are compared with. With `lora`, adapters are trained behind that prompt's text and reported beside it;
-    `model` stays as it is.
+    other object of `foreword.flows.Strategy`. Prompts are reported as they are or calibrated, whichever scores higher
+    on dev (`evaluated` holds, by name, those that were measured there before); the hard prompt that is best on dev is
+    the reference that all others are compared with. With `lora`, adapters are trained behind that prompt's text and
+    reported beside it; `model` is not changed.
 
-    Raises ForewordError or UsageError, before anything is measured, where a strategy does not fit task or model.
+    Raises ForewordError or UsageError, before anything is measured, if a strategy does not fit the task or the model.
     """
     if not task.test:
         raise ForewordError(f"task {task.name!r} has no test rows; give it some: 'split: {{test: 500}}'")
@@ -94,27 +100,28 @@ def compare(
     for strategy in bound:
         for row in (*task.dev, *task.test):
             strategy.take(row.inputs, row.id)
-    known = dict(evaluated or {})
+    candidates = dict(evaluated or {})
     if task.dev:
-        new = [prompt for prompt in prompts if prompt.name not in known]
-        known |= {candidate.plain.name: candidate for candidate in evaluate_on_dev(model, task, new, listener)}
-    best = max(hard, key=lambda prompt: known[prompt.name].score if prompt.name in known else 0.0, default=None)
-    baselines, left_out = _baselines(task, {strategy.name for strategy in bound})
+        new = [prompt for prompt in prompts if prompt.name not in candidates]
+        candidates |= {candidate.plain.name: candidate for candidate in evaluate_on_dev(model, task, new, listener)}
+    dev_scores = {name: candidate.score for name, candidate in candidates.items()}
+    best = max(hard, key=lambda prompt: dev_scores.get(prompt.name, 0.0), default=None)
+    baselines, left_out = _make_baselines(task, {strategy.name for strategy in bound})
     arms = baselines + [
-        _arm(strategy, known.get(strategy.name), item.curves if isinstance(item, Run) else ())
+        _arm(strategy, candidates.get(strategy.name), item.curves if isinstance(item, Run) else ())
         for strategy, item in zip(bound, strategies, strict=True)
     ]
     if lora is not None and best is not None:
-        arms.append(_adapted(lora, model, task, best, listener))
+        arms.append(_train_lora(lora, model, task, best, listener))
     measured = [measure(arm.strategy, task, task.test, counter(listener, f"{arm.strategy.name}: test")) for arm in arms]
-    latency = _latencies(task, [arm.strategy for arm in arms])
+    latency = _measure_latencies(task, [arm.strategy for arm in arms])
     result = build_result(
         task_name=task.name,
         backbone=model.name,
         seed=task.seed,
         metric=task.metric,
         rows=task.test,
-        strategies=[_result(*each) for each in zip(arms, measured, latency, strict=True)],
+        strategies=[_strategy_result(*each) for each in zip(arms, measured, latency, strict=True)],
         reference=best.name if best else arms[0].strategy.name,
         settings=settings,
     )
@@ -122,8 +129,8 @@ def compare(
     return replace(result, notes=(*task.notes, *([power] if power else []), *left_out, *notes))
 
 
-def _baselines(task: Task, named: set[str]) -> tuple[list[_Arm], list[str]]:
-    """The baselines that are not `named` already, and a note where one of them cannot be had."""
+def _make_baselines(task: Task, named: set[str]) -> tuple[list[_Arm], list[str]]:
+    """Fit the baselines that are not `named` already; a note says why one of them is left out."""
     strategies, notes = [majority(task)], []
     if task.choices is not None:
         try:
@@ -148,16 +155,16 @@ def _arm(strategy: Strategy, candidate: Candidate | None, curve: tuple[CurvePoin
     return _Arm(form, _detail(form.detail, candidate), form.prompt.output.log_prior is not None, curve)
 
 
-def _adapted(lora: Lora, model: LanguageModel, task: Task, start: Prompt, listener: Listener) -> _Arm:
-    """LoRA trained behind `start`, then offered calibration as every prompt is."""
-    found = adapt(lora.check(model), task, start, lora, listener)
-    [candidate] = evaluate_on_dev(found.backbone, task, [found.prompt], listener) if task.dev else [None]
-    cost = Cost(found.trained_parameters, found.prompt.labelled_rows)
-    form = candidate.best if candidate else found.prompt
-    strategy = PromptStrategy(form, found.backbone, kind="lora", cost=cost)
+def _train_lora(lora: Lora, model: LanguageModel, task: Task, start: Prompt, listener: Listener) -> _Arm:
+    """Train LoRA behind the text of `start`, then calibrate it if that scores higher on dev, as for every prompt."""
+    adapted = adapt(lora.check(model), task, start, lora, listener)
+    [candidate] = evaluate_on_dev(adapted.backbone, task, [adapted.prompt], listener) if task.dev else [None]
+    cost = Cost(adapted.trained_parameters, adapted.prompt.labelled_rows)
+    form = candidate.best if candidate else adapted.prompt
+    strategy = PromptStrategy(form, adapted.backbone, kind="lora", cost=cost)
     detail = f"rank {lora.rank}, not merged, behind the text of {start.name}; {_detail(strategy.detail, candidate)}"
     calibrated = strategy.prompt.output.log_prior is not None
-    return _Arm(strategy, detail, calibrated, found.curve)
+    return _Arm(strategy, detail, calibrated, adapted.curve)
 
 
 def _detail(form: str, candidate: Candidate | None) -> str:
@@ -166,18 +173,18 @@ def _detail(form: str, candidate: Candidate | None) -> str:
     return f"{form}; on dev {candidate.plain_score:.3f} as it is, {candidate.calibrated_score:.3f} calibrated"
 
 
-def _latencies(task: Task, strategies: Sequence[Strategy]) -> list[float]:
-    """Median milliseconds of one request alone, its shared prefix computed beforehand as a server does."""
+def _measure_latencies(task: Task, strategies: Sequence[Strategy]) -> list[float]:
+    """Time single requests; return each strategy's median in milliseconds, with a warm prefix cache as on a server."""
     times: list[list[float]] = [[] for _ in strategies]
     for i, row in enumerate(task.test[: LATENCY_ROWS + 1]):
-        for own, strategy in zip(times, strategies, strict=True):
+        for samples, strategy in zip(times, strategies, strict=True):
             [result] = strategy.batch([strategy.take(row.inputs, row.id)])
             if i or len(task.test) == 1:  # the first one computes the shared prefix
-                own.append(1e3 * result.seconds)
-    return [statistics.median(own) for own in times]
+                samples.append(1e3 * result.seconds)
+    return [statistics.median(samples) for samples in times]
 
 
-def _result(arm: _Arm, measured: Measured, ms: float) -> StrategyResult:
+def _strategy_result(arm: _Arm, measured: Measured, ms: float) -> StrategyResult:
     usage, rows = measured.usage, len(measured.answers)
     return StrategyResult(
         name=arm.strategy.name,
@@ -207,12 +214,12 @@ def build_result(
     notes: Sequence[str] = (),
     settings: Mapping[str, str | int | float] | None = None,
 ) -> Result:
-    """Compare every strategy with `reference`, row by row, and say what came out.
+    """Compare every strategy with the one named `reference`, row by row, and write the verdict.
 
-    Raises UsageError when a strategy did not score every row, scored one with no finite number, or a name is
-    missing or used twice.
+    Raises UsageError if a strategy does not score every row, if a score is not finite, or if a name is missing or used
+    twice.
     """
-    _check(rows, strategies)
+    _check_scores(rows, strategies)
     result = Result(
         task_name, backbone, seed, metric, tuple(rows), tuple(strategies), (), "", reference, tuple(notes),
         dict(settings or {}),
@@ -228,10 +235,10 @@ def _compare(a: StrategyResult, b: StrategyResult, metric: str, seed: int) -> Co
     return Comparison(a.name, b.name, metric, d.value, d.low, d.high, d.p_value, d.test)
 
 
-def _check(rows: Sequence[Row], strategies: Sequence[StrategyResult]) -> None:
+def _check_scores(rows: Sequence[Row], strategies: Sequence[StrategyResult]) -> None:
     names = [s.name for s in strategies]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise UsageError(f"two strategies are named {min(twice)!r}; give each its own name")
+    if duplicates := {name for name in names if names.count(name) > 1}:
+        raise UsageError(f"two strategies are named {min(duplicates)!r}; give each its own name")
     if not rows:
         raise UsageError("there are no test rows to compare on; give the task a test split")
     for s in strategies:
@@ -240,19 +247,14 @@ def _check(rows: Sequence[Row], strategies: Sequence[StrategyResult]) -> None:
                 raise UsageError(f"strategy {s.name!r} has {len(values)} {what} for {len(rows)} test rows")
         for row, score in zip(rows, s.scores, strict=True):
             if not isfinite(score):
-                raise UsageError(f"strategy {s.name!r} scores {score!r} on row {row.id!r}; the metric must be a number")
+                raise UsageError(f"strategy {s.name!r} scores {score!r} on row {row.id!r}; a metric must be finite")
 
 
 def _power_note(result: Result) -> str | None:
-    """What the test rows can show, where answers are right or wrong."""
-    shown, rows = result.smallest_difference, f"{len(result.rows):,} test rows"
-    if shown is None:
+    """Say which difference the test rows can show; None if scores are graded."""
+    smallest, rows = result.smallest_difference, f"{len(result.rows):,} test rows"
+    if smallest is None:
         return None
-    if shown == 1:
+    if smallest == 1:
         return f"{rows} are too few to show any difference; give the task more."
-    return f"{rows} can show a difference of about {100 * shown:.1f} points (80 % power)."
-
-
-def save(result: Result, folder: Path) -> tuple[Path, Path]:
-    """Write `report.html` and `result.json`."""
-    return result.save(folder / "report.html"), result.save(folder / "result.json")
+    return f"{rows} can show a difference of about {100 * smallest:.1f} points (80 % power)."

@@ -1,4 +1,4 @@
-"""Two strategies on the same dev rows: whose answers flip, and whether one is better. Never opens the test rows."""
+"""Paired comparison of two strategies on dev: which answers flip, and is one better? Knows no test rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,19 +15,18 @@ from foreword.tasks import Row, Task
 
 @dataclass(frozen=True)
 class Flip:
-    """A row that A and B answer differently, so that it matters."""
+    """A row on which B's score differs from A's, or on which both are wrong in different ways."""
 
     row: Row
     a: str
     b: str
     kind: Literal["worse", "better", "changed"]
-    """How B does: where answers are right or wrong, wrong instead of right, right instead of wrong, or wrong in another
-    way; where they are graded, below A, above A, or as far from right as A."""
+    """How B does beside A: it scores lower (`worse`), higher (`better`), or errs in another way (`changed`)."""
 
 
 @dataclass(frozen=True)
 class Flips:
-    """What changes for a task's dev rows when B takes the place of A."""
+    """What changes on a task's dev rows when strategy B replaces strategy A."""
 
     task: str
     metric: str
@@ -35,22 +34,22 @@ class Flips:
     a: Interval
     b: Interval
     difference: Difference
-    """B minus A: exact McNemar where answers are right or wrong, else a paired bootstrap."""
+    """The mean of B minus that of A, with a paired test: exact McNemar if scores are 0 or 1, else a permutation."""
     graded: bool
     flips: tuple[Flip, ...]
-    """In the order of the dev rows."""
+    """The rows that flip, in the order of the dev rows."""
 
     def of(self, kind: str) -> list[Flip]:
-        """The flips of one kind."""
+        """Return the flips of one kind: `worse`, `better` or `changed`."""
         return [flip for flip in self.flips if flip.kind == kind]
 
     @property
     def scale(self) -> Scale:
-        """How the numbers are written."""
+        """Return how values of this metric are written."""
         return Scale(self.metric, self.graded)
 
     def to_json(self) -> dict[str, Any]:
-        """All of it; rows with their inputs and targets."""
+        """Return everything for JSON; the flipped rows with their inputs and targets."""
         return {
             "task": self.task,
             "split": "dev",
@@ -73,19 +72,20 @@ class Flips:
 def flips(
     model: LanguageModel, task: Task, a: Answers, b: Answers, names: tuple[str, str], listener: Listener = SILENT
 ) -> Flips:
-    """Answer the dev rows with both, as they are stored; `names` tell them apart in errors and progress.
+    """Answer the dev rows with both strategies as they are; `names` stand for the two in errors and progress.
 
-    Raises ForewordError, or UsageError, where the task has no dev rows or one does not fit it or the model.
+    Raises ForewordError or UsageError if the task has no dev rows, or if one does not fit the task or the model.
     """
-    old, new = on_dev(model, task, [(names[0], a), (names[1], b)], listener)
-    return paired(task, old, new)
+    old, new = measure_on_dev(model, task, [(names[0], a), (names[1], b)], listener)
+    return pair_on_dev(task, old, new)
 
 
-def on_dev(
+def measure_on_dev(
     model: LanguageModel, task: Task, named: Sequence[tuple[str, Answers]], listener: Listener = SILENT
 ) -> list[Measured]:
-    """Each prompt, chain or other strategy on the dev rows. What is wrong with one of them is raised before any is
-    measured.
+    """Answer and score the dev rows with each strategy, after all of them have been checked.
+
+    Raises ForewordError or UsageError if the task has no dev rows, or if one does not fit the task or the model.
     """
     if not task.dev:
         raise ForewordError(f"task {task.name!r} has no dev rows to measure on; give it some: 'split: {{dev: 200}}'")
@@ -101,8 +101,8 @@ def on_dev(
     return [measure(strategy, task, task.dev, counter(listener, f"{name}: dev")) for name, strategy in bound]
 
 
-def paired(task: Task, a: Measured, b: Measured) -> Flips:
-    """What has been measured of A and B, side by side."""
+def pair_on_dev(task: Task, a: Measured, b: Measured) -> Flips:
+    """Pair what A and B scored on the dev rows: their intervals, the paired difference and the flips."""
     graded = not is_right_or_wrong(a.scores + b.scores)
     return Flips(
         task=task.name,
@@ -117,10 +117,10 @@ def paired(task: Task, a: Measured, b: Measured) -> Flips:
 
 
 def _flips(rows: Sequence[Row], a: Measured, b: Measured) -> list[Flip]:
-    found = []
+    flipped = []
     for row, *answers, old, new in zip(rows, a.answers, b.answers, a.scores, b.scores, strict=True):
         kind: Literal["worse", "better", "changed"]
         kind = "worse" if new < old else "better" if new > old else "changed"
         if kind != "changed" or (answers[0] != answers[1] and new < 1):
-            found.append(Flip(row, answers[0], answers[1], kind))
-    return found
+            flipped.append(Flip(row, answers[0], answers[1], kind))
+    return flipped

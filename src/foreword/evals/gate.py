@@ -1,7 +1,7 @@
-"""May an alias move to another version? Measures both on a task's dev rows and refuses one that is worse.
+"""The gate in front of an alias: measures the new version and the old one on dev, and refuses one that is worse.
 
-Knows strategies and rows, not where an alias is kept. Test rows are never opened: a gate that is asked before every
-move would wear them out. Dev rows may have helped to choose either version, so that passing means "not shown to be
+Knows strategies and rows; knows no table. Test rows are never read: a gate that runs before every move would wear them
+out. Dev rows may have helped to choose either version, so that passing means "not shown to be
 worse on these rows" and no more; who wants rows that nothing was chosen on gives the gate a task of its own.
 """
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from foreword.backbone import LanguageModel
-from foreword.evals.flips import Flips, on_dev, paired
+from foreword.evals.flips import Flips, measure_on_dev, pair_on_dev
 from foreword.evals.statistics import Interval, is_right_or_wrong, score_interval
 from foreword.evals.wording import Scale, p_text
 from foreword.flows import Answers
@@ -19,39 +19,39 @@ from foreword.tasks import Task
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate found."""
+    """What the gate measured, and whether the new version passes."""
 
     task: str
     metric: str
     rows: int
-    """Dev rows, the same for both versions."""
+    """The number of dev rows, the same rows for both versions."""
     new: Interval
     against: Flips | None
-    """The version that the alias points to as A, the new one as B; None where there is none to compare with."""
+    """The flips from the version that the alias points to (A) to the new one (B); None if the alias is new."""
     graded: bool
 
     @property
     def passed(self) -> bool:
-        """False where the whole 95 % interval of new minus old lies below zero."""
+        """Return False if the whole 95 % interval of new minus old lies below zero."""
         return self.against is None or self.against.difference.high >= 0
 
     def __str__(self) -> str:
-        """One sentence."""
+        """Return both scores and their difference in one sentence."""
         scale = Scale(self.metric, self.graded)
         scored = f"{scale.label} {scale.value(self.new.value)} ({scale.span(self.new.low, self.new.high)})"
-        said = f"{scored} on {self.rows:,} dev rows of {self.task}"
+        summary = f"{scored} on {self.rows:,} dev rows of {self.task}"
         if self.against is None:
-            return f"{said}; there is nothing to compare it with yet."
+            return f"{summary}; there is nothing to compare it with yet."
         gap, old = self.against.difference, self.against.a
         unit = "" if self.graded else " points"
-        return said + (
+        return summary + (
             f", before {scale.value(old.value)}: a difference of {scale.signed(gap.value)}{unit} "
             f"(95 % interval {scale.span(gap.low, gap.high)}, {p_text(gap.p_value)}), "
             f"{len(self.against.of('better'))} rows better and {len(self.against.of('worse'))} worse."
         )
 
     def to_json(self) -> dict[str, Any]:
-        """`passed`, both scores, the paired difference, the flips."""
+        """Return `passed`, both scores, the paired difference and the flips, for JSON."""
         return {
             "passed": self.passed,
             "task": self.task,
@@ -73,13 +73,13 @@ def gate(
     names: tuple[str, str],
     listener: Listener = SILENT,
 ) -> Verdict:
-    """Judge `new` against `old`, the version that would be replaced; `names` are those of the two, for messages.
+    """Judge `new` against `old`, the version that it would replace; `names` are those of the two, for messages.
 
-    Raises ForewordError, or UsageError, where the task has no dev rows or a version does not fit it or the model.
+    Raises ForewordError or UsageError if the task has no dev rows, or if one does not fit the task or the model.
     """
     named = [(names[0], new)] + ([(names[1], old)] if old is not None else [])
-    measured, *before = on_dev(model, task, named, listener)
-    against = paired(task, before[0], measured) if before else None
+    measured, *before = measure_on_dev(model, task, named, listener)
+    against = pair_on_dev(task, before[0], measured) if before else None
     graded = against.graded if against else not is_right_or_wrong(measured.scores)
-    found = score_interval(measured.scores, task.seed)
-    return Verdict(task.name, task.metric, len(task.dev), found, against, graded)
+    interval = score_interval(measured.scores, task.seed)
+    return Verdict(task.name, task.metric, len(task.dev), interval, against, graded)

@@ -1,6 +1,7 @@
-"""The report: one self-contained page from a `Result`. Opens offline, runs no script, treats every text as hostile.
+"""The report of a comparison as one self-contained HTML page: opens offline, runs no script, escapes every text.
 
-Knows what a reader asks after the verdict: how sure, at what cost, where the answers differ and how it was measured.
+Knows a `Result` and what a reader asks of it: how sure, at what cost, where the answers differ, how it was measured.
+Knows no model.
 """
 
 from collections import Counter
@@ -14,16 +15,16 @@ from foreword.evals.wording import count, number, p_text
 ROWS_SHOWN = 10
 PAIRS_SHOWN = 15
 SMALL_MATRIX, MATRIX_LABELS = 10, 30
-"""Above the first many labels a matrix takes a whole width; above the second the most confused pairs are listed."""
+"""With more labels than the first number only two matrices are shown; with more than the second, a list of pairs."""
 OTHER = "(other)"
-"""The column of answers that are no label."""
+"""The column of answers that are none of the labels."""
 CLIP, WHOLE = 300, 4_000
-"""Characters shown at once, and on opening; a page must stay small enough to mail."""
+"""The characters of a text that are shown at first, and after it is opened; a page stays small enough to mail."""
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """Counts of one strategy's answers: a row per true label, a column per answer."""
+    """The confusion matrix of one strategy: a row of counts per true label, a column per answer."""
 
     name: str
     columns: list[str]
@@ -32,7 +33,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Confusion:
-    """A wrong answer given more than once, and how often each strategy gave it."""
+    """A wrong answer that was given more than once, with how often each prompt gave it."""
 
     target: str
     answer: str
@@ -50,7 +51,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A test row on which the strategies differ."""
+    """A test row on which the strategies score differently."""
 
     id: str
     inputs: list[tuple[str, Text]]
@@ -59,7 +60,7 @@ class Disagreement:
 
 
 def render_report(result: ResultData) -> str:
-    """The page, as HTML; the same result gives the same bytes."""
+    """Return the page as HTML; the same result gives the same bytes."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
@@ -83,7 +84,7 @@ def render_report(result: ResultData) -> str:
         confusions=_confusions(result, prompts),
         base=base,
         rival=rival,
-        split=_split(base, rival) if rival else None,
+        split=_count_wins(base, rival) if rival else None,
         differences=_disagreements(result, rival) if rival else [],
         smallest=result.smallest_difference,
         tests=sorted({c.test for c in result.comparisons}),
@@ -91,13 +92,13 @@ def render_report(result: ResultData) -> str:
 
 
 def _rival(result: ResultData) -> StrategyResult | None:
-    """Whom to read beside the reference: the best soft prompt, or else the best other strategy."""
+    """Return the strategy to read beside the reference: the best soft prompt, or else the best other strategy."""
     others = [s for s in result.strategies if s.name != result.reference]
     return max(others, key=lambda s: (s.kind == "soft", s.mean), default=None)
 
 
 def _labels(result: ResultData) -> list[str]:
-    """The task's labels; none where targets are free text, which seldom repeats, or scores are graded."""
+    """Return the task's labels; none if targets are free text, which seldom repeats, or if scores are graded."""
     labels = sorted({row.target for row in result.rows})
     return labels if 2 * len(labels) <= len(result.rows) and not result.scale.graded else []
 
@@ -106,11 +107,11 @@ def _matrices(result: ResultData, rival: StrategyResult | None) -> list[Matrix]:
     labels = _labels(result)
     if not 2 <= len(labels) <= MATRIX_LABELS:
         return []
-    shown = [s for s in result.strategies if s.kind in ("baseline", "hard", "soft", "lora")]
+    drawn = [s for s in result.strategies if s.kind in ("baseline", "hard", "soft", "lora")]
     if len(labels) > SMALL_MATRIX:  # a page of them would be skipped: only those that the verdict speaks of
-        shown = [s for s in shown if s is rival or s.name == result.reference]
-    other = any(answer not in labels for s in shown for answer in s.predictions)
-    return [_matrix(result, s, [*labels, OTHER] if other else labels) for s in shown]
+        drawn = [s for s in drawn if s is rival or s.name == result.reference]
+    other = any(answer not in labels for s in drawn for answer in s.predictions)
+    return [_matrix(result, s, [*labels, OTHER] if other else labels) for s in drawn]
 
 
 def _matrix(result: ResultData, strategy: StrategyResult, columns: list[str]) -> Matrix:
@@ -139,14 +140,14 @@ def _confusions(result: ResultData, prompts: list[StrategyResult]) -> list[Confu
     return [Confusion(*pair, [counts[pair] for counts in seen]) for _, pair in ranked[:PAIRS_SHOWN]]
 
 
-def _split(base: StrategyResult, rival: StrategyResult) -> tuple[int, int]:
-    """Rows on which the rival scores higher, and on which the reference does."""
+def _count_wins(base: StrategyResult, rival: StrategyResult) -> tuple[int, int]:
+    """Count the rows on which the rival scores higher, and those on which the reference does."""
     pairs = list(zip(rival.scores, base.scores, strict=True))
     return sum(x > y for x, y in pairs), sum(x < y for x, y in pairs)
 
 
 def _disagreements(result: ResultData, rival: StrategyResult) -> list[Disagreement]:
-    """The rows that split the strategies the most, half of them won by the rival and half by the reference."""
+    """Return the rows on which scores differ most, half of them won by the rival and half by the reference."""
     base = result.strategy(result.reference)
 
     def spread(index: int) -> float:
@@ -170,12 +171,12 @@ def _disagreement(result: ResultData, index: int) -> Disagreement:
     row = result.rows[index]
     return Disagreement(
         row.id,
-        [(name, _text(value)) for name, value in row.inputs.items()],
-        _text(row.target),
-        [(s.name, _text(s.predictions[index]), s.scores[index]) for s in result.strategies],
+        [(name, _clip(value)) for name, value in row.inputs.items()],
+        _clip(row.target),
+        [(s.name, _clip(s.predictions[index]), s.scores[index]) for s in result.strategies],
     )
 
 
-def _text(text: str) -> Text:
+def _clip(text: str) -> Text:
     head = text if len(text) <= CLIP else text[:CLIP].rstrip() + " …"
     return Text(head, text[:WHOLE], max(0, len(text) - WHOLE))

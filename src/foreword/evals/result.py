@@ -1,6 +1,6 @@
-"""What a comparison found: every strategy's scores per test row, their intervals, and the verdict in one sentence.
+"""The data of a comparison: every strategy's scores per test row, their intervals, and the verdict.
 
-Knows nothing of models or prompts: the scores come in, and nothing here chooses anything but words.
+Knows scores and how they are written; knows no models and no prompts.
 """
 
 from collections.abc import Mapping
@@ -27,40 +27,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StrategyResult:
-    """How one strategy did on the test rows."""
+    """The answers, scores and costs of one strategy on the test rows."""
 
     name: str
     kind: Kind
     predictions: tuple[str, ...]
-    """Its answers, in row order."""
+    """The answers, in row order."""
     scores: tuple[float, ...]
     """The metric for each answer, in row order; higher is better."""
     tokens_per_request: float
-    """Mean tokens that the backbone reads per row, virtual ones counted; 0 without a backbone."""
+    """The mean tokens that the backbone reads per row, virtual tokens included; 0 without a backbone."""
     ms_per_request: float
-    """Median of single requests, in milliseconds."""
+    """The median time of a single request, in milliseconds."""
     trained_parameters: int
     rows: int
-    """Labelled training rows that it used."""
+    """The labelled training rows that the strategy was made from."""
     detail: str = ""
-    """One line: the prompt's reference, or what the strategy is."""
+    """One line that says what the strategy is."""
     curve: tuple[CurvePoint, ...] = ()
     calibrated: bool = False
-    """Whether the model's label bias was taken off."""
+    """Whether the model's label bias is subtracted."""
     computed_tokens_per_request: float = 0.0
-    """Mean tokens per row that had to be computed: a cached prefix is not counted, scored choices and answers are."""
+    """The mean tokens computed per row: a cached prefix does not count, scored choices and answers do."""
     calls_per_request: float = 0.0
-    """Mean calls of a model per row."""
+    """The mean model calls per row."""
 
     @property
     def mean(self) -> float:
-        """The metric over all test rows."""
+        """Return the mean score over all test rows."""
         return sum(self.scores) / len(self.scores)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Strategy `a` minus strategy `b` on the same rows, with a 95 % interval; the p-value is not adjusted."""
+    """The mean score of strategy `a` minus that of `b` on the same rows, with its 95 % interval and raw p-value."""
 
     a: str
     b: str
@@ -74,7 +74,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ResultData:
-    """A finished comparison: its numbers and words. What writes it down stands above it, in `Result`."""
+    """The numbers and words of a finished comparison; `Result`, which extends it, can save them."""
 
     task: str
     backbone: str
@@ -83,7 +83,7 @@ class ResultData:
     rows: tuple[Row, ...]
     strategies: tuple[StrategyResult, ...]
     comparisons: tuple[Comparison, ...]
-    """Every other strategy against the reference, in the order of `strategies`."""
+    """The comparison of every other strategy with the reference, in the order of `strategies`."""
     verdict: str
     reference: str
     """The strategy that the others are compared with: the best hard prompt, chosen on dev."""
@@ -92,38 +92,39 @@ class ResultData:
 
     @cached_property
     def scale(self) -> Scale:
-        """How this result's numbers are written."""
+        """Return how values of this metric are written."""
         return Scale(self.metric, graded=not all(is_right_or_wrong(s.scores) for s in self.strategies))
 
     @cached_property
     def intervals(self) -> Mapping[str, Interval]:
-        """Each strategy's metric with its 95 % interval: Wilson for right or wrong, bootstrap for graded scores."""
+        """Return each strategy's mean score with its 95 % interval: Wilson for 0 or 1, bootstrap for graded scores."""
         if self.scale.graded:
             return {s.name: bootstrap_mean(s.scores, seed=self.seed) for s in self.strategies}
         return {s.name: wilson(round(sum(s.scores)), len(s.scores)) for s in self.strategies}
 
     @cached_property
     def smallest_difference(self) -> float | None:
-        """The smallest difference to the reference that these rows can show, as a share; 1.0 where they show none, None
-        where scores are graded.
+        """Return the smallest difference to the reference that these rows can show with 80 % power, as a share.
+
+        It is 1.0 if they can show none, and None if scores are graded.
         """
         if self.scale.graded:
             return None
         return smallest_difference(len(self.rows), min(max(self.strategy(self.reference).mean, 0.05), 0.95))
 
     def strategy(self, name: str) -> StrategyResult:
-        """The strategy of that name. Raises UsageError."""
+        """Return the strategy named `name`. Raises UsageError if there is none."""
         for strategy in self.strategies:
             if strategy.name == name:
                 return strategy
         raise UsageError(f"no strategy {name!r} in this result; it has {', '.join(s.name for s in self.strategies)}")
 
     def comparison(self, name: str) -> Comparison | None:
-        """That strategy against the reference; None for the reference itself."""
+        """Return the comparison of strategy `name` with the reference; None for the reference itself."""
         return next((c for c in self.comparisons if c.a == name and c.b == self.reference), None)
 
     def to_json(self) -> dict[str, Any]:
-        """The stable machine-readable shape; keys may be added, never changed."""
+        """Return the stable machine-readable form; keys may be added, never changed."""
         return {
             "task": self.task,
             "backbone": self.backbone,
@@ -152,7 +153,7 @@ class ResultData:
         }
 
     def table(self) -> "Table":
-        """The strategies side by side, for a terminal."""
+        """Return the strategies side by side, as a table for a terminal."""
         from rich.table import Table
         from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""Intervals and tests for scores kept per row. Knows numbers only: not what was measured, nor what a strategy is.
+"""Confidence intervals and paired tests for scores per row. Knows numbers; knows no strategies.
 
 Strategies are measured on the same rows, so every comparison here is paired. Scores are 0 or 1 (right or wrong) or
 graded; what suits each is chosen from the scores themselves. Everything random is seeded.
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RESAMPLES = 9_999
-"""Bootstrap resamples and random sign flips; the smallest p-value that a permutation can give is 1 / 10,000."""
+"""The number of bootstrap resamples and of random sign flips; a permutation's smallest p-value is 1 / 10,000."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +41,19 @@ class Difference:
 
 
 def is_right_or_wrong(scores: Sequence[float]) -> bool:
-    """Whether every score is exactly 0 or 1."""
+    """Return whether every score is exactly 0 or 1."""
     return all(score in (0, 1) for score in scores)
 
 
 def score_interval(scores: Sequence[float], seed: int = 0) -> Interval:
-    """The mean score with its 95 % interval: Wilson where every row is right or wrong, else bootstrapped."""
+    """Return the mean score with its 95 % interval: Wilson if every score is 0 or 1, else bootstrapped."""
     if is_right_or_wrong(scores):
         return wilson(round(sum(scores)), len(scores))
     return bootstrap_mean(scores, seed=seed)
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
-    """The score interval for a proportion (Wilson 1927): never empty, never outside 0 to 1, good for small n too.
+    """Return the score interval for a proportion (Wilson 1927): never empty, within 0 to 1, good for small n too.
 
     Raises UsageError unless 0 <= successes <= n and n >= 1.
     """
@@ -68,14 +68,14 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
 
 
 def bootstrap_mean(scores: Sequence[float], level: float = 0.95, seed: int = 0) -> Interval:
-    """The percentile bootstrap interval for the mean of graded scores (Efron 1979). Narrow below some 30 rows."""
+    """Return the percentile bootstrap interval of a mean (Efron 1979). It is too narrow below some 30 rows."""
     values = _vector(scores)
     low, high = _bootstrap(values, level, seed)
     return Interval(float(values.mean()), low, high)
 
 
 def mcnemar_exact(a: Sequence[float], b: Sequence[float]) -> float:
-    """Two-sided exact p-value that `a` and `b` (0 or 1 per row) are right equally often (McNemar 1947).
+    """Return the two-sided exact p-value that `a` and `b` (0 or 1 per row) are right equally often (McNemar 1947).
 
     Only rows that one has right and the other wrong carry evidence: under the null each falls either way like a coin.
     """
@@ -87,10 +87,11 @@ def mcnemar_exact(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Difference:
-    """How much better `a` is than `b` on the same rows, in row order.
+    """Test how much better `a` is than `b`; both hold one score per row, for the same rows in the same order.
 
-    Right or wrong: exact McNemar, with the interval of Newcombe (1998, Statistics in Medicine 17:2635, method 10).
-    Graded: paired bootstrap interval, with a sign-flip permutation test. Raises UsageError if the lengths differ.
+    Scores of 0 or 1 get the exact McNemar test and the interval of Newcombe (1998, Statistics in Medicine 17:2635,
+    method 10). Graded scores get a sign-flip permutation test and a paired bootstrap interval. Raises UsageError if the
+    lengths differ.
     """
     if len(a) != len(b):
         raise UsageError(f"paired scores must cover the same rows, not {len(a)} and {len(b)}")
@@ -103,7 +104,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float], seed: int = 0) -> 
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for their number, in the order given (Holm 1979): each may be read against the usual level."""
+    """Adjust p-values for their number (Holm 1979), in the order given: each may be read against the usual level."""
     adjusted, floor = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[index]))
@@ -112,30 +113,31 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def smallest_difference(n: int, accuracy: float, level: float = 0.95, power: float = 0.8) -> float:
-    """The smallest accuracy difference that `n` paired rows show with probability `power`, as a share (0.04: 4 points).
+    """Return the smallest accuracy difference that `n` paired rows show with probability `power`, as a share.
 
-    Connor's (1987) sample size for McNemar's test, solved for the difference. Assumes that the two strategies err
-    independently of each other, `accuracy` a and b = a ± d on the roomier side, so that a share a(1 - b) + b(1 - a)
-    of the rows is discordant. Real strategies mostly err on the same rows, so they show somewhat smaller differences.
-    1.0 where `n` is too small to show any.
+    This is Connor's (1987) sample size for McNemar's test, solved for the difference (0.04 is 4 points). It assumes
+    that the two strategies err independently of each other, with accuracies a = `accuracy` and b = a ± d on the roomier
+    side, so that a share a(1 - b) + b(1 - a) of the rows is discordant. Real strategies mostly err on the same rows, so
+    they show somewhat smaller differences. The result is 1.0 if `n` is too small to show any. Raises UsageError if `n`
+    is less than 1 or `accuracy` is not from 0 to 1.
     """
     if n < 1 or not 0 <= accuracy <= 1:
         raise UsageError(f"expected at least one row and an accuracy from 0 to 1, not {n!r} and {accuracy!r}")
     z_level, z_power = _z(level), NormalDist().inv_cdf(power)
     room = max(accuracy, 1 - accuracy)
 
-    def shown(d: float) -> bool:
+    def is_detectable(d: float) -> bool:
         other = room - d  # by symmetry, accuracies of at least one half that fall
         discordant = room * (1 - other) + other * (1 - room)
         spread = max(0.0, discordant - d * d)
         return d * math.sqrt(n) >= z_level * math.sqrt(discordant) + z_power * math.sqrt(spread)
 
-    if not shown(room):
+    if not is_detectable(room):
         return 1.0
     low, high = 0.0, room
     for _ in range(50):
         middle = (low + high) / 2
-        low, high = (low, middle) if shown(middle) else (middle, high)
+        low, high = (low, middle) if is_detectable(middle) else (middle, high)
     return high
 
 
@@ -167,7 +169,7 @@ def _bootstrap(values: "NDArray[np.float64]", level: float, seed: int) -> tuple[
 
 
 def _sign_flip(gaps: "NDArray[np.float64]", seed: int) -> float:
-    """Two-sided p of the mean gap when every row's sign is a coin: all flips of up to 13 gaps, else random ones."""
+    """Return the two-sided p of the mean gap if every row's sign is a coin: all flips of up to 13 gaps, else random."""
     import numpy as np
 
     gaps = gaps[gaps != 0]
@@ -187,7 +189,7 @@ def _sign_flip(gaps: "NDArray[np.float64]", seed: int) -> float:
 
 
 def _fourfold(a: Sequence[float], b: Sequence[float]) -> tuple[int, int, int, int]:
-    """Rows that both have right, a only, b only, neither."""
+    """Count the rows that both have right, a only, b only, neither."""
     if len(a) != len(b) or not len(a):
         raise UsageError(f"paired scores must cover the same rows, at least one, not {len(a)} and {len(b)}")
     pairs = [(bool(x), bool(y)) for x, y in zip(a, b, strict=True)]

@@ -1,4 +1,7 @@
-"""Whatever answers rows, behind one seam: prompts and chains on a model, Python functions; what their calls cost."""
+"""Strategies, the one seam for whatever answers rows: prompts and chains on a model, Python functions; their costs.
+
+Knows prompts, and models through their seam; knows no tuning and no evaluation.
+"""
 
 from foreword.flows.bound import Answers, ChainStrategy, PromptStrategy, bind, cost_of
 from foreword.flows.chain import Chain

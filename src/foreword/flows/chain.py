@@ -1,7 +1,7 @@
-"""A chain: prompts called one after the other, each with what the ones before it have said. Knows no models.
+"""A chain calls prompts one after the other; each can read the answers of those before it.
 
-The file is YAML, its expressions are templates in the language that prompts are written in. A chain calls prompts and
-no chains, so it ends after as many calls as it has steps.
+Knows prompts and templates; knows no models. The file is YAML, and its expressions are templates in the language of
+prompts. A chain calls prompts and no chains, so it ends after as many calls as it has steps.
 """
 
 import difflib
@@ -25,29 +25,33 @@ from foreword.table import PromptTable
 from foreword.yaml_text import read_yaml
 
 MAX_STEPS = 20
+"""The most steps that a chain may have."""
 
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=100)]
-"""What a template can name."""
+"""A name that a template can use."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One call of a prompt."""
+    """One step of a chain: the call of a prompt."""
 
     name: str
     prompt: Prompt
     expressions: Mapping[str, Template]
-    """What the prompt's inputs are made of: templates over the chain's inputs and the values of earlier steps."""
+    """A template for each input of the prompt, over the chain's inputs and the answers of earlier steps."""
 
     def inputs(self, values: Mapping[str, object]) -> dict[str, object]:
-        """The prompt's inputs. One that is declared as another type than string is read as JSON."""
-        return {name: self._input(name, template, values) for name, template in self.expressions.items()}
+        """Render the prompt's inputs; one that is declared as another type than string is read as JSON.
 
-    def _input(self, name: str, template: Template, values: Mapping[str, object]) -> object:
+        Raises ForewordError if a rendered text is no JSON of that type.
+        """
+        return {name: self._render_input(name, template, values) for name, template in self.expressions.items()}
+
+    def _render_input(self, name: str, template: Template, values: Mapping[str, object]) -> object:
         text = ""
         for piece in template.render({variable: values[variable] for variable in template.variables}):
             if not isinstance(piece, Text):
-                raise ForewordError(f"{template.name!r}: an expression makes a text; turns stand in the prompt itself")
+                raise ForewordError(f"{template.name!r}: an expression makes a text; write turns in the prompt itself")
             text += piece.text
         spec = self.prompt.specs.get(name)
         if spec is None or spec.type == "string":
@@ -62,7 +66,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Chain:
-    """Steps in order; the answer is that of the step `output`. Made by `Chain.load`, run by `Program(chain, model)`."""
+    """Steps in order; the answer of the step `output` is the chain's. `Chain.load` reads one, `Program` runs it."""
 
     name: str
     inputs: tuple[str, ...]
@@ -71,33 +75,37 @@ class Chain:
 
     @staticmethod
     def load(path: str | Path, table: PromptTable | None = None) -> "Chain":
-        """Read a chain and every prompt that it calls: from the table (the user's own where none is given), or, where
-        `call` ends in `.prompt`, from a file in the chain's folder.
+        """Read a chain and every prompt that it calls.
 
-        Raises ForewordError or UsageError that names the file, the step and what is wrong; nothing is run.
+        A prompt comes from the table (by default the user's own), or, if `call` ends in `.prompt`, from a file in the
+        chain's folder. Raises ForewordError or UsageError that names the file, the step and what is wrong; nothing is
+        run.
         """
         path = Path(path)
-        return _build(_read(path), path, table)
+        return _build(_read_form(path), path, table)
 
     @property
     def last(self) -> Prompt:
-        """The prompt of the step that answers."""
+        """Return the prompt of the step `output`."""
         return next(step.prompt for step in self.steps if step.name == self.output)
 
     def ending(self, prompt: Prompt) -> "Chain":
-        """This chain with another prompt in the step that answers."""
+        """Return this chain with `prompt` in the step `output`."""
         steps = [replace(step, prompt=prompt) if step.name == self.output else step for step in self.steps]
         return replace(self, steps=tuple(steps))
 
     def answering(self, choices: tuple[str, ...] | None) -> "Chain":
-        """This chain for a task with these choices, as `Prompt.answering`. Raises UsageError where it has others."""
+        """Return this chain for a task with these choices, as `Prompt.answering`. Raises UsageError on others."""
         try:
             return self.ending(self.last.answering(choices))
         except UsageError as error:
             raise UsageError(f"chain {self.name!r}, step {self.output!r}: {error}") from error
 
     def take(self, row: Mapping[str, object], where: str) -> dict[str, object]:
-        """The inputs of this chain out of a row that may hold more."""
+        """Return this chain's inputs out of a row that may hold more.
+
+        Raises UsageError, which names `where` the row is, if one is missing.
+        """
         for name in self.inputs:
             if name not in row:
                 raise UsageError(f"{where}: chain {self.name!r} needs the input {name!r}; the row has {list(row)}")
@@ -122,7 +130,7 @@ class _ChainForm(BaseModel):
     output: Word
 
 
-def _read(path: Path) -> _ChainForm:
+def _read_form(path: Path) -> _ChainForm:
     if not os.path.lexists(path):
         raise ForewordError(f"no chain file {str(path)!r}; look at the path")
     content = read_yaml(read_text(path, "chain file"), str(path))
@@ -146,29 +154,31 @@ def _build(form: _ChainForm, path: Path, table: PromptTable | None) -> Chain:
         if word in RESERVED_NAMES:
             raise UsageError(f"{str(path)!r}: {word!r} has a meaning in templates; choose another name")
     steps: list[Step] = []
-    fields: dict[str, list[str]] = {}  # of the JSON that a step answers, where its schema names them
+    fields: dict[str, list[str]] = {}  # the fields of each step's JSON answer, if its schema names them
     for step in form.steps:
         if step.name in known:
             refuse(step.name, "this name is taken by an input or an earlier step; give it another with 'as'")
         try:
-            prompt = _find(step.call, path, table)
+            prompt = _load_prompt(step.call, path, table)
         except ForewordError as error:
             raise type(error)(f"{str(path)!r}, step {step.name!r}: {error}") from error
         templates = {key: Template(text, f"{name}.{step.name}.{key}") for key, text in step.expressions.items()}
         for key, template in templates.items():
             if key not in prompt.variables and key not in prompt.specs:
-                refuse(step.name, f"prompt {prompt.name!r} has no input {key!r}; {_near(key, prompt.variables)}")
+                refuse(step.name, f"prompt {prompt.name!r} has no input {key!r}; {_suggest(key, prompt.variables)}")
             if template.places:
-                refuse(step.name, f"{key!r} has virtual tokens; they stand in the prompt itself")
+                refuse(step.name, f"{key!r} has virtual tokens; write them in the prompt itself")
             for variable in template.variables:
                 if variable not in known:
-                    refuse(step.name, f"{key!r} uses {variable!r}, which is not known here; {_near(variable, known)}")
+                    refuse(
+                        step.name, f"{key!r} uses {variable!r}, which is not known here; {_suggest(variable, known)}"
+                    )
             for earlier, field in _fields(template):
-                there = fields.get(earlier)
-                if there is not None and field not in there:
+                declared = fields.get(earlier)
+                if declared is not None and field not in declared:
                     refuse(
                         step.name,
-                        f"{key!r} uses {f'{earlier}.{field}'!r}, which its schema lacks; {_near(field, there)}",
+                        f"{key!r} uses {f'{earlier}.{field}'!r}, which its schema lacks; {_suggest(field, declared)}",
                     )
         for variable in prompt.variables:
             optional = variable in prompt.specs and prompt.specs[variable].default is not None
@@ -180,12 +190,12 @@ def _build(form: _ChainForm, path: Path, table: PromptTable | None) -> Chain:
             fields[step.name] = list(prompt.output.json_schema["properties"])
     names = [step.name for step in steps]
     if form.output not in names:
-        raise UsageError(f"{str(path)!r}: 'output' names a step, not {form.output!r}; {_near(form.output, names)}")
+        raise UsageError(f"{str(path)!r}: 'output' names a step, not {form.output!r}; {_suggest(form.output, names)}")
     return Chain(name, tuple(form.inputs), tuple(steps), form.output)
 
 
 def _fields(template: Template) -> Iterator[tuple[str, str]]:
-    """What `{{ ticket.team }}` or `{{ ticket["team"] }}` take apart: the name and the field."""
+    """Yield the name and the field of each `{{ ticket.team }}` or `{{ ticket["team"] }}` in a template."""
     for node in new_environment().parse(template.source).find_all((nodes.Getattr, nodes.Getitem)):
         match node:
             case nodes.Getattr(node=nodes.Name(name=name), attr=field):
@@ -194,7 +204,7 @@ def _fields(template: Template) -> Iterator[tuple[str, str]]:
                 yield name, field
 
 
-def _find(call: str, path: Path, table: PromptTable | None) -> Prompt:
+def _load_prompt(call: str, path: Path, table: PromptTable | None) -> Prompt:
     if not call.endswith(".prompt"):
         return (table or PromptTable.open()).get(call)
     if "\0" in call:
@@ -205,6 +215,6 @@ def _find(call: str, path: Path, table: PromptTable | None) -> Prompt:
     return Prompt.load(file, lambda ref: (table or PromptTable.open()).get(ref))
 
 
-def _near(word: str, there: Sequence[Any]) -> str:
-    near = difflib.get_close_matches(word, there, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(there) or 'none'}"
+def _suggest(word: str, known: Sequence[Any]) -> str:
+    similar = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {similar[0]!r}?" if similar else f"there are: {', '.join(known) or 'none'}"

@@ -1,4 +1,4 @@
-"""Rows → answers → scores, for any strategy and any rows of a task. Chooses nothing."""
+"""Measurement of any strategy: rows → answers → scores. Knows a task's metric; knows no splits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,28 +12,28 @@ from foreword.tasks import Row, Task
 
 @dataclass(frozen=True)
 class Measured:
-    """What a strategy answered to some rows, and how well."""
+    """A strategy's answers to some rows, with their scores and costs."""
 
     answers: tuple[str, ...]
-    """In the order of the rows."""
+    """The answers, in the order of the rows."""
     scores: tuple[float, ...]
     """The task's metric for each answer, 0 to 1; higher is better."""
     usage: Usage
-    """Of all rows together."""
+    """The usage of all rows together."""
     seconds: tuple[float, ...]
-    """Of each row; of rows that were answered together, equal shares."""
+    """The seconds of each row; rows of one batch get equal shares."""
 
     @property
     def mean(self) -> float:
-        """The metric over all rows."""
+        """Return the mean score over all rows."""
         return sum(self.scores) / len(self.scores)
 
 
 def measure(strategy: Strategy, task: Task, rows: Sequence[Row], on_rows: Count | None = None) -> Measured:
     """Answer `rows` and score the answers by the task's metric.
 
-    Raises UsageError that names the row where one lacks an input, before any is answered; ForewordError where the
-    strategy gives another number of results than there are rows.
+    Raises UsageError, before any row is answered, if a row lacks an input; ForewordError if the strategy returns
+    another number of results than there are rows.
     """
     inputs = [strategy.take(row.inputs, row.id) for row in rows]
     results = strategy.batch(inputs, on_rows)

@@ -1,4 +1,4 @@
-"""A strategy as a Python function: called with a row's inputs by keyword, awaited, and typed."""
+"""A prompt or a chain as a typed Python function that can be awaited. Knows strategies; knows no tasks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar, overload
@@ -20,14 +20,15 @@ Inputs = Mapping[str, object]
 
 
 class Program(Generic[T]):
-    """`sentiment = Program(prompt, model)`, then `sentiment(text="…")`: render, run, parse; near or far, hard or soft.
+    """A function of a prompt and a model: `sentiment = Program(prompt, model)`, then `sentiment(text="…")`.
 
-    `returns` is the type of the value: a Literal or an enum of the prompt's choices; a pydantic model, a dataclass or
-    another type for JSON. A prompt that says nothing of its output is asked for that type. Without `returns` the value
-    is a choice (str), what the JSON says (a dict, mostly), or the text, and `Program` is not typed further. A program
-    is a `Strategy`: it can be compared and gated.
+    A call renders the prompt, runs it and parses the answer, whether the model is local or remote. `returns` is the
+    type of the value: a Literal or an enum of the prompt's choices; a pydantic model, a dataclass or another type for
+    JSON. A prompt that declares no output is asked for that type. Without `returns` the value is a choice (str), parsed
+    JSON (mostly a dict) or the text, and its static type is Any. A program is a `Strategy`: it can be compared and
+    gated.
 
-    Raises ForewordError where the model cannot run the prompt, UsageError where the type does not fit it.
+    Raises ForewordError if the model cannot run the prompt, UsageError if the type does not fit it.
     """
 
     @overload
@@ -38,7 +39,7 @@ class Program(Generic[T]):
     def __init__(
         self: "Program[T]", prompt: Prompt | Chain, model: LanguageModel, *, returns: type[T], sampling: Sampling = ...
     ) -> None: ...
-    @overload  # Literal and unions are no classes to a type checker: `sentiment: Program[Sentiment] = …` tells it
+    @overload  # a type checker takes Literal and unions for no classes: annotate `sentiment: Program[Sentiment] = …`
     def __init__(
         self: "Program[Any]", prompt: Prompt | Chain, model: LanguageModel, *, returns: Any, sampling: Sampling = ...
     ) -> None: ...
@@ -66,53 +67,53 @@ class Program(Generic[T]):
 
     @property
     def name(self) -> str:
-        """The prompt's, or the chain's."""
+        """The name of the prompt or the chain."""
         return self._strategy.name
 
     @property
     def kind(self) -> Kind:
-        """`hard` or `soft` of a prompt, `flow` of a chain."""
+        """The kind: `hard` or `soft` for a prompt, `flow` for a chain."""
         return self._strategy.kind
 
     @property
     def takes(self) -> tuple[str, ...]:
-        """The names of its inputs."""
+        """The names of the inputs."""
         return self._strategy.takes
 
     @property
     def cost(self) -> Cost:
-        """What it took to make its prompts."""
+        """What it took to make the prompts."""
         return self._strategy.cost
 
     @property
     def detail(self) -> str:
-        """What it is, in a line."""
+        """One line that says what the program is."""
         return self._strategy.detail
 
     def __call__(self, /, **inputs: object) -> Result[T]:
-        """The answer to one row. Raises UsageError on a missing, unknown or ill-typed input."""
+        """Answer one row. Raises UsageError on a missing, unknown or ill-typed input."""
         check(self.prompt, inputs)
         return self.batch([inputs])[0]
 
     def take(self, row: Mapping[str, str], where: str) -> dict[str, object]:
-        """Its inputs out of a row of texts; see `Strategy.take`."""
+        """Return the inputs out of a row of texts; see `Strategy.take`."""
         return self._strategy.take(row, where)
 
     def batch(self, rows: Sequence[Inputs], on_rows: Count | None = None) -> list[Result[T]]:
-        """One result per row, in order, in one batch on the backbone. A row may hold more than the inputs."""
+        """Answer rows in one batch: one result per row, in order. A row may hold more than the inputs."""
         return self._strategy.batch(rows, on_rows)
 
     async def acall(self, /, **inputs: object) -> Result[T]:
-        """The same, awaited. A model answers `model.parallel` calls at once; others wait."""
+        """Answer one row without blocking the event loop. `model.parallel` calls run at once; others wait."""
         return await in_thread(self.model, lambda: self(**inputs))
 
     async def abatch(self, rows: Sequence[Inputs]) -> list[Result[T]]:
-        """The same, awaited."""
+        """Answer rows in one batch without blocking the event loop."""
         return await in_thread(self.model, lambda: self.batch(rows))
 
 
 def check(item: Prompt | Chain | Function, inputs: Mapping[str, Any]) -> None:
-    """Raises UsageError where `inputs` are not what the prompt, chain or function takes, all of it and nothing else."""
+    """Raise UsageError unless `inputs` are exactly what the prompt, chain or function takes."""
     if isinstance(item, Prompt):
         item.fill(inputs)
         return

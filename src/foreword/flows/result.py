@@ -1,4 +1,4 @@
-"""What a call of a prompt gives back. Knows no models."""
+"""The result of answering a row, and its usage of a model. Knows answers; knows no models."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -12,22 +12,22 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Usage:
-    """What calls took of a model; they add up with `+`."""
+    """The tokens and calls that answers took; usages add up with `+`."""
 
     prompt_tokens: int = 0
-    """Tokens that the model read, virtual ones and the shared prefix counted."""
+    """The tokens that the model read, virtual tokens and the shared prefix included."""
     completion_tokens: int = 0
-    """Tokens that it wrote; 0 where choices were scored."""
+    """The tokens that the model generated; 0 if choices were scored."""
     cached_tokens: int = 0
-    """Those of `prompt_tokens` that came from a prefix cache."""
+    """The part of `prompt_tokens` that came from a prefix cache."""
     scored_tokens: int = 0
-    """Tokens of all choices, where choices were scored."""
+    """The tokens of all choices, if choices were scored; else 0."""
     calls: int = 0
-    """Rows that a model was given."""
+    """The number of rows that a model answered."""
 
     @property
     def computed_tokens(self) -> int:
-        """Tokens that had to be computed: all that were read, scored or written and not in a prefix cache."""
+        """Return the tokens that were computed: all that were read, scored or generated and not in a prefix cache."""
         return self.prompt_tokens - self.cached_tokens + self.scored_tokens + self.completion_tokens
 
     def __add__(self, other: "Usage") -> "Usage":
@@ -36,31 +36,31 @@ class Usage:
 
 @dataclass(frozen=True)
 class Result(Generic[T]):
-    """An answer, read.
+    """An answer with its typed value.
 
-    A call never fails for what a model has said: an answer that is not what was asked for has a `problem`, and asking
-    for its `value` raises. So one bad row does not take a batch with it, and no program goes on with a None.
+    A call never fails because of what a model answers: an answer that is not of the form asked for has a `problem`, and
+    reading its `value` raises. So one bad row does not fail a batch, and no program goes on with a None.
     """
 
     text: str
-    """What the model said; with choices, the one chosen."""
+    """The text that the model generated; with choices, the one chosen."""
     parsed: T | None
-    """`value`, or None where there is a `problem`."""
+    """The same as `value`, but None if there is a `problem`."""
     usage: Usage
     seconds: float
-    """Wall time; of a batch, this row's share in equal parts."""
+    """The wall time; rows of one batch get equal shares."""
     probabilities: Mapping[str, float] | None = None
-    """With choices: of each, as it was compared. None where the model does not tell."""
+    """The probability of each choice, as compared (calibrated if the prompt is); None if the model returns none."""
     problem: str | None = None
-    """Why the answer is not what was asked for: none of the choices, JSON cut off or not by the schema."""
+    """Why the answer is not of the form asked for: it is no choice, or its JSON is incomplete or breaks the schema."""
     cuts: tuple[Cut, ...] = ()
-    """What was left out of the inputs to hold their token budgets; of a chain, by all steps."""
+    """The inputs that were truncated to their token budgets; for a chain, those of all steps."""
     steps: Mapping[str, "Result[Any]"] = field(default_factory=dict)
-    """Of a chain, the result of each step by name, in order."""
+    """The result of each step by name, in order; empty unless this is the result of a chain."""
 
     @property
     def value(self) -> T:
-        """The typed answer: one of the choices, what the JSON says, or the text. Raises ForewordError by `problem`."""
+        """Return the typed answer: a choice, parsed JSON, or the text. Raises ForewordError if there is a `problem`."""
         if self.problem is not None:
             raise ForewordError(self.problem)
         return self.parsed  # type: ignore[return-value]  # None only beside a problem, or as the value itself

@@ -1,4 +1,4 @@
-"""Python types for answers: what a prompt must be asked for to give one, and the value read. Knows no models."""
+"""Python types of answers: sets the output of a prompt by a type, and reads answers as it. Knows no models."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,23 +10,23 @@ from foreword.forms import validation_message
 from foreword.prompts import Output, Prompt
 
 Read = Callable[[Any], Any]
-"""Makes the value of what an answer says. Raises ValueError that says what is wrong."""
+"""A function that makes the typed value of an answer. It raises ValueError, which says what is wrong."""
 
 
-def as_it_is(value: Any) -> Any:
-    """Reads nothing into an answer."""
+def identity(value: Any) -> Any:
+    """Return the value unchanged."""
     return value
 
 
 def returning(prompt: Prompt, kind: Any) -> tuple[Prompt, Read]:
-    """`prompt` with the output that gives a `kind`, and what reads it.
+    """Return `prompt` with an output that can be read as a `kind`, and the function that reads it.
 
-    A prompt with an output of its own keeps it; one that answers free text takes its choices from a Literal or an enum
-    of texts, and its schema from any other type that pydantic knows: a model, a dataclass, int, list[str] …
-    Raises UsageError where the two do not go together, or the type's schema cannot be enforced.
+    A prompt that declares an output keeps it; one that answers free text takes its choices from a Literal or an enum of
+    texts, and its schema from any other type that pydantic knows: a model, a dataclass, int, list[str] …
+    Raises UsageError if the prompt's output and the type do not fit, or if the type's schema cannot be enforced.
     """
     if kind is None:
-        return prompt, as_it_is
+        return prompt, identity
     try:
         adapter = TypeAdapter(kind)
         schema = adapter.json_schema()
@@ -55,25 +55,25 @@ def _output(schema: dict[str, Any], texts: list[Any] | None, kind: Any) -> Outpu
             return Output(choices=tuple(texts))
         return Output(schema=schema)
     except ValidationError as error:
-        raise UsageError(validation_message(f"no answer can be held to {kind!r}", error)) from error
+        raise UsageError(validation_message(f"no answer can be constrained to {kind!r}", error)) from error
 
 
 def _plain(node: Mapping[str, Any], definitions: Mapping[str, Any], within: tuple[str, ...]) -> dict[str, Any]:
-    """Pydantic's schema with its references written out, and without what asks nothing of an answer."""
+    """Return pydantic's schema with its references resolved, without titles and defaults, which constrain nothing."""
     if (ref := node.get("$ref")) is not None:
         if ref in within:
-            raise ValueError("it holds itself; an answer must have an end")
+            raise ValueError("it holds itself; use a type of finite depth")
         target = definitions[ref.removeprefix("#/$defs/")]
         return _plain({**target, **{k: v for k, v in node.items() if k != "$ref"}}, definitions, (*within, ref))
-    found = {key: value for key, value in node.items() if key not in ("$defs", "default", "title")}
+    resolved = {key: value for key, value in node.items() if key not in ("$defs", "default", "title")}
     for key in ("properties", "items", "anyOf"):
-        if key not in found:
+        if key not in resolved:
             continue
-        part = found[key]
+        part = resolved[key]
         if key == "properties":
-            found[key] = {name: _plain(inner, definitions, within) for name, inner in part.items()}
+            resolved[key] = {name: _plain(inner, definitions, within) for name, inner in part.items()}
         elif key == "items":
-            found[key] = _plain(part, definitions, within)
+            resolved[key] = _plain(part, definitions, within)
         else:
-            found[key] = [_plain(inner, definitions, within) for inner in part]
-    return found
+            resolved[key] = [_plain(inner, definitions, within) for inner in part]
+    return resolved

@@ -1,4 +1,4 @@
-"""Calls that are awaited: each model has a few threads, and what is more than they take waits. Knows no prompts."""
+"""A thread pool per model, for calls that are awaited; calls beyond its size wait. Knows no prompts."""
 
 import asyncio
 import contextvars
@@ -17,7 +17,7 @@ _LOCK = threading.Lock()
 
 
 async def in_thread(model: LanguageModel, work: Callable[[], R]) -> R:
-    """`work()` in one of the `model.parallel` threads of this model, in the caller's context."""
+    """Return what `work()` returns in one of the `model.parallel` threads of this model, in the caller's context."""
     with _LOCK:
         if model not in _POOLS:
             _POOLS[model] = ThreadPoolExecutor(model.parallel)

@@ -1,4 +1,4 @@
-"""What the calls of a program have cost, however they are nested. Knows results; knows no models."""
+"""Traces: records every call of a prompt and its cost, however calls are nested. Knows results; knows no models."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ _OPEN: ContextVar[tuple["Trace", ...]] = ContextVar("open_traces", default=())
 
 @dataclass(frozen=True)
 class Call:
-    """One prompt that was called with one row."""
+    """One call of a prompt with one row."""
 
     prompt: str
     inputs: Mapping[str, object]
@@ -22,36 +22,36 @@ class Call:
 
 @dataclass
 class Trace:
-    """Calls of prompts in the order in which they ended."""
+    """The calls of prompts, in the order in which they ended."""
 
     calls: list[Call] = field(default_factory=list)
 
     @property
     def usage(self) -> Usage:
-        """Of all calls together."""
+        """Return the usage of all calls together."""
         return sum((call.result.usage for call in self.calls), Usage())
 
     @property
     def seconds(self) -> float:
-        """Of all calls together; more than has passed where some ran side by side."""
+        """Return the seconds of all calls together; more than the wall time if some ran in parallel."""
         return sum(call.result.seconds for call in self.calls)
 
 
 @contextmanager
 def trace() -> Iterator[Trace]:
-    """`with trace() as found:` collects every call of a prompt within, also in functions that it calls and awaits.
+    """Record every call of a prompt within `with trace() as calls:`, also in functions that it calls and awaits.
 
-    Traces may be nested: a call is told to all that are open around it.
+    Traces may be nested: a call is recorded by all that are open around it.
     """
-    found = Trace()
-    token = _OPEN.set((*_OPEN.get(), found))
+    recorded = Trace()
+    token = _OPEN.set((*_OPEN.get(), recorded))
     try:
-        yield found
+        yield recorded
     finally:
         _OPEN.reset(token)
 
 
-def tell(call: Call) -> None:
+def record(call: Call) -> None:
     """Add a call to all open traces."""
-    for found in _OPEN.get():
-        found.calls.append(call)
+    for open_trace in _OPEN.get():
+        open_trace.calls.append(call)
