@@ -105,5 +105,5 @@ def test_texts_have_one_kind_of_line_end_and_no_byte_order_mark(tmp_path: Path) 
     assert read_text(path, "list") == "a\nb\nc\n"
     assert read_text(path, "list", mark=True) == "\ufeffa\nb\nc\n"
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ForewordError, match="cannot read list '.*pipe': it is no ordinary file"):
+    with pytest.raises(ForewordError, match=r"cannot read list '.*pipe': it is no ordinary file"):
         read_text(tmp_path / "pipe", "list", 10)
