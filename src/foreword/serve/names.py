@@ -10,8 +10,7 @@ from concurrent.futures import Executor
 from typing import NamedTuple
 
 from foreword.errors import ForewordError, UsageError
-from foreword.table import Current
-from foreword.table.refs import LATEST, Ref, parse_ref
+from foreword.table import LATEST, Current, Ref, parse_ref
 
 LOOK_SECONDS = 0.2
 """The least time between two looks at the table that unknown names cause."""

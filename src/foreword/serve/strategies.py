@@ -20,7 +20,7 @@ from foreword.errors import ForewordError, UsageError
 from foreword.flows import Chain, Function, Result, Strategy, bind
 from foreword.listen import Count
 from foreword.prompts import PROMPT_NAME, Input, Output, Prompt
-from foreword.prompts.schema import read
+from foreword.prompts import schema as schemas
 from foreword.serve.engines.seam import (
     ClosedError,
     DeadlineError,
@@ -172,7 +172,7 @@ def _value(prompt: Prompt, text: str, end: Finished, limit: int) -> tuple[Any, s
     if schema is None:
         return text, None
     try:
-        return read(schema, text), None
+        return schemas.read(schema, text), None
     except ValueError as error:
         cut = f"; it was cut off after {limit:,} tokens: raise max_tokens" if end.reason == "length" else ""
         return None, f"{error}{cut}"

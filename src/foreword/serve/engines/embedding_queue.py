@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from foreword.backbone.sentence_embedder import EMBEDDING_BATCH, SentenceEmbedder
+from foreword.backbone import EMBEDDING_BATCH, SentenceEmbedder
 from foreword.errors import UsageError
 from foreword.serve.engines.seam import QueueFullError
 

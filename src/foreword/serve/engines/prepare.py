@@ -11,10 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from foreword.backbone.answer import Answer
-from foreword.backbone.backbone import Backbone, Scores
-from foreword.backbone.encode import Ids, shared_prefix_length
-from foreword.backbone.vectors import Vectors
+from foreword.backbone import Answer, Backbone, Ids, Scores, Vectors, shared_prefix_length
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Prompt
 from foreword.serve.engines.seam import Request

@@ -7,8 +7,7 @@ engines are made; knows no requests and no HTTP.
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from foreword.backbone import Backbone
-from foreword.backbone.load import BUILT_IN_BACKBONES, built_in_folder
+from foreword.backbone import BUILT_IN_BACKBONES, Backbone, built_in_folder
 from foreword.errors import ForewordError, UsageError
 from foreword.listen import SILENT, Listener
 from foreword.registry import Registry

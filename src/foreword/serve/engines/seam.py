@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from foreword.backbone.answer import Answer, Sampling
+from foreword.backbone import Answer, Sampling
 from foreword.errors import ForewordError
 from foreword.prompts import Prompt
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from foreword.backbone.answer import Sampling
+from foreword.backbone import Sampling
 from foreword.prompts import Input, Prompt
-from foreword.prompts.schema import ANY_OBJECT, checked
+from foreword.prompts import schema as schemas
 from foreword.serve.engines.seam import Request
 from foreword.serve.http.bodies import ChatBody, ClassifyBody, CompletionBody, Message
 from foreword.serve.http.refusals import bad
@@ -58,7 +58,7 @@ async def chat(service: Service, body: ChatBody, request_id: str) -> Call:
     if body.response_format is not None and body.response_format.json_schema is not None:
         schema = body.response_format.json_schema.schema_
     elif form == "json_object":
-        schema = getattr(served.prompt.output, "json_schema", None) or ANY_OBJECT
+        schema = getattr(served.prompt.output, "json_schema", None) or schemas.ANY_OBJECT
     top = max(1, body.top_logprobs or 0) if body.logprobs else 0
     if body.top_logprobs and not body.logprobs:
         raise bad("'top_logprobs' needs 'logprobs': true", "top_logprobs")
@@ -192,10 +192,10 @@ def _default_tokens(limits: Limits, served: Served, schema: Mapping[str, Any] | 
 
 
 def _checked(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    if schema == ANY_OBJECT:  # an answer may be constrained to it, and nothing is asked of its fields
+    if schema == schemas.ANY_OBJECT:  # an answer may be constrained to it, and nothing is asked of its fields
         return schema
     try:
-        return checked(schema)
+        return schemas.checked(schema)
     except ValueError as error:
         raise bad(f"the schema cannot be used: {error}", "response_format") from None
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from foreword.backbone.answer import Answer
+from foreword.backbone import Answer
 from foreword.serve.engines.seam import (
     ClosedError,
     DeadlineError,

@@ -14,8 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from foreword.backbone.attention import attention_scores
-from foreword.backbone.layout import NEVER, OwnLayout, additive
+from foreword.backbone import NEVER, OwnLayout, additive, attention_scores
 from foreword.serve.engines.local.kv_cache import Arena, Slot
 
 

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from foreword.backbone.backbone import Backbone
-from foreword.backbone.batch import PrefixCache
+from foreword.backbone import Backbone, PrefixCache
 from foreword.errors import ForewordError
 from foreword.serve.engines.local.attention import BatchLayout, DecodeRow, PrefillChunk
 from foreword.serve.engines.local.generation import Generation

@@ -8,9 +8,7 @@ from itertools import chain, islice
 
 import numpy as np
 
-from foreword.backbone.answer import Answer
-from foreword.backbone.backbone import Backbone
-from foreword.backbone.batch import Example, Part, PrefixCache
+from foreword.backbone import Answer, Backbone, Example, Part, PrefixCache
 from foreword.errors import clear_frames
 from foreword.serve.engines.local.kv_cache import PrefixCaches, check_finite
 from foreword.serve.engines.prepare import Prepared, choose_answer
@@ -44,6 +42,7 @@ class ChoiceJob:
         )
 
     def fail(self, error: Exception) -> None:
+        """End it by what went wrong, and free what the error's frames hold."""
         clear_frames(error)
         self.done(error)
 

@@ -20,7 +20,9 @@ class Sink(Protocol):
         """The row has a place in the batch."""
         ...
 
-    def give(self, item: Token | Finished) -> None: ...
+    def give(self, item: Token | Finished) -> None:
+        """Take the next item."""
+        ...
 
 
 class Generation:

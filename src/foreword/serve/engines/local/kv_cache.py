@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from foreword.backbone.batch import PrefixCache
-from foreword.backbone.vectors import LayerCache
+from foreword.backbone import LayerCache, PrefixCache
 from foreword.prompts import Prompt
 from foreword.serve.engines.seam import ModelError
 

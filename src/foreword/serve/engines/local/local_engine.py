@@ -8,9 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
-from foreword.backbone.answer import Answer
-from foreword.backbone.backbone import Backbone
-from foreword.backbone.generate import end_tokens
+from foreword.backbone import Answer, Backbone, end_tokens
 from foreword.errors import UsageError
 from foreword.prompts import Prompt
 from foreword.serve.engines.local.choice_scoring import ChoiceJob, ChoiceScorer

@@ -10,10 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foreword.backbone import probe
-from foreword.backbone.answer import Sampling
-from foreword.backbone.backbone import Backbone
-from foreword.backbone.vectors import NO_VECTORS
+from foreword.backbone import NO_VECTORS, Backbone, Sampling, probe
 from foreword.prompts import Prompt
 from foreword.serve.engines.local.batched import BatchedRunner
 from foreword.serve.engines.local.generation import Generation

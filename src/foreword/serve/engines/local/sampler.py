@@ -7,10 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from foreword.backbone import Backbone
-from foreword.backbone.answer import Sampling
-from foreword.backbone.generate import end_tokens
-from foreword.backbone.structured import Constraint, Grammars
+from foreword.backbone import Backbone, Constraint, Grammars, Sampling, end_tokens
 from foreword.errors import ForewordError
 from foreword.serve.engines.seam import SchemaError
 

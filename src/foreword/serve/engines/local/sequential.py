@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from foreword.backbone.backbone import Backbone
+from foreword.backbone import Backbone
 from foreword.serve.engines.local.generation import Generation
 from foreword.serve.engines.local.kv_cache import PrefixCaches
 

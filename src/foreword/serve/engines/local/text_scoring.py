@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foreword.backbone.backbone import Backbone
+from foreword.backbone import Backbone
 from foreword.errors import clear_frames
 from foreword.serve.engines.prepare import Prepared
 from foreword.serve.engines.queueing import FairQueue
@@ -33,6 +33,7 @@ class TextJob:
         self.request = self.prepared.request
 
     def fail(self, error: Exception) -> None:
+        """End it by what went wrong, and free what the error's frames hold."""
         clear_frames(error)
         self.done(error)
 

@@ -10,9 +10,7 @@ from vllm.inputs import embeds_input, tokens_input
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.metrics.loggers import StatLoggerBase
 
-from foreword.backbone import Backbone
-from foreword.backbone.encode import text_places
-from foreword.backbone.structured import json_grammar
+from foreword.backbone import Backbone, json_grammar, text_places
 from foreword.serve.engines.prepare import Prepared
 from foreword.serve.engines.seam import Request
 
@@ -100,7 +98,7 @@ def log_likelihoods(answers: Iterable[Sequence[int]], logprobs: dict[TokenQuery,
 
 
 class Figures(StatLoggerBase):  # type: ignore[misc]
-    """The last step's, and sums over all."""
+    """What vLLM tells of its last step, and sums over all of its steps."""
 
     def __init__(self) -> None:
         self.waiting = 0
@@ -110,7 +108,7 @@ class Figures(StatLoggerBase):  # type: ignore[misc]
         self.steps = self.step_rows = self.last_rows = 0
 
     def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
-        """A step is over."""
+        """Take what vLLM tells of a step that is over."""
         if scheduler_stats is not None:
             self.waiting = scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
             self.usage = scheduler_stats.kv_cache_usage

@@ -14,10 +14,7 @@ from typing import Any, Literal, TypeVar
 from vllm.exceptions import VLLMValidationError
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-from foreword.backbone import Backbone
-from foreword.backbone.answer import Answer
-from foreword.backbone.generate import end_tokens
-from foreword.backbone.structured import Constraint, Grammars
+from foreword.backbone import Answer, Backbone, Constraint, Grammars, end_tokens
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Prompt
 from foreword.serve.engines.prepare import Prepared, Preparer, check_prompt, choose_answer

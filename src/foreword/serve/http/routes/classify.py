@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from foreword.backbone.answer import Answer
+from foreword.backbone import Answer
 from foreword.prompts import Prompt
 from foreword.serve.http import calls
 from foreword.serve.http.answers import head, unless_gone, usage
