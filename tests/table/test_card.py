@@ -11,8 +11,7 @@ from markdown_it import MarkdownIt
 from foreword.errors import UsageError
 from foreword.prompts import Examples, Input, Output, Partial, Prompt, SoftTokens
 from foreword.redact import redact, secret_line
-from foreword.table.card import card_text
-from foreword.table.markdown import block, inline, visible
+from foreword.table.card import block, card_text, inline, visible
 from within import within
 
 PAGE = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])

@@ -13,10 +13,10 @@ import torch
 from foreword.backbone.answer import TEXT_TOKENS, Answer, Inputs, OnRows, Sampling
 from foreword.backbone.architecture import Architecture
 from foreword.backbone.batch import Example, PrefixCache, batches
+from foreword.backbone.decoder_only import Layerless
 from foreword.backbone.encode import Encoded, Ids, encode, encode_answer, shared_prefix_length, spans
 from foreword.backbone.generate import end_tokens, generate_ids
 from foreword.backbone.input_embedder import InputEmbedder
-from foreword.backbone.layerless import Layerless
 from foreword.backbone.load import load_model
 from foreword.backbone.model import FrozenModel
 from foreword.backbone.structured import Grammars

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -206,6 +206,44 @@ class DecoderOnly:
             return False
         self.layers = Layers(self.model, windows)
         return True
+
+
+class Layerless:
+    """An `Architecture` whose layers are elsewhere: it tells how prompts are laid out, and reads none of them."""
+
+    packs = False
+    answers_apart = False
+
+    def __init__(self, embedder: InputEmbedder) -> None:
+        self._config = embedder.model.config.get_text_config()
+
+    @property
+    def cache_shape(self) -> tuple[int, int, int]:
+        """L, H and head_dim of the model that this is a part of."""
+        return cache_shape(self._config)
+
+    def span(self, read: int, write: int, prefix: int = 0) -> int:  # noqa: ARG002 - the prefix is read like the rest
+        """Prompt and answer stand in one sequence."""
+        return read + write
+
+    def checkpoint_activations(self) -> bool:
+        """There are none."""
+        return False
+
+    def fill(self, cache: DynamicCache, embedded: Tensor) -> None:
+        """Never: as the two below."""
+        self._nothing(cache, embedded)
+
+    def log_probs(self, parts: Sequence[Part]) -> Tensor:
+        """Never."""
+        self._nothing(parts)
+
+    def generate(self, rows: Sequence[Tensor], cache: DynamicCache | None, **options: Any) -> Tensor:
+        """Never."""
+        self._nothing(rows, cache, options)
+
+    def _nothing(self, *_: Any) -> NoReturn:
+        raise NotImplementedError("this backbone was loaded without its layers")
 
 
 def _all_vectors(parts: Sequence[Part]) -> Vectors:

@@ -12,7 +12,7 @@ import numpy as np
 
 from foreword.errors import ForewordError
 from foreword.prompts import Cut, Piece, Text, Turn, Virtual
-from foreword.prompts.marks import Marks
+from foreword.prompts.pieces import Marks
 
 Ids = np.ndarray
 """[T] int64; virtual tokens below zero."""

@@ -8,8 +8,7 @@ from foreword.prompts.few_shot import few_shot
 from foreword.prompts.file import Output
 from foreword.prompts.inputs import Input, read_value
 from foreword.prompts.lint import Finding, beginnings, lint_text
-from foreword.prompts.marks import Marks
-from foreword.prompts.pieces import Piece, Text, Turn, Virtual, pieces_text
+from foreword.prompts.pieces import Marks, Piece, Text, Turn, Virtual, pieces_text
 from foreword.prompts.prompt import ANY_INPUT, PROMPT_NAME, Partial, Prompt, Resolve, expect_prompt
 from foreword.prompts.samples import SAMPLE_TEXT, sample
 from foreword.prompts.soft import MAX_VECTOR_BYTES, SoftTokens

@@ -1,9 +1,13 @@
-"""Examples of a prompt: rows that stand in its file, and which of them a row is shown. Knows no templates, no models.
+"""Examples of a prompt: rows that stand in its file or in a small CSV or JSONL file beside it, and which of them a row
+is shown. Knows no templates, no models.
 
 Which they are depends on the prompt alone (`fixed`, `random`, `balanced`), so that the text in front of the row stays
 the same, or on the row (`similarity`).
 """
 
+import csv
+import io
+import json
 import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -14,9 +18,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from foreword.errors import ForewordError
+from foreword.files import read_text
 from foreword.forms import validation_message
-from foreword.prompts.records import read_records
 
+MAX_BYTES = 1_000_000
+"""Of a file of examples."""
 MAX_ROWS = 1_000
 MAX_CHARACTERS = 40_000
 """In all rows: they are kept in the front matter."""
@@ -75,7 +81,7 @@ class Examples(BaseModel):
         if not path.exists():
             raise ForewordError(f"{source!r}, 'examples.file': there is no {self.file!r} beside it; look at the name")
         try:
-            return Examples.model_validate({**settings, "rows": read_records(path, MAX_ROWS)})
+            return Examples.model_validate({**settings, "rows": _read_records(path, MAX_ROWS)})
         except ValidationError as error:
             raise ForewordError(validation_message(f"examples {str(path)!r}", error)) from error
 
@@ -159,3 +165,49 @@ def _index(texts: Sequence[str]) -> tuple[Any, Any]:
         return vectorizer, vectorizer.fit_transform(texts)
     except ValueError:  # not one text of two letters
         raise ForewordError("examples by similarity have no text to compare; choose them otherwise") from None
+
+
+def _read_records(path: Path, limit: int) -> list[dict[str, Any]]:
+    """All rows, `limit` at most. Raises ForewordError with the line of one that cannot be read."""
+    text = read_text(path, "examples", MAX_BYTES)
+    match path.suffix.lower():
+        case ".csv":
+            rows = _csv(text, str(path))
+        case ".jsonl":
+            rows = _jsonl(text, str(path))
+        case suffix:
+            raise ForewordError(f"cannot read examples {str(path)!r}: {suffix!r} is neither '.csv' nor '.jsonl'")
+    if not 1 <= len(rows) <= limit:
+        raise ForewordError(f"{str(path)!r} has {len(rows):,} rows; a prompt takes 1 to {limit:,} examples")
+    return rows
+
+
+def _csv(text: str, place: str) -> list[dict[str, Any]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, restkey="")
+    rows = []
+    try:
+        names = reader.fieldnames or ()
+        if len(set(names)) < len(names):
+            raise ForewordError(f"{place!r}, line 1: two columns have one name, {', '.join(names):.200}; rename one")
+        for row in reader:
+            if None in row.values() or "" in row:
+                raise ForewordError(f"{place!r}, line {reader.line_num}: not {len(reader.fieldnames or ())} fields")
+            rows.append(dict(row))
+    except csv.Error as error:
+        raise ForewordError(f"{place!r}, line {reader.line_num}: malformed CSV ({error})") from error
+    return rows
+
+
+def _jsonl(text: str, place: str) -> list[dict[str, Any]]:
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ForewordError(f"{place!r}, line {number}: malformed JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise ForewordError(f"{place!r}, line {number}: not a JSON object")
+        rows.append(row)
+    return rows

@@ -21,8 +21,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from foreword.errors import ForewordError
-from foreword.prompts.marks import Marks
-from foreword.prompts.pieces import Piece, Turn, Virtual
+from foreword.prompts.pieces import Marks, Piece, Turn, Virtual
 from foreword.prompts.work import Work, metered
 
 MAX_TEMPLATE = 200_000

@@ -17,12 +17,12 @@ from foreword.prompts.soft import SoftTokens
 from foreword.table import queries, writes
 from foreword.table.database import Database, locate
 from foreword.table.includes import Partials, pinned, resolve_pinned
-from foreword.table.notes import author, note, origin_text, plain
 from foreword.table.recent import Recent
 from foreword.table.refs import Ref, check_alias, check_tag, parse_ref
 from foreword.table.schema import LIVE, AliasRow, PromptRow
 from foreword.table.stored import AliasMove, Current, Deletion, Stored, deletion, move, stored
 from foreword.table.tensors import TensorFolder, TensorRows, Tensors
+from foreword.table.writes import author, note, origin_text, plain
 
 ATTEMPTS = 20
 """How often a version number is tried when other writers keep taking it."""

@@ -1,17 +1,23 @@
-"""What the table writes, each within a transaction that has the name to itself. Knows rows; knows no prompts."""
+"""What the table writes, each within a transaction that has the name to itself, and what it notes beside it: who, why,
+and how a version was made; never a password. Knows rows; knows no prompts.
+"""
 
+import getpass
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session, lazyload
 
 from foreword.errors import UsageError
-from foreword.table.notes import author, note
+from foreword.redact import redact
 from foreword.table.queries import find, near_names, newest, no_alias, suggestion
 from foreword.table.refs import Ref
 from foreword.table.schema import LIVE, AliasMoveRow, AliasRow, DeletionRow, PromptRow, TagRow
+
+MAX_ORIGIN = 10_000
+"""Characters of an origin as JSON."""
 
 
 def hold(session: Session, name: str) -> None:
@@ -127,3 +133,32 @@ def _mark(session: Session, name: str, these: ColumnElement[bool], deleted: date
     session.add(DeletionRow(name=name, versions=versions, restored=deleted is None, author=author(), created=now))
     session.flush()
     return [f"{name}:{version}" for version in found]
+
+
+def author() -> str:
+    """The user's name on this machine."""
+    try:
+        return plain(getpass.getuser())
+    except (OSError, KeyError, ImportError):  # a container's user id often has no name
+        return "unknown"
+
+
+def plain(text: str) -> str:
+    """Without what no database takes: zero bytes, and halves of characters from a shell with another encoding."""
+    return text.replace("\0", "").encode(errors="replace").decode()
+
+
+def note(text: str) -> str:
+    """A plain text without the passwords and keys in it, for all who share the table read it."""
+    return redact(plain(text))
+
+
+def origin_text(origin: Mapping[str, str]) -> str:
+    """`origin` as JSON. Raises UsageError when it is no mapping of texts to texts, or too long."""
+    for key, value in origin.items():
+        if not (isinstance(key, str) and isinstance(value, str)):
+            raise UsageError(f"origin {key!r}: {value!r:.80} is not text; write it as text")
+    text = json.dumps({note(key): note(value) for key, value in origin.items()}, ensure_ascii=False)
+    if len(text) > MAX_ORIGIN:
+        raise UsageError(f"the origin has {len(text):,} characters, {MAX_ORIGIN:,} at most; keep long texts elsewhere")
+    return text
