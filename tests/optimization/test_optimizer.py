@@ -57,8 +57,8 @@ def test_it_finds_the_better_words_and_opens_test_once_at_the_end(monkeypatch: p
         opened.append(arguments[3].body)
         return measured(*arguments)
 
-    measured = optimizer._test
-    monkeypatch.setattr(optimizer, "_test", test)
+    measured = optimizer._measure_on_test
+    monkeypatch.setattr(optimizer, "_measure_on_test", test)
     heard = Heard()
     data = task(test=Sealed(task().test))
     result = optimize(Follower(), data, START, budget="1500calls", listener=heard)

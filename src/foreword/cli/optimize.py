@@ -41,14 +41,14 @@ def optimize(
     from foreword.jobs import optimize as search
 
     with Display() as display:
-        ended = search(
+        searched = search(
             prompt, task, backbone=backbone, dtype=dtype, budget=budget, proposer=proposer, seed=seed, out=out,
             alias=alias, table=table, listener=display,
         )  # fmt: skip
     if as_json:
-        print_json(ended.to_json())
+        print_json(searched.to_json())
         return
-    found = ended.found
-    print(f"dev {found.start_dev:.3f} before, {found.dev:.3f} after (which it was chosen on)\n{found.verdict}")
-    if ended.ref is not None:
-        print(ended.ref)
+    outcome = searched.outcome
+    print(f"dev {outcome.start_dev:.3f} before, {outcome.dev:.3f} after (which it was chosen on)\n{outcome.verdict}")
+    if searched.ref is not None:
+        print(searched.ref)

@@ -247,7 +247,7 @@ def _check_scores(rows: Sequence[Row], strategies: Sequence[StrategyResult]) -> 
                 raise UsageError(f"strategy {s.name!r} has {len(values)} {what} for {len(rows)} test rows")
         for row, score in zip(rows, s.scores, strict=True):
             if not isfinite(score):
-                raise UsageError(f"strategy {s.name!r} scores {score!r} on row {row.id!r}; a metric must be finite")
+                raise UsageError(f"strategy {s.name!r} scores {score!r} on row {row.id!r}; a score must be finite")
 
 
 def _power_note(result: Result) -> str | None:

@@ -1,6 +1,6 @@
-"""What the command line, a program or a web page asks for, whole: from names and files to a stored, measured result.
+"""Whole jobs for the command line, a program or a web page: from names and files to a stored, measured result.
 
-Every job takes a `listener` and prints nothing. Knows no terminal and no HTTP.
+Every job takes a `listener` and prints nothing. Knows tables, tasks and models; knows no terminal and no HTTP.
 """
 
 from importlib import import_module
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from foreword.jobs.calibration import Calibrated, calibrate
     from foreword.jobs.comparison import Compared, compare, diff_on_task
     from foreword.jobs.find import find_runnable, find_strategy
-    from foreword.jobs.load import load_backbone, load_model, load_task, quieten, short
+    from foreword.jobs.load import begin_loading, dtype_name, load_backbone, load_model, load_task
     from foreword.jobs.promotion import Promotion, promote
     from foreword.jobs.search import Searched, optimize
     from foreword.jobs.showcase import Demo, demo
@@ -23,10 +23,12 @@ _FILES = {
     "Promotion": "promotion",
     "Searched": "search",
     "Tuned": "tuning",
+    "begin_loading": "load",
     "calibrate": "calibration",
     "compare": "comparison",
     "demo": "showcase",
     "diff_on_task": "comparison",
+    "dtype_name": "load",
     "find_runnable": "find",
     "find_strategy": "find",
     "load_backbone": "load",
@@ -34,8 +36,6 @@ _FILES = {
     "load_task": "load",
     "optimize": "search",
     "promote": "promotion",
-    "quieten": "load",
-    "short": "load",
     "to_json": "tuning",
     "tune": "tuning",
 }
@@ -46,10 +46,12 @@ __all__ = [
     "Promotion",
     "Searched",
     "Tuned",
+    "begin_loading",
     "calibrate",
     "compare",
     "demo",
     "diff_on_task",
+    "dtype_name",
     "find_runnable",
     "find_strategy",
     "load_backbone",
@@ -57,15 +59,13 @@ __all__ = [
     "load_task",
     "optimize",
     "promote",
-    "quieten",
-    "short",
     "to_json",
     "tune",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Load a job when it is first asked for: who only loads a model need not wait for statistics."""
+    """Import a job on first use: a program that only loads a model need not wait for statistics."""
     if name not in _FILES:
         raise AttributeError(f"module 'foreword.jobs' has no attribute {name!r}")
     return getattr(import_module(f"foreword.jobs.{_FILES[name]}"), name)

@@ -1,4 +1,4 @@
-"""A prompt without the model's label bias, measured and stored as the next version."""
+"""The job that calibrates a prompt and stores it as the next version. Knows the table; knows no statistics."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,13 @@ from foreword.tasks import Task
 
 @dataclass(frozen=True)
 class Calibrated:
-    """The stored version, and how both forms do on dev."""
+    """The stored version, with the dev scores of both forms."""
 
     stored: Stored
     candidate: Candidate
     task: Task
     log_prior: tuple[float, ...]
-    """Of each choice, what is taken off its log-likelihood, in nats."""
+    """For each choice, what is subtracted from its log-likelihood, in nats."""
 
 
 def calibrate(
@@ -33,9 +33,9 @@ def calibrate(
     table: str | None = None,
     listener: Listener = SILENT,
 ) -> Calibrated:
-    """Measure the label bias of the prompt `ref` on unlabelled training rows, and store the prompt without it.
+    """Measure the label bias of the prompt `ref` on unlabelled training rows, and store the calibrated prompt.
 
-    Raises UsageError where it has no choices.
+    `task` is a task file. Raises UsageError if the prompt has no choices, ForewordError if the task has no dev rows.
     """
     store = PromptTable.open(table)
     prompt = find_prompt(ref, store).without_prior()

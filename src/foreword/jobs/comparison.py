@@ -1,4 +1,4 @@
-"""Strategies that are named, side by side on a task: found, measured, and written down as a report."""
+"""The job that loads strategies by reference, compares them on a task and writes the report. Knows no statistics."""
 
 import re
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ from pathlib import Path
 from foreword.backbone import Backbone
 from foreword.errors import UsageError
 from foreword.evals import Candidate, Flips, Result, evaluate_on_dev, few_shot, flips
-from foreword.evals import compare as measured
+from foreword.evals import compare as compare_strategies
 from foreword.files import make_folder
 from foreword.flows import Answers, Chain
-from foreword.jobs.find import Registered, find_strategy, made
-from foreword.jobs.load import load_model, load_task, short
+from foreword.jobs.find import Registered, find_strategy, make_registered
+from foreword.jobs.load import dtype_name, load_model, load_task
 from foreword.listen import SILENT, Listener
 from foreword.prompts import Prompt
 from foreword.table import find_table
@@ -22,15 +22,15 @@ from foreword.tuning import Lora
 
 @dataclass(frozen=True)
 class Compared:
-    """A finished comparison and where it is written."""
+    """A finished comparison and the files that it was written to."""
 
     result: Result
     page: Path
-    """The report, HTML."""
+    """The path of the report, in HTML."""
     document: Path
-    """The numbers, JSON."""
+    """The path of the result, in JSON."""
     better_calibrated: tuple[str, ...]
-    """References of prompts that did better on dev calibrated, and are not stored so."""
+    """The references of prompts that scored higher on dev calibrated, but are stored uncalibrated."""
 
 
 def compare(
@@ -49,18 +49,19 @@ def compare(
     """Measure what `refs` name on the test rows of the task file, and write `report.html` and `result.json` to `out`.
 
     A reference is a prompt (file or name), a chain's `.yaml` file, `FILE.py:FUNCTION`, or a registered strategy. With
-    `examples`, the hard prompt that is best on dev is also tried with so many solved training rows in front.
+    `examples`, the hard prompt that is best on dev is also measured with that many solved training rows in front.
+    Raises UsageError or ForewordError if a reference names nothing, or does not fit the task or the model.
     """
-    _check_order(task, refs)
+    _check_task_comes_first(task, refs)
     store = find_table(table)
-    chosen = _named_apart([(ref, find_strategy(ref, store)) for ref in refs])
+    chosen = _rename_duplicates([(ref, find_strategy(ref, store)) for ref in refs])
     make_folder(out)
     data = load_task(task, listener, seed)
     model = load_model(backbone, dtype, listener)
     if lora is not None:
         lora.check(model)
     evaluated: dict[str, Candidate] = {}
-    items: list[Answers] = [made(item, model, data) for item in chosen]
+    items: list[Answers] = [make_registered(item, model, data) for item in chosen]
     if examples:
         hard = [item for item in chosen if isinstance(item, Prompt) and item.soft is None]
         if not hard or not data.dev:
@@ -68,33 +69,35 @@ def compare(
         evaluated = {c.plain.name: c for c in evaluate_on_dev(model, data, hard, listener)}
         best = max(evaluated.values(), key=lambda candidate: candidate.score)
         items.append(few_shot(best.plain, data, examples))
-    settings = {"dtype": short(model.dtype)} if isinstance(model, Backbone) else {}
-    result = measured(model, data, items, lora=lora, evaluated=evaluated, listener=listener, settings=settings)
+    settings = {"dtype": dtype_name(model.dtype)} if isinstance(model, Backbone) else {}
+    result = compare_strategies(
+        model, data, items, lora=lora, evaluated=evaluated, listener=listener, settings=settings
+    )
     calibrated = {strategy.name: strategy.calibrated for strategy in result.strategies}
-    hints = [
+    better = [
         ref
         for ref, item in zip(refs, chosen, strict=True)
         if isinstance(item, Prompt) and calibrated[item.name] and item.output.log_prior is None
     ]
-    return Compared(result, result.save(out / "report.html"), result.save(out / "result.json"), tuple(hints))
+    return Compared(result, result.save(out / "report.html"), result.save(out / "result.json"), tuple(better))
 
 
-def _check_order(task: Path, refs: Sequence[str]) -> None:
+def _check_task_comes_first(task: Path, refs: Sequence[str]) -> None:
     yaml = (".yaml", ".yml")
     if task.suffix == ".prompt" or (task.suffix not in yaml and any(ref.endswith(yaml) for ref in refs)):
-        meant = next((ref for ref in refs if ref.endswith(yaml)), "TASK.yaml")
-        raise UsageError(f"{str(task)!r} is no task file; the task comes first: 'foreword compare {meant} {task}'")
+        task_file = next((ref for ref in refs if ref.endswith(yaml)), "TASK.yaml")
+        raise UsageError(f"{str(task)!r} is no task file; the task comes first: 'foreword compare {task_file} {task}'")
 
 
-def _named_apart(named: Sequence[tuple[str, Answers | Registered]]) -> list[Answers | Registered]:
-    """Two versions of one prompt are told apart by what the user called them: `tickets:1` becomes `tickets.1`."""
+def _rename_duplicates(named: Sequence[tuple[str, Answers | Registered]]) -> list[Answers | Registered]:
+    """Rename prompts and chains of equal name after their references: `tickets:1` becomes `tickets.1`."""
     names = [item.name for _, item in named if isinstance(item, Prompt | Chain)]
     renamed: list[Answers | Registered] = []
     for ref, item in named:
         if isinstance(item, Prompt | Chain) and names.count(item.name) > 1:
             plain = ref.lower().removesuffix(".prompt").removesuffix(".yaml").removesuffix(".yml")
-            told = re.sub(r"[^a-z0-9._-]+", ".", plain).strip("._-")[-100:].strip("._-")
-            renamed.append(replace(item, name=told or item.name))
+            unique = re.sub(r"[^a-z0-9._-]+", ".", plain).strip("._-")[-100:].strip("._-")
+            renamed.append(replace(item, name=unique or item.name))
         else:
             renamed.append(item)
     return renamed
@@ -110,6 +113,6 @@ def diff_on_task(
     dtype: str = "auto",
     listener: Listener = SILENT,
 ) -> Flips:
-    """Whose answers to the dev rows of the task file flip when `b` takes the place of `a`; test rows stay closed."""
+    """Measure which answers to the dev rows of a task file flip when `b` replaces `a`; test rows are not read."""
     data: Task = load_task(task, listener)
     return flips(load_model(backbone, dtype, listener), data, a, b, names, listener)

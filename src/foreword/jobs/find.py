@@ -1,4 +1,4 @@
-"""Strategies that a job is given by name, and how what it stores came about."""
+"""Looks up strategies by reference, and records the provenance of stored prompts. Knows the table; knows no tuning."""
 
 import importlib.util
 import os
@@ -19,17 +19,17 @@ from foreword.tasks import Task
 
 @dataclass(frozen=True)
 class Registered:
-    """A strategy by its registered name; made for a task once there is a model."""
+    """A registered strategy, which is made once the task and the model are loaded."""
 
     name: str
     make: Factory
 
 
 def find_strategy(ref: str, table: PromptTable) -> Prompt | Chain | Callable[..., Any] | Registered:
-    """What `ref` names: a chain (`.yaml`), a Python function (`FILE.py:FUNCTION`), a prompt, or a registered strategy.
+    """Return what `ref` names: a chain (`.yaml`), a function (`FILE.py:FUNCTION`), a prompt or a registered strategy.
 
-    A stored prompt goes before a registered strategy of the same name. Naming a Python file runs it.
-    Raises ForewordError or UsageError where there is no such thing.
+    A stored prompt goes before a registered strategy of the same name. A Python file is run. Raises ForewordError or
+    UsageError if `ref` names nothing.
     """
     if ref.endswith((".yaml", ".yml")):
         return Chain.load(ref, table)
@@ -50,22 +50,25 @@ def _is_stored(ref: str, table: PromptTable) -> bool:
 
 
 def find_runnable(ref: str, table: PromptTable) -> Prompt | Chain | Function:
-    """What `ref` names, where one row can be answered without a task. Raises as `find_strategy`."""
+    """Return what `ref` names, if it can answer a row without a task.
+
+    Raises UsageError for a registered strategy, and whatever `find_strategy` raises.
+    """
     item = find_strategy(ref, table)
     if isinstance(item, Registered):
         raise UsageError(f"{ref!r} learns from a task's rows; measure it: 'foreword compare TASK.yaml {ref}'")
     return item if isinstance(item, Prompt | Chain) else Function.of(item)
 
 
-def made(
+def make_registered(
     item: Answers | Registered, model: LanguageModel, task: Task
 ) -> Prompt | Chain | Strategy | Callable[..., Any]:
-    """A registered strategy, made for this task; everything else as it is."""
+    """Make a registered strategy for this task; return everything else as it is."""
     return item.make(model, task) if isinstance(item, Registered) else item
 
 
 def load_function(path: Path, name: str) -> Callable[..., Any]:
-    """The function `name` of the Python file at `path`, which is run. Raises ForewordError where there is none."""
+    """Run the Python file at `path` and return its function `name`. Raises ForewordError if there is none."""
     if not os.path.isfile(path):
         raise ForewordError(f"no Python file {str(path)!r}; look at the path")
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -76,18 +79,18 @@ def load_function(path: Path, name: str) -> Callable[..., Any]:
         spec.loader.exec_module(module)
     except Exception as error:  # the user's own code
         raise ForewordError(f"{str(path)!r} raised {type(error).__name__}: {error}") from error
-    found = getattr(module, name, None)
-    if not callable(found):
-        there = ", ".join(n for n, value in vars(module).items() if callable(value) and not n.startswith("_"))
-        raise UsageError(f"{str(path)!r} has no function {name!r}; it has {there or 'none'}")
-    function: Callable[..., Any] = found
+    member = getattr(module, name, None)
+    if not callable(member):
+        functions = ", ".join(n for n, value in vars(module).items() if callable(value) and not n.startswith("_"))
+        raise UsageError(f"{str(path)!r} has no function {name!r}; it has {functions or 'none'}")
+    function: Callable[..., Any] = member
     return function
 
 
 def provenance(task: Task, start: Prompt | None = None, parent: str | None = None, **more: str) -> dict[str, str]:
-    """How a stored prompt came about: whoever has the data and the backbone can make it again.
+    """Return how a prompt was made: with the same data and backbone anyone can make it again.
 
-    `parent` is the reference of `start` where that is stored.
+    `parent` is the reference of `start`, if that is stored.
     """
-    begun = {"start": parent or start.name, "start_digest": start.digest} if start is not None else {}
-    return {"task": task.name, "data": task.data_hash, **begun, **more}
+    origin = {"start": parent or start.name, "start_digest": start.digest} if start is not None else {}
+    return {"task": task.name, "data": task.data_hash, **origin, **more}

@@ -1,4 +1,4 @@
-"""An alias that moves to another version through a gate."""
+"""The job that moves an alias to another version through a gate. Knows the table; knows no statistics."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,23 +12,23 @@ from foreword.table import check_alias, find_table, meant_version
 
 @dataclass(frozen=True)
 class Promotion:
-    """What became of an alias that was to move."""
+    """The outcome of a request to move an alias."""
 
     name: str
     alias: str
     version: int
     before: int | None
-    """The version that the alias pointed to; None where there was none."""
+    """The version that the alias pointed to before; None if the alias is new."""
     verdict: Verdict | None
-    """The gate's; None where the alias pointed to `version` already."""
+    """The verdict of the gate; None if the alias pointed to `version` already."""
 
     @property
     def moved(self) -> bool:
-        """Whether the alias points to `version` now."""
+        """Return whether the alias points to `version` now."""
         return self.verdict is None or self.verdict.passed
 
     def to_json(self) -> dict[str, Any]:
-        """All of it."""
+        """Return everything for JSON."""
         return {
             "prompt": self.name,
             "alias": self.alias,
@@ -51,10 +51,10 @@ def promote(
     table: str | None = None,
     listener: Listener = SILENT,
 ) -> Promotion:
-    """Point `alias` at `version` of the prompt `name` (a number, `NAME:2` or `NAME@ALIAS`) where it is not worse.
+    """Point `alias` at `version` of the prompt `name` (a number, `NAME:2` or `NAME@ALIAS`), unless that is worse.
 
-    It is measured on the dev rows of the task file beside the version that it would replace; a worse one leaves the
-    alias where it is.
+    The version is compared with the one that it would replace on the dev rows of the file `task`; if it is worse, the
+    alias is not moved. Raises UsageError or ForewordError if there is no such version, or if the task does not fit.
     """
     store = find_table(table)
     number = meant_version(store, name, version)
@@ -64,7 +64,7 @@ def promote(
         new, old = store.get(names[0]), store.get(names[1]) if before is not None else None
         data = load_task(task, listener)
         verdict = gate(load_model(backbone, dtype, listener), data, new, old, names, listener)
-    found = Promotion(name, alias, number, before, verdict)
-    if found.moved:
+    promotion = Promotion(name, alias, number, before, verdict)
+    if promotion.moved:
         store.move(name, alias, number, before, message)
-    return found
+    return promotion

@@ -1,4 +1,4 @@
-"""A search for better words, from a prompt that is named to its stored next version."""
+"""The job that optimizes a prompt and stores the best one as its next version. Knows the table; knows no search."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +20,17 @@ from foreword.tasks import Task
 
 @dataclass(frozen=True)
 class Searched:
-    """A search that is over."""
+    """A finished search, and the version that it stored."""
 
-    found: Optimized
+    outcome: Optimized
     backbone: str
     seed: int
     ref: str | None
-    """The stored version; None where nothing better was found."""
+    """The reference of the stored version; None if nothing better was found."""
 
     def to_json(self) -> dict[str, Any]:
-        """All of it but the prompts' own files."""
-        return {"prompt": self.ref, "backbone": self.backbone, "seed": self.seed, **self.found.to_json()}
+        """Return everything for JSON but the prompts' own files."""
+        return {"prompt": self.ref, "backbone": self.backbone, "seed": self.seed, **self.outcome.to_json()}
 
 
 def optimize(
@@ -47,10 +47,10 @@ def optimize(
     table: str | None = None,
     listener: Listener = SILENT,
 ) -> Searched:
-    """Search for better words and demonstrations than those of the hard prompt `ref`, and store what was found.
+    """Search for better words and demonstrations than those of the hard prompt `ref`, and store a better prompt.
 
-    `proposer` is `backbone`, or `openai:URL#model`, which is sent training rows. `out` keeps what was measured: the
-    same call again goes on from there.
+    `proposer` is `backbone`, or `openai:URL#model`, which is sent training rows. The folder `out` keeps every
+    measurement: the same call resumes the search. Raises what `foreword.optimize` raises.
     """
     parse_budget(budget, "calls")
     if alias is not None:
@@ -63,27 +63,28 @@ def optimize(
         make_folder(out)
     data = load_task(task, listener)
     model = load_model(backbone, dtype, listener)
-    thinker = model if proposer == "backbone" else load_model(proposer, dtype, listener) if proposer else None
-    found = search(model, data, start, budget=budget, proposer=thinker, seed=seed, folder=out, listener=listener)
-    kept = _store(store, model, thinker, data, start, parent, found, seed, alias) if found.improved else None
+    rewriter = model if proposer == "backbone" else load_model(proposer, dtype, listener) if proposer else None
+    outcome = search(model, data, start, budget=budget, proposer=rewriter, seed=seed, folder=out, listener=listener)
+    stored_ref = _store(store, model, rewriter, data, start, parent, outcome, seed, alias) if outcome.improved else None
     listener.say(
-        f"The search ended, {found.stopped}: {found.tried} prompts tried, {len(found.refused)} refused, "
-        f"{found.calls:,} calls, {found.seconds:.0f} s."
+        f"The search ended, {outcome.stopped}: {outcome.tried} prompts tried, {len(outcome.refused)} refused, "
+        f"{outcome.calls:,} calls, {outcome.seconds:.0f} s."
     )
-    return Searched(found, model.name, seed, kept)
+    return Searched(outcome, model.name, seed, stored_ref)
 
 
 def _store(
     store: PromptTable, model: LanguageModel, proposer: LanguageModel | None, task: Task, start: Prompt,
-    parent: str | None, found: Optimized, seed: int, alias: str | None,
+    parent: str | None, outcome: Optimized, seed: int, alias: str | None,
 ) -> str:  # fmt: skip
-    """Put the found prompt into the table, after the start where that came from a file; returns its reference."""
+    """Store the better prompt, and before it the start if that came from a file; return its reference."""
     if parent is None:
         parent = store.put(start, message=f"the start of a search on {task.name}").ref
-    origin = provenance(task, start, parent, method="gepa", backbone=model.name, seed=str(seed), calls=str(found.calls))
+    calls = str(outcome.calls)
+    origin = provenance(task, start, parent, method="gepa", backbone=model.name, seed=str(seed), calls=calls)
     if isinstance(model, Backbone):
         origin["fingerprint"] = model.fingerprint
     if proposer is not None:
         origin["proposer"] = proposer.name
-    message = f"optimized on {task.name}: dev {found.start_dev:.3f} before, {found.dev:.3f} after"
-    return store.put(found.prompt, alias, message, parent, origin).ref
+    message = f"optimized on {task.name}: dev {outcome.start_dev:.3f} before, {outcome.dev:.3f} after"
+    return store.put(outcome.prompt, alias, message, parent, origin).ref

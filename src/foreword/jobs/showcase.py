@@ -1,4 +1,4 @@
-"""The main job from end to end on real film reviews. Tells what happens, and why, in plain words."""
+"""The demo: tunes, compares and stores prompts on real film reviews, and explains each step. Knows no terminal."""
 
 import time
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ from pathlib import Path
 
 from foreword.backbone import Backbone
 from foreword.evals import Candidate, Result, evaluate_on_dev, few_shot
-from foreword.evals import compare as measured
+from foreword.evals import compare as compare_strategies
 from foreword.files import make_folder
-from foreword.jobs.load import DEFAULT_BACKBONE, load_backbone, load_task, short
-from foreword.jobs.tuning import of_run
+from foreword.jobs.load import DEFAULT_BACKBONE, dtype_name, load_backbone, load_task
+from foreword.jobs.tuning import run_provenance
 from foreword.listen import SILENT, Listener
 from foreword.prompts import Prompt
 from foreword.table import PromptTable
@@ -25,13 +25,15 @@ EXAMPLES = 8
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo has made."""
+    """The result of the demo and the files and prompts that it made."""
 
     result: Result
     page: Path
+    """The path of the report, in HTML."""
     document: Path
+    """The path of the result, in JSON."""
     refs: tuple[str, ...]
-    """What it stored: the best hard prompt, then the soft ones."""
+    """The references of the stored prompts: the best hard prompt, then the soft ones."""
     seconds: float
 
 
@@ -54,8 +56,8 @@ def demo(
     backbone = load_backbone(DEFAULT_BACKBONE, dtype, listener)
 
     listener.say(", measured on dev; test stays closed until the end.", heading="\n2. Hard prompts")
-    listener.say("Small models prefer one label; calibration measures that bias on unlabelled rows and takes it off.")
-    hard = _hard(backbone, task, listener)
+    listener.say("Small models prefer one label; calibration measures that bias on unlabelled rows and subtracts it.")
+    hard = _measure_hard_prompts(backbone, task, listener)
     best = max(hard, key=lambda candidate: candidate.score)
     listener.say(f"The one to report is {best.plain.name}. It is also tried with {EXAMPLES} solved examples in front.")
 
@@ -68,14 +70,14 @@ def demo(
         listener.say(f"  {_note(candidate)}")
 
     listener.say(": every strategy reads the same 1,000 rows, once.", heading="\n4. Test")
-    result = measured(
+    result = compare_strategies(
         backbone,
         task,
         [best.plain, few_shot(best.plain, task, EXAMPLES), *runs],
         evaluated={candidate.plain.name: candidate for candidate in (best, *soft)},
         listener=listener,
         settings={
-            "dtype": short(backbone.dtype),
+            "dtype": dtype_name(backbone.dtype),
             "steps": steps,
             "tuning seconds": round(sum(r.seconds for r in runs)),
         },
@@ -86,7 +88,7 @@ def demo(
     return Demo(result, page, document, refs, time.perf_counter() - began)
 
 
-def _hard(backbone: Backbone, task: Task, listener: Listener) -> list[Candidate]:
+def _measure_hard_prompts(backbone: Backbone, task: Task, listener: Listener) -> list[Candidate]:
     candidates = []
     for name in HARD:
         with as_file(files(__package__) / "demo_files" / f"{name}.prompt") as path:
@@ -121,7 +123,7 @@ def _store(store: PromptTable, task: Task, start: Candidate, tuned: Sequence[tup
     message = "made by foreword demo"
     first = store.put(start.best, message=message).ref
     learned = [
-        store.put(candidate.best, None, message, first, of_run(task, start.plain, first, run)).ref
+        store.put(candidate.best, None, message, first, run_provenance(task, start.plain, first, run)).ref
         for run, candidate in tuned
     ]
     return (first, *learned)

@@ -1,4 +1,4 @@
-"""A tuning run from task files to stored, measured prompts."""
+"""The job of a tuning run, from task files to stored, measured prompts. Knows the table; knows no training step."""
 
 import uuid
 from collections.abc import Mapping, Sequence
@@ -21,24 +21,25 @@ from foreword.tuning import Run, TuneOptions, as_begun, check_multitask, tune_ma
 from foreword.tuning import tune as learn
 
 Scores = dict[str, dict[str, float]]
-"""A metric's value with its 95 % interval, by the metric's name; empty where there are no rows."""
+"""A mean score with its 95 % interval (`value`, `low`, `high`) by the metric's name; empty if there are no rows."""
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """One task's part of a finished run."""
+    """The stored prompt and the scores of one task of a finished run."""
 
     ref: str
-    """`name:version` of the stored prompt."""
+    """The reference of the stored prompt, `name:version`."""
     task: str
     run: Run
     dev: Scores
-    """On the dev rows, which the version was chosen on."""
+    """The scores on the dev rows. The version was chosen on them, so they are optimistic."""
     test: Scores
+    """The scores on the test rows."""
 
 
 def to_json(tuned: Sequence[Tuned]) -> dict[str, Any]:
-    """The stable machine-readable shape of a run; of one with several tasks, what is theirs stands in a list."""
+    """Return the stable machine-readable form of a run; with several tasks, `tasks` lists what each has of its own."""
     run = tuned[0].run
     shared = {
         "method": run.options.method,
@@ -49,10 +50,10 @@ def to_json(tuned: Sequence[Tuned]) -> dict[str, Any]:
     }
     end = {"run": str(run.folder), "warnings": list(run.warnings)}
     if len(tuned) > 1:
-        tasks = [{"prompt": one.ref, "task": one.task, "dev": one.dev, "test": one.test} for one in tuned]
+        tasks = [{"prompt": part.ref, "task": part.task, "dev": part.dev, "test": part.test} for part in tuned]
         return {"tasks": tasks, **shared, **end}
-    [one] = tuned
-    return {"prompt": one.ref, **shared, "dev": one.dev, "test": one.test, **end}
+    [part] = tuned
+    return {"prompt": part.ref, **shared, "dev": part.dev, "test": part.test, **end}
 
 
 def tune(
@@ -75,59 +76,61 @@ def tune(
 ) -> list[Tuned]:
     """Learn a soft prompt for each task file, store it, and measure it on dev and once on test.
 
-    `start` names the prompt to begin from, for each task one; without it the inputs stand one a line. `settings` are
-    those fields of `TuneOptions` that are given; what is not given may be planned by `budget` and searched by `sweep`.
-    The other arguments are those of `foreword.tune`, and of the table: `name` and `alias` of the stored version.
+    `start` names the prompt to begin from, one for each task; by default that holds the inputs, one a line. `settings`
+    holds fields of `TuneOptions`; those that it lacks may be planned by `budget` and searched by `sweep`. `name` and
+    `alias` are those of the stored version; the other arguments are those of `foreword.tune`.
 
-    Raises UsageError or ForewordError, before a model is loaded, for what can be known to be wrong.
+    Raises UsageError or ForewordError, if possible before a model is loaded.
     """
-    given = dict(settings or {})
-    options = _checked(len(tasks), start, given, budget, sweep, out, resume, add_to, name, alias)
+    chosen = dict(settings or {})
+    options = _check_arguments(len(tasks), start, chosen, budget, sweep, out, resume, add_to, name, alias)
     store = PromptTable.open(table)
     data = [load_task(path, listener) for path in tasks]
     starts = [find_prompt(ref, store) for ref in start] if start else [plain_prompt(task) for task in data]
     parents = [stored_as(ref, store) for ref in start] if start else [None for _ in data]
-    starts[0].replace(name=name or starts[0].name)  # refuses what no prompt may be called
-    if (tokens := given.get("tokens")) and (places := starts[0].virtual_tokens) and tokens != places:
+    starts[0].replace(name=name or starts[0].name)  # raises if the name is not valid for a prompt
+    if (tokens := chosen.get("tokens")) and (places := starts[0].virtual_tokens) and tokens != places:
         raise UsageError(f"--tokens {tokens}: {starts[0].name!r} has places for {places}, and keeps them; leave it out")
     title = data[0].name if len(data) == 1 else f"{len(data)}-tasks"
     folder = out or Path("runs") / f"{title}-{options.method}-{uuid.uuid4().hex[:12]}"
     model = load_backbone(backbone, dtype, listener)
     listener.say(f"The run goes to {folder}: stop it when you like; --resume --out {folder} goes on.")
     if resume and (folder / "checkpoint.safetensors").exists():
-        given, budget, sweep = vars(as_begun(folder, given)), None, False
-    how: dict[str, Any] = {"folder": folder, "resume": resume, "command": command, "listener": listener, **given}
+        chosen, budget, sweep = vars(as_begun(folder, chosen)), None, False
+    arguments: dict[str, Any] = {"folder": folder, "resume": resume, "command": command, "listener": listener, **chosen}
     if len(tasks) > 1 or add_to is not None:
-        runs = tune_many(model, data, starts, add_to=add_to, **how)
+        runs = tune_many(model, data, starts, add_to=add_to, **arguments)
     else:
-        runs = [learn(model, data[0], starts[0], budget=budget, sweep=sweep, **how)]
+        runs = [learn(model, data[0], starts[0], budget=budget, sweep=sweep, **arguments)]
     if name:
         runs = [replace(run, prompt=run.prompt.replace(name=name)) for run in runs]
-    if (done := runs[0].steps) < (most := runs[0].options.steps):
-        listener.say(f"Stopped after {done} of {most} steps: dev had not become better for a while.")
+    if (done := runs[0].steps) < (limit := runs[0].options.steps):
+        listener.say(f"Stopped after {done} of {limit} steps: dev had not become better for a while.")
     tuned = [
-        _keep(model, task, begun, parent, run, store, alias, listener, f"{task.name}: " if len(data) > 1 else "")
-        for task, begun, parent, run in zip(data, starts, parents, runs, strict=True)
+        _store_and_measure(
+            model, task, start_prompt, parent, run, store, alias, listener, f"{task.name}: " if len(data) > 1 else ""
+        )
+        for task, start_prompt, parent, run in zip(data, starts, parents, runs, strict=True)
     ]
-    refs = ", ".join(one.ref for one in tuned)
+    refs = ", ".join(part.ref for part in tuned)
     listener.say(f"Stored as {refs}; the run, its curves and its checkpoint are in {folder}.")
     for warning in runs[0].warnings:
         listener.say(warning, heading="warning: ")
     return tuned
 
 
-def _checked(
-    tasks: int, start: Sequence[str], given: Mapping[str, Any], budget: str | None, sweep: bool, out: Path | None,
+def _check_arguments(
+    tasks: int, start: Sequence[str], chosen: Mapping[str, Any], budget: str | None, sweep: bool, out: Path | None,
     resume: bool, add_to: Path | None, name: str | None, alias: str | None,
 ) -> TuneOptions:  # fmt: skip
-    """What can be wrong is told before a model is loaded, and long before the result is to be stored."""
+    """Raise UsageError for arguments that do not go together, before a model is loaded; else return the options."""
     if resume and out is None:
         raise UsageError("--resume needs --out, the folder of the run that is to go on")
     if budget is not None:
-        if "steps" in given:
+        if "steps" in chosen:
             raise UsageError("--budget plans the steps; give it or --steps")
         parse_budget(budget, "rows")
-    options = TuneOptions.of(given)
+    options = TuneOptions.of(chosen)
     if tasks > 1 or add_to is not None:
         check_multitask(options.method)
         if budget is not None or sweep:
@@ -141,30 +144,33 @@ def _checked(
     return options
 
 
-def _keep(
+def _store_and_measure(
     model: Backbone, task: Task, start: Prompt, parent: str | None, run: Run, store: PromptTable, alias: str | None,
     listener: Listener, heading: str,
 ) -> Tuned:  # fmt: skip
-    """Put a task's prompt into the table, calibrated where that does better on dev, and measure it."""
+    """Store a task's prompt, calibrated if that scores higher on dev, and measure it on dev and test."""
     learned = run.prompt
     if task.dev:
         [candidate] = evaluate_on_dev(model, task, [learned], listener)
         learned = candidate.best
     stored = store.put(
-        learned, alias, f"tuned on {task.name}, run {run.folder}", parent, of_run(task, start, parent, run)
+        learned, alias, f"tuned on {task.name}, run {run.folder}", parent, run_provenance(task, start, parent, run)
     )
-    dev = _scores(model, task, learned, task.dev, "dev", listener)
-    test = _scores(model, task, learned, task.test, "test", listener)
+    dev = _measure(model, task, learned, task.dev, "dev", listener)
+    test = _measure(model, task, learned, task.test, "test", listener)
     for split, scores in (("dev (which the version was chosen on)", dev), ("test", test)):
-        for metric, found in scores.items():
+        for metric, interval in scores.items():
             listener.say(
-                f"{split} {metric}: {found['value']:.3f} (95 % interval {found['low']:.3f} to {found['high']:.3f})",
+                f"{split} {metric}: {interval['value']:.3f} "
+                f"(95 % interval {interval['low']:.3f} to {interval['high']:.3f})",
                 heading,
             )
     return Tuned(stored.ref, task.name, run, dev, test)
 
 
-def _scores(model: Backbone, task: Task, prompt: Prompt, rows: Sequence[Row], split: str, listener: Listener) -> Scores:
+def _measure(
+    model: Backbone, task: Task, prompt: Prompt, rows: Sequence[Row], split: str, listener: Listener
+) -> Scores:
     if not rows:
         return {}
     measured = measure(bind(prompt, model), task, rows, counter(listener, f"measuring {split}"))
@@ -172,8 +178,8 @@ def _scores(model: Backbone, task: Task, prompt: Prompt, rows: Sequence[Row], sp
     return {task.metric: {"value": interval.value, "low": interval.low, "high": interval.high}}
 
 
-def of_run(task: Task, start: Prompt, parent: str | None, run: Run) -> dict[str, str]:
-    """How the prompt of a tuning run came about."""
+def run_provenance(task: Task, start: Prompt, parent: str | None, run: Run) -> dict[str, str]:
+    """Return how the prompt of a tuning run was made."""
     soft = run.prompt.soft
     assert soft is not None
     more = {"run": soft.run, "method": soft.method, "backbone": soft.backbone, "fingerprint": soft.fingerprint}
@@ -181,7 +187,10 @@ def of_run(task: Task, start: Prompt, parent: str | None, run: Run) -> dict[str,
 
 
 def plain_prompt(task: Task) -> Prompt:
-    """A prompt with nothing but the inputs, named, for who has none yet."""
+    """Return a prompt of the task's inputs alone, each with its name, one a line.
+
+    Raises UsageError if an input's name cannot be a template's variable.
+    """
     for name in task.inputs:
         if not name.isidentifier():
             raise UsageError(

@@ -1,4 +1,4 @@
-"""A candidate: words and demonstrations in two texts, and the prompt that they make. Refuses what is no such prompt."""
+"""Candidates of the search: an instruction and demonstrations, checked and made into a prompt. Knows no scores."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,18 +10,21 @@ from foreword.prompts.template import included
 from foreword.tasks import Row
 
 INSTRUCTION, DEMONSTRATIONS = 0, 1
-"""Names of the two texts. Numbers, for gepa walks over a set of them, and texts lie in a set in another order every
-time Python starts."""
+"""The names of a candidate's two parts. They are numbers because gepa iterates over a set of them, and the order of
+strings in a set changes with every start of Python."""
 Parts = Mapping[int, str]
-"""A template's body, and the ids of training rows as a JSON list."""
+"""The parts of a candidate: a template's body, and the ids of training rows as a JSON list."""
 
 
 class RefusedError(ForewordError):
-    """A candidate that is no prompt for this task: told, and never measured."""
+    """Raised for a candidate that is not a valid prompt for the task; it is reported and never measured."""
 
 
 class SearchSpace:
-    """What all candidates have in common: they do what `start` does, in other words, with rows of `pool` shown."""
+    """The space of candidates: prompts with the inputs and outputs of `start`, in other words, with rows of `pool`.
+
+    The longest row of `tried` must fit the model with every candidate.
+    """
 
     def __init__(self, model: LanguageModel, start: Prompt, pool: Sequence[Row], tried: Sequence[Row]) -> None:
         self.start = start.without_prior()
@@ -29,38 +32,38 @@ class SearchSpace:
         self.pool = {row.id: row for row in pool}
         self._longest = max(tried, key=lambda row: sum(map(len, row.inputs.values())))
         self._roles, self._text = _roles_and_text(self.start, self._longest)
-        self._made: dict[tuple[tuple[int, str], ...], Prompt] = {}
+        self._prompts: dict[tuple[tuple[int, str], ...], Prompt] = {}
 
     @property
     def seed(self) -> dict[int, str]:
-        """The start as a candidate; one with examples of its own keeps them, and has no demonstrations to choose."""
+        """Return the start as a candidate; a start with examples of its own keeps them and gets no demonstrations."""
         return {INSTRUCTION: self.start.body} | ({DEMONSTRATIONS: "[]"} if self.start.examples is None else {})
 
     def prompt(self, parts: Parts) -> Prompt:
-        """The prompt that `parts` make. Raises RefusedError, with the reason, where it does not do the same."""
+        """Return the prompt of `parts`. Raises RefusedError, with the reason, if it is not in this space."""
         key = tuple(sorted(parts.items()))
-        if key not in self._made:
+        if key not in self._prompts:
             try:
-                self._made[key] = self._make(parts)
+                self._prompts[key] = self._build(parts)
             except ForewordError as error:
                 raise RefusedError(str(error)) from error
-        return self._made[key]
+        return self._prompts[key]
 
-    def _make(self, parts: Parts) -> Prompt:
+    def _build(self, parts: Parts) -> Prompt:
         prompt = self.start.replace(body=parts[INSTRUCTION])
         if prompt.body != self.start.body:
-            self._compare(prompt)
-        if shown := demonstrations(parts):
-            rows = [self.pool[name] for name in shown]
+            self._check_same_inputs(prompt)
+        if ids := demonstrations(parts):
+            rows = [self.pool[row_id] for row_id in ids]
             with_rows = few_shot(prompt, [(prompt.take_texts(row.inputs, row.id), row.target) for row in rows])
             prompt = with_rows.replace(name=self.start.name)
         self.model.check(prompt)
         if isinstance(self.model, Backbone):
             longest = prompt.take_texts(self._longest.inputs, self._longest.id)
-            self.model.encode(prompt, longest)  # refuses what is too long
+            self.model.encode(prompt, longest)  # raises if the prompt is too long
         return prompt
 
-    def _compare(self, prompt: Prompt) -> None:
+    def _check_same_inputs(self, prompt: Prompt) -> None:
         if prompt.virtual_tokens:
             raise RefusedError("virtual tokens are learned, not written")
         if prompt.variables != self.start.variables:
@@ -76,7 +79,7 @@ class SearchSpace:
 
 
 def demonstrations(parts: Parts) -> tuple[str, ...]:
-    """The ids of the rows that a candidate shows."""
+    """Return the ids of the training rows that a candidate shows."""
     return tuple(json.loads(parts.get(DEMONSTRATIONS, "[]")))
 
 

@@ -1,7 +1,7 @@
-"""Wordings and demonstrations that need no model to be thought of. Knows a task's words; measures nothing.
+"""Built-in edits of a candidate: draws wordings and demonstrations at random. Knows a task's words; knows no model.
 
-Small models follow form more than meaning, so most of what is tried is form: how the answer is led up to, in what
-order the choices are named, what stands between the row and the answer, which solved rows stand in front.
+Small models follow form more than meaning, so most edits change form: the words before the answer, the order in which
+the choices are named, what separates the row from the answer, which solved rows come first.
 """
 
 import random
@@ -12,8 +12,9 @@ from foreword.optimization.frame import Frame
 from foreword.tasks import Row, Task
 
 MAX_DEMONSTRATIONS = 16
+"""The most demonstrations that a candidate shows."""
 NAMED = 8
-"""Choices that are named in a sentence at most."""
+"""The most choices that a task may have for an edit to name them in a sentence."""
 
 INTROS = (
     "",
@@ -42,9 +43,9 @@ JOINTS = (" or ", "/", ", ")
 
 
 def reword(frame: Frame, task: Task, rng: random.Random) -> Frame:
-    """`frame` with other words in one or two places, drawn from `rng`; its variables, roles and includes untouched."""
+    """Return `frame` with other words in one or two places, drawn with `rng`; variables, roles and includes stay."""
     noun = frame.noun or task.inputs[0].replace("_", " ")
-    words = {"noun": noun, "Noun": noun[:1].upper() + noun[1:], "choices": _named(task.choices, rng)}
+    words = {"noun": noun, "Noun": noun[:1].upper() + noun[1:], "choices": _join_choices(task.choices, rng)}
     named = task.choices is not None and len(task.choices) <= NAMED
     intro = rng.choice(INTROS if named else FREE_INTROS).format(**words)
     cue = rng.choice(CUES if named else FREE_CUES).format(**words)
@@ -61,14 +62,17 @@ def reword(frame: Frame, task: Task, rng: random.Random) -> Frame:
             return replace(frame, cue=rng.choice(BREAKS) + frame.cue.lstrip())
 
 
-def _named(choices: Sequence[str] | None, rng: random.Random) -> str:
-    """`positive or negative`, in either order: the one named last is the likelier answer of many a small model."""
+def _join_choices(choices: Sequence[str] | None, rng: random.Random) -> str:
+    """Join the choices in random order: many small models answer the one named last more often."""
     order = rng.sample(choices or (), len(choices or ()))
     return rng.choice(JOINTS).join(order)
 
 
 def reshow(shown: Sequence[str], pool: Sequence[Row], wrong: Sequence[Row], rng: random.Random) -> tuple[str, ...]:
-    """Other demonstrations, as row ids: more, fewer, one for another, another order, or a row answered wrongly now."""
+    """Draw an edit of the row ids `shown`: add rows, drop some, swap one, reorder them, or add rows of `wrong`.
+
+    `wrong` holds rows that the candidate answers wrongly. At most MAX_DEMONSTRATIONS ids are returned.
+    """
     kinds = {"more": 3, "mistake": 3 if wrong else 0}
     if shown:
         kinds |= {"fewer": 1, "swap": 2, "order": 2}
@@ -76,24 +80,24 @@ def reshow(shown: Sequence[str], pool: Sequence[Row], wrong: Sequence[Row], rng:
     match rng.choices(list(kinds), list(kinds.values()))[0]:
         case "more":
             for _ in range(rng.choice((1, 2, 4, 8))):
-                ids += _next(ids, pool, rng)
+                ids += _draw_row(ids, pool, rng)
         case "mistake":
             ids += [row.id for row in rng.sample(list(wrong), min(len(wrong), rng.choice((1, 2)))) if row.id not in ids]
         case "fewer":
             ids = rng.sample(ids, len(ids) // 2)
         case "swap":
-            out = ids.pop(rng.randrange(len(ids)))
-            ids += _next(ids, [row for row in pool if row.id != out], rng)
+            removed = ids.pop(rng.randrange(len(ids)))
+            ids += _draw_row(ids, [row for row in pool if row.id != removed], rng)
         case _:
             rng.shuffle(ids)
     return tuple(ids[-MAX_DEMONSTRATIONS:])
 
 
-def _next(ids: Sequence[str], pool: Sequence[Row], rng: random.Random) -> list[str]:
-    """One more row, of a target that is shown least; none where all are shown."""
-    left = [row for row in pool if row.id not in ids]
-    if not left:
+def _draw_row(ids: Sequence[str], pool: Sequence[Row], rng: random.Random) -> list[str]:
+    """Draw the id of one more row, of a target that is shown least; return none if all rows are shown."""
+    unused = [row for row in pool if row.id not in ids]
+    if not unused:
         return []
-    shown = [row.target for row in pool if row.id in ids]
-    fewest = min(shown.count(row.target) for row in left)
-    return [rng.choice([row for row in left if shown.count(row.target) == fewest]).id]
+    targets = [row.target for row in pool if row.id in ids]
+    fewest = min(targets.count(row.target) for row in unused)
+    return [rng.choice([row for row in unused if targets.count(row.target) == fewest]).id]

@@ -1,8 +1,9 @@
-"""The search itself: what gepa needs to know of prompts and tasks, and when it is to stop.
+"""The search itself: runs gepa over the candidates of a task until a limit is reached.
 
 GEPA (Agrawal et al. 2025) keeps the candidates that are best on some dev row, changes one of them, tries the change on
-a few training rows and, where that helps, measures it on dev; two that were changed in different parts are merged.
-Its own saved state is a pickle, which runs code when it is read, so it is told to keep none (`journal` does it).
+a few training rows and, if that helps, measures it on dev; two candidates with changes in different parts are merged.
+Knows gepa, candidates and scores; knows no files: gepa's own saved state is a pickle, which runs code when it is read,
+so it is switched off, and `journal` keeps the scores instead.
 """
 
 import json
@@ -33,16 +34,19 @@ if TYPE_CHECKING:
     from gepa.core.adapter import EvaluationBatch
 
 MINIBATCH = 24
-"""Training rows that a change is tried on first."""
+"""The number of training rows that a change is tried on first."""
 TRIES = 30
-"""Changes that are thought of until one is new and fits."""
+"""The most edits that are drawn per round until one is new and valid."""
 IDLE = 25
-"""Rounds without anything new to measure, after which the search has run dry."""
+"""The search ends after this many rounds without anything new to measure."""
 
 
 @dataclass
 class Limits:
-    """When to stop; `round` is what one round may cost at most, so that the calls are never exceeded."""
+    """The limits of a search: calls, seconds (None is no limit) and an interrupt.
+
+    `round` is the most calls that one round may take, so that `calls` is never exceeded.
+    """
 
     calls: int | None
     seconds: float | None
@@ -51,7 +55,7 @@ class Limits:
     began: float = field(default_factory=time.monotonic)
 
     def reached(self, calls: int) -> str | None:
-        """Why the search is over; None while it is not."""
+        """Return why the search must stop after `calls`; None if it may go on."""
         if self.interrupted():
             return "interrupted"
         if self.calls is not None and calls + self.round > self.calls:
@@ -62,7 +66,7 @@ class Limits:
 
 
 class Adapter:
-    """Between gepa and a task; its methods are those that gepa calls."""
+    """The adapter between gepa and a task; gepa calls its public methods."""
 
     def __init__(
         self, task: Task, space: SearchSpace, scorer: Scorer, proposer: Proposer | None, limits: Limits, seed: int,
@@ -82,10 +86,11 @@ class Adapter:
 
     @property
     def tried(self) -> int:
+        """Return the number of different prompts that were measured."""
         return len(self._tried)
 
     def finished(self, _state: object) -> bool:
-        """Asked before every round."""
+        """Return whether the search is over, and note why; gepa calls this before every round."""
         calls = self._scorer.calls
         self._idle = self._idle + 1 if calls == self._calls_before else 0
         self._calls_before = calls
@@ -100,13 +105,13 @@ class Adapter:
     def evaluate(
         self, batch: list[Row], candidate: Parts, capture_traces: bool = False
     ) -> "EvaluationBatch[dict[str, Any], str]":
-        """The task's metric for each row; what is refused scores less than any, and is not asked."""
+        """Score each row by the task's metric; a refused candidate scores -1 without a call of the model."""
         from gepa.core.adapter import EvaluationBatch
 
         before = self._scorer.calls
         try:
             prompt = self._space.prompt(candidate)
-            answers, scores = self._scorer.judge(prompt, batch)
+            answers, scores = self._scorer.answer_and_score(prompt, batch)
             self._tried.add(prompt.digest)
         except RefusedError as error:  # a merge of two that fit alone
             self._refuse(str(error))
@@ -115,13 +120,13 @@ class Adapter:
             self.failure = error
             raise
         if len(batch) == self._dev[0] and all(row.id in self._dev[1] for row in batch):
-            self._tell(candidate, sum(scores) / len(scores))
+            self._report_progress(candidate, sum(scores) / len(scores))
         traces = [
             {"inputs": dict(row.inputs), "answer": answer, "target": row.target, "score": score}
             for row, answer, score in zip(batch, answers, scores, strict=True)
         ]
-        counted = self._scorer.calls - before
-        return EvaluationBatch(answers, scores, traces if capture_traces else None, None, counted)
+        calls = self._scorer.calls - before
+        return EvaluationBatch(answers, scores, traces if capture_traces else None, None, calls)
 
     def make_reflective_dataset(
         self,
@@ -129,7 +134,7 @@ class Adapter:
         eval_batch: "EvaluationBatch[dict[str, Any], str]",
         components_to_update: list[int],
     ) -> Mapping[int, Sequence[Mapping[str, Any]]]:
-        """What `candidate` got wrong."""
+        """Return the rows of the evaluation that `candidate` answered wrongly."""
         wrong = [trace for trace in eval_batch.trajectories or () if trace["score"] < 1]
         return dict.fromkeys(components_to_update, wrong)
 
@@ -139,22 +144,23 @@ class Adapter:
         reflective_dataset: Mapping[int, Sequence[Mapping[str, Any]]],
         components_to_update: list[int],
     ) -> dict[int, str]:
-        """Another text for one part of `candidate`; nothing where none that is new and fits comes to mind."""
+        """Return another text for one part of `candidate`; empty if no new and valid one was drawn."""
         part = components_to_update[0]
         try:
-            thought = self._thought(candidate, reflective_dataset[part][:MISTAKES]) if part == INSTRUCTION else None
-            if thought is not None and self._fits({**candidate, part: thought}):
-                return {part: thought}
-            wrong = self._wrong(candidate) if part == DEMONSTRATIONS else []
+            mistakes = reflective_dataset[part][:MISTAKES]
+            wording = self._propose_wording(candidate, mistakes) if part == INSTRUCTION else None
+            if wording is not None and self._is_new_and_valid({**candidate, part: wording}):
+                return {part: wording}
+            wrong = self._measure_mistakes(candidate) if part == DEMONSTRATIONS else []
             for _ in range(TRIES):
-                text = self._edited(candidate, part, wrong)
-                if text is not None and text != candidate[part] and self._fits({**candidate, part: text}):
+                text = self._draw_edit(candidate, part, wrong)
+                if text is not None and text != candidate[part] and self._is_new_and_valid({**candidate, part: text}):
                     return {part: text}
         except Exception as error:
             self.failure = error
         return {}
 
-    def _thought(self, candidate: Parts, mistakes: Sequence[Mapping[str, Any]]) -> str | None:
+    def _propose_wording(self, candidate: Parts, mistakes: Sequence[Mapping[str, Any]]) -> str | None:
         if self._proposer is None or self._rng.random() > self._proposer.share:
             return None
         try:
@@ -163,16 +169,18 @@ class Adapter:
             self._refuse(str(error))
             return None
 
-    def _edited(self, candidate: Parts, part: int, wrong: Sequence[Row]) -> str | None:
+    def _draw_edit(self, candidate: Parts, part: int, wrong: Sequence[Row]) -> str | None:
         if part == DEMONSTRATIONS:
             pool = list(self._space.pool.values())
             return json.dumps(reshow(demonstrations(candidate), pool, wrong, self._rng))
         parts = frame(candidate[INSTRUCTION])
         return reword(parts, self._task, self._rng).body if parts is not None else None
 
-    def _wrong(self, candidate: Parts) -> list[Row]:
-        """Rows that may be shown and are answered wrongly now. None of those that changes are tried on is among them:
-        whoever shows a row and asks it learns nothing.
+    def _measure_mistakes(self, candidate: Parts) -> list[Row]:
+        """Measure `candidate` on some rows of the pool, and return those that it answers wrongly.
+
+        The pool shares no row with the training rows that changes are tried on: to score a row that the prompt shows
+        would tell nothing.
         """
         pool = list(self._space.pool.values())
         if not pool:
@@ -181,11 +189,11 @@ class Adapter:
         rows = [row for row in self._rng.sample(pool, min(MINIBATCH, len(pool))) if row.id not in shown]
         if not rows:
             return []
-        _, scores = self._scorer.judge(self._space.prompt(candidate), rows)
+        _, scores = self._scorer.answer_and_score(self._space.prompt(candidate), rows)
         return [row for row, score in zip(rows, scores, strict=True) if score < 1]
 
-    def _fits(self, parts: Parts) -> bool:
-        """Whether `parts` make a prompt that has not been thought of before."""
+    def _is_new_and_valid(self, parts: Parts) -> bool:
+        """Return whether `parts` make a valid prompt that was not seen before, and remember it as seen."""
         try:
             digest = self._space.prompt(parts).digest
         except RefusedError as error:
@@ -196,41 +204,44 @@ class Adapter:
         return new
 
     def step(self, parts: Parts, parents: Sequence[int | None], dev: float) -> Accepted:
-        """What is told of a candidate that was measured on dev."""
+        """Return the record of a candidate that was measured on dev."""
         calls = self._measured[self._space.prompt(parts).digest]
-        known = tuple(parent for parent in parents if parent is not None)
-        return Accepted(calls, known, dev, parts[INSTRUCTION], demonstrations(parts))
+        indices = tuple(parent for parent in parents if parent is not None)
+        return Accepted(calls, indices, dev, parts[INSTRUCTION], demonstrations(parts))
 
     def _refuse(self, reason: str) -> None:
         self.refused.append(reason)
 
-    def _tell(self, candidate: Parts, score: float) -> None:
-        """A line for each better one, and the calls so far."""
+    def _report_progress(self, candidate: Parts, score: float) -> None:
+        """Tell the listener each new best candidate, and the calls so far."""
         calls = self._scorer.calls
         self._measured.setdefault(self._space.prompt(candidate).digest, calls)
         if self._best is None or score > self._best[0]:
             self._best = score, dict(candidate)
             count = len(demonstrations(candidate))
-            shown = f" and {count} demonstrations" if count else ""
-            self._listener.say(f"  {calls:6,} calls  dev {score:.3f}  {candidate[INSTRUCTION]!r}{shown}")
+            suffix = f" and {count} demonstrations" if count else ""
+            self._listener.say(f"  {calls:6,} calls  dev {score:.3f}  {candidate[INSTRUCTION]!r}{suffix}")
         figures = f"best dev {self._best[0]:.3f}, {self.tried} tried"
         self._listener.stage("calls", calls, self._limits.calls or 0, figures)
 
 
 class _Silent:
     def log(self, message: str) -> None:
-        """gepa tells each of its steps; what matters of them the listener hears."""
+        """Drop gepa's log line; the listener is told what matters."""
 
 
 def search(
     adapter: Adapter, seed_candidate: Parts, train: Sequence[Row], dev: Sequence[Row], seed: int
 ) -> list[Accepted]:
-    """The candidates that were measured on dev, the start first. Raises what the model raised, if it failed."""
+    """Run the search; return the candidates that were measured on dev, the start first.
+
+    Raises ForewordError if gepa is not installed, and whatever the model raised if it failed.
+    """
     try:
         from gepa.api import optimize
     except ImportError:
         raise ForewordError("optimize needs gepa: pip install 'foreword[optimize]'") from None
-    run: Any = optimize  # its types want parts that are named by texts
+    run: Any = optimize  # its types demand strings as names of the parts
     result = run(
         seed_candidate=dict(seed_candidate),
         trainset=list(train),

@@ -1,7 +1,7 @@
-"""What has been measured, a line of JSON each, so that a search that was ended goes on without measuring it again.
+"""The journal of a search: keeps every measurement as a line of JSON, so that an interrupted search can be resumed.
 
-Knows keys and values; a search that begins anew with the same seed asks the same things in the same order, finds their
-answers here, and is at once where it was. Nothing in the file is ever executed.
+A search that starts again with the same seed asks for the same values in the same order, finds them here and soon is
+where it was. Nothing in the file is ever executed. Knows keys and values; knows no prompts.
 """
 
 import json
@@ -16,9 +16,9 @@ FILE = "journal.jsonl"
 
 
 class Journal:
-    """In memory alone where there is no `folder`. `about` is what the values depend on.
+    """Values by key, kept in a file in `folder`, or in memory if that is None. `about` is what the values depend on.
 
-    Raises UsageError where the folder's journal is about something else, ForewordError where it is none.
+    Raises UsageError if the journal in the folder is about another search, ForewordError if the file is no journal.
     """
 
     def __init__(self, folder: Path | None, about: Mapping[str, str]) -> None:
@@ -26,14 +26,14 @@ class Journal:
         self._path = folder / FILE if folder is not None else None
         if self._path is None:
             return
-        lines = self._read() if self._path.exists() else []
+        lines = self._read_and_repair() if self._path.exists() else []
         if not lines:
             self._append([{"about": dict(about)}])
             return
-        kept = lines[0].get("about")
-        if not isinstance(kept, dict):
+        recorded = lines[0].get("about")
+        if not isinstance(recorded, dict):
             raise ForewordError(f"{str(self._path)!r} is no journal of a search; choose another folder")
-        if other := [key for key in about if kept.get(key) != about[key]]:
+        if other := [key for key in about if recorded.get(key) != about[key]]:
             raise UsageError(
                 f"{str(self._path)!r} is of another search: its {', '.join(other)} differ{'s' * (len(other) == 1)}; "
                 "choose another folder"
@@ -44,9 +44,11 @@ class Journal:
             self._known[line["key"]] = line["value"]
 
     def get(self, key: str) -> Any | None:
+        """Return the value of `key`; None if there is none."""
         return self._known.get(key)
 
     def put(self, values: Mapping[str, Any]) -> None:
+        """Add values, and append them to the file. Raises ForewordError if it cannot be written."""
         self._known |= values
         if self._path is not None:
             self._append([{"key": key, "value": value} for key, value in values.items()])
@@ -59,7 +61,7 @@ class Journal:
         except OSError as error:
             raise ForewordError(f"cannot write {str(self._path)!r}: {error.strerror}; free some space") from error
 
-    def _read(self) -> list[dict[str, Any]]:
+    def _read_and_repair(self) -> list[dict[str, Any]]:
         assert self._path is not None
         try:
             data = self._path.read_bytes()

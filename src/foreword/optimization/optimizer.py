@@ -1,9 +1,11 @@
-"""From a hard prompt to a better one: the story, top to bottom.
+"""Optimization of a hard prompt, from the start to the test, told from top to bottom.
 
-1. The start is measured on dev, as it is and calibrated: that is what has to be beaten.
+1. The start is measured on dev, as it is and calibrated: its score has to be beaten.
 2. gepa searches: changes are tried on training rows, good ones on a part of dev, until the budget is used up.
-3. The best few are measured on all of dev like the start; the best of them is taken, or the start.
-4. Test is opened, once, for the start and the prompt that was taken.
+3. The best few are measured on all of dev like the start; the best of them is chosen, or the start.
+4. The test rows are read once, for the start and the chosen prompt.
+
+Knows prompts, rows and models; knows no table.
 """
 
 import hashlib
@@ -34,15 +36,17 @@ from foreword.prompts.prompt import expect_prompt
 from foreword.tasks import Row, Task
 
 BUDGET = "2000calls"
+"""The default budget."""
 DEV = 100
-"""Dev rows that the search measures on."""
+"""The most dev rows that the search measures on."""
 TRAIN = 96
-"""Training rows that changes are tried on: few, so that a candidate's answers to them are soon known."""
+"""The most training rows that changes are tried on: few, so that a candidate's answers are soon in the journal."""
 BIAS_ROWS = 32
-"""Of these, rows that a prompt's label bias is measured on."""
+"""The number of these rows that a prompt's label bias is measured on."""
 POOL = 200
-"""Training rows that may be shown as demonstrations."""
+"""The most training rows to choose demonstrations from."""
 FINALISTS = 3
+"""The number of candidates that are measured on all of dev after the search."""
 
 
 def optimize(
@@ -59,60 +63,64 @@ def optimize(
     """Search for words and demonstrations that answer `task` better than those of `prompt`, on the same model.
 
     Variables, roles and choices stay as they are. `proposer`, which may be `model` itself, rewords the instruction; it
-    is shown training rows that are answered wrongly. Without one, and where its proposals do not fit, built-in edits
-    are tried. `budget` bounds the search in calls, a row answered by a prompt each, or in time; measuring the start and
-    the finalists on all of dev comes on top. With `folder`, all that is measured is kept there: the same call goes on
-    where it was ended, and a larger budget goes further. Ctrl-C ends the search with what it has found.
+    reads training rows that were answered wrongly. Without one, and if its proposal is refused, built-in edits are
+    tried. `budget` limits the search in calls (one call is one row answered by one prompt) or in time; measuring the
+    start and the finalists on all of dev comes on top. With `folder`, every measurement is kept there: the same call
+    resumes the search, and a larger budget continues it. Ctrl-C ends the search and keeps the best so far.
 
-    Raises UsageError for a soft prompt, a budget that holds no round, or a folder of another search; ForewordError
-    where the task has no dev or training rows, or gepa is not installed.
+    Raises UsageError for a soft prompt, a budget below one round, or a folder of another search; ForewordError if the
+    task has no dev rows or too few training rows, or if gepa is not installed.
     """
     began = time.perf_counter()
     seconds, calls = parse_budget(budget, "calls")
-    start = _checked(model, task, prompt)
-    train, pool, dev = _rows(task, seed)
+    start = _check_start(model, task, prompt)
+    train, pool, dev = _draw_rows(task, seed)
     with locked(folder, "optimizing") if folder is not None else nullcontext():
-        journal = Journal(folder, _about(model, task, start, proposer, seed))
+        journal = Journal(folder, _search_identity(model, task, start, proposer, seed))
         [reference] = evaluate_on_dev(model, task, [start], listener)
         calibrated = isinstance(model, Backbone) and task.choices is not None and _calibrated_is_better(reference)
         bias_rows = train[:BIAS_ROWS] if calibrated else None
         space = SearchSpace(model, start, pool, [*train, *pool, *task.dev])
         one_round = 3 * MINIBATCH + len(dev) + len(bias_rows or ())
-        least = len(dev) + len(bias_rows or ()) + one_round
-        if calls is not None and calls < least:
-            raise UsageError(f"budget {budget!r} does not hold one round of the search; give at least {least}calls")
+        minimum = len(dev) + len(bias_rows or ()) + one_round
+        if calls is not None and calls < minimum:
+            raise UsageError(f"budget {budget!r} does not hold one round of the search; give at least {minimum}calls")
         scorer = Scorer(model, task, journal, bias_rows)
-        thinker = Proposer(proposer, task, journal, seed) if proposer is not None else None
-        with interrupts() as pressed:
-            limits = Limits(calls, seconds, one_round, pressed)
-            adapter = Adapter(task, space, scorer, thinker, limits, seed, dev, listener)
+        rewriter = Proposer(proposer, task, journal, seed) if proposer is not None else None
+        with interrupts() as interrupted:
+            limits = Limits(calls, seconds, one_round, interrupted)
+            adapter = Adapter(task, space, scorer, rewriter, limits, seed, dev, listener)
             history = search(adapter, space.seed, train, dev, seed)
-        finalists = [_made(space, step) for step in sorted(history[1:], key=lambda step: -step.dev)[:FINALISTS]]
-        weighed = evaluate_on_dev(model, task, finalists, listener) if finalists else []
-        best = max([reference, *weighed], key=lambda candidate: candidate.score)  # the start, where they are equal
+        leaders = sorted(history[1:], key=lambda step: -step.dev)[:FINALISTS]
+        finalists = [_rebuild_prompt(space, step) for step in leaders]
+        evaluated = evaluate_on_dev(model, task, finalists, listener) if finalists else []
+        best = max([reference, *evaluated], key=lambda candidate: candidate.score)  # the start if they are equal
         improved = best.score > reference.score
-        found = best.best
+        chosen = best.best
         if improved:
-            found = found.replace(labelled_rows=start.labelled_rows + len(train) + len(pool))
+            chosen = chosen.replace(labelled_rows=start.labelled_rows + len(train) + len(pool))
         return Optimized(
             task=task.name,
             metric=task.metric,
-            prompt=found,
+            prompt=chosen,
             start=reference.best,
             dev=best.score,
             start_dev=reference.score,
-            test=_test(model, task, reference.best, found, listener) if improved and task.test else None,
+            test=_measure_on_test(model, task, reference.best, chosen, listener) if improved and task.test else None,
             history=tuple(history),
             tried=adapter.tried,
             refused=tuple(adapter.refused),
-            calls=scorer.calls + sum(_calls(task, one) for one in (reference, *weighed)),
+            calls=scorer.calls + sum(_count_dev_calls(task, candidate) for candidate in (reference, *evaluated)),
             seconds=time.perf_counter() - began,
             stopped=adapter.stopped,
         )
 
 
-def _checked(model: LanguageModel, task: Task, prompt: Prompt) -> Prompt:
-    """The start, fit to be changed; all that can be wrong with it is told before anything is measured."""
+def _check_start(model: LanguageModel, task: Task, prompt: Prompt) -> Prompt:
+    """Return the start with the task's choices.
+
+    Raises ForewordError or UsageError, before anything is measured, if it cannot be searched from.
+    """
     if expect_prompt(prompt).virtual_tokens:
         raise UsageError(f"prompt {prompt.name!r} is soft: optimize searches for words; 'foreword tune' learns vectors")
     if frame(prompt.body) is None:
@@ -126,25 +134,25 @@ def _checked(model: LanguageModel, task: Task, prompt: Prompt) -> Prompt:
     return start
 
 
-def _rows(task: Task, seed: int) -> tuple[list[Row], list[Row], list[Row]]:
-    """Training rows to try changes on, others to show, and dev rows to search on: drawn, for files may be sorted."""
+def _draw_rows(task: Task, seed: int) -> tuple[list[Row], list[Row], list[Row]]:
+    """Draw training rows to try changes on, others to show, and dev rows; at random, because files may be sorted."""
     rng = random.Random(seed)
     rows = rng.sample(task.train, len(task.train))
-    cut = min(TRAIN, len(rows) // 2)
-    return rows[:cut], rows[cut:][:POOL], rng.sample(task.dev, min(DEV, len(task.dev)))
+    size = min(TRAIN, len(rows) // 2)
+    return rows[:size], rows[size:][:POOL], rng.sample(task.dev, min(DEV, len(task.dev)))
 
 
 def _calibrated_is_better(start: Candidate) -> bool:
-    """A start that brings a prior of its own was calibrated once; one for which it makes no difference may be."""
+    """Return whether to search with calibration: also if both forms score the same, or if the start has a prior."""
     if start.calibrated_score is None:
         return start.plain.output.log_prior is not None
     return start.calibrated_score >= start.plain_score
 
 
-def _about(
+def _search_identity(
     model: LanguageModel, task: Task, start: Prompt, proposer: LanguageModel | None, seed: int
 ) -> dict[str, str]:
-    """What must be the same for a search to go on. The test rows are no part of it: they are not read yet."""
+    """Return what must be the same for a search to be resumed. The test rows are no part of it: they stay unread."""
     rows = hashlib.sha256()
     for row in (*task.train, *task.dev):
         rows.update(json.dumps([row.id, dict(row.inputs), row.target], sort_keys=True).encode() + b"\n")
@@ -159,23 +167,23 @@ def _about(
     }
 
 
-def _made(space: SearchSpace, step: Accepted) -> Prompt:
+def _rebuild_prompt(space: SearchSpace, step: Accepted) -> Prompt:
     parts = {INSTRUCTION: step.body}
     if space.start.examples is None:
         parts[DEMONSTRATIONS] = json.dumps(step.demonstrations)
     return space.prompt(parts)
 
 
-def _calls(task: Task, weighed: Candidate) -> int:
-    """Rows that `evaluate_on_dev` asked for."""
-    return len(task.dev) + (min(CALIBRATION_ROWS, len(task.train)) if weighed.calibrated is not None else 0)
+def _count_dev_calls(task: Task, evaluated: Candidate) -> int:
+    """Count the rows that `evaluate_on_dev` had answered for a candidate."""
+    return len(task.dev) + (min(CALIBRATION_ROWS, len(task.train)) if evaluated.calibrated is not None else 0)
 
 
-def _test(model: LanguageModel, task: Task, start: Prompt, found: Prompt, listener: Listener) -> Tested:
-    """Opens the test rows."""
+def _measure_on_test(model: LanguageModel, task: Task, start: Prompt, chosen: Prompt, listener: Listener) -> Tested:
+    """Measure both prompts on the test rows, which are read here for the first time."""
     a, b = (
         measure(PromptStrategy(prompt, model), task, task.test, counter(listener, f"{what}: test")).scores
-        for prompt, what in ((start, "start"), (found, "found"))
+        for prompt, what in ((start, "start"), (chosen, "found"))
     )
     gap = paired_difference(b, a, task.seed)
     intervals = score_interval(a, task.seed), score_interval(b, task.seed)

@@ -1,4 +1,4 @@
-"""What a search has found: the prompt, how it came about, and how it does on rows that nothing was chosen on."""
+"""The outcome of a search: the prompt, its history, and the scores on test. Knows scores; knows no models."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,26 +14,28 @@ class Accepted:
     """A candidate that did well enough on a few training rows to be measured on dev."""
 
     calls: int
-    """Rows that had been answered by then."""
+    """The calls up to then: rows that some prompt had answered."""
     parents: tuple[int, ...]
-    """Which steps it was made from; two where they were merged; none for the start."""
+    """The indices of the candidates that it was made from: two if they were merged, none for the start."""
     dev: float
-    """On the dev rows of the search, a part of them all."""
+    """The mean score on the dev rows of the search, which may be a part of all."""
     body: str
+    """The template's body."""
     demonstrations: tuple[str, ...]
-    """Ids of the training rows that it shows, in their order."""
+    """The ids of the training rows that it shows, in their order."""
 
 
 @dataclass(frozen=True)
 class Tested:
-    """Both prompts on the test rows, which were opened for this and nothing else."""
+    """The scores of the start and the found prompt on the test rows, which were read for nothing else."""
 
     rows: int
     start: Interval
     found: Interval
     difference: Difference
-    """Found minus start, paired."""
+    """The mean score of `found` minus that of `start`, with a paired test."""
     graded: bool
+    """Whether scores are graded, not 0 or 1."""
 
 
 @dataclass(frozen=True)
@@ -43,33 +45,35 @@ class Optimized:
     task: str
     metric: str
     prompt: Prompt
-    """The best on dev, in the form that does better there, as it is or calibrated; the start where nothing beat it."""
+    """The best prompt on dev, as it is or calibrated, whichever scores higher there; the start if nothing beat it."""
     start: Prompt
-    """In its better form too, so that the difference is that of the words."""
+    """The start in its better form too, so that only the words make the difference."""
     dev: float
+    """The score of `prompt` on all dev rows. It was chosen on them, so this is optimistic."""
     start_dev: float
-    """On all dev rows, which the prompt was chosen on: the difference flatters it."""
+    """The score of `start` on all dev rows."""
     test: Tested | None
-    """None where the start stays, for then there is nothing to test, or where the task has no test rows."""
+    """The scores on test; None if the start stays, or if the task has no test rows."""
     history: tuple[Accepted, ...]
+    """The candidates that were measured on dev, the start first."""
     tried: int
-    """Candidates that were measured on anything."""
+    """The number of different prompts that were measured on any rows."""
     refused: tuple[str, ...]
-    """Why others were not: one reason each."""
+    """The reason for each candidate that was refused."""
     calls: int
-    """Rows answered by some prompt before the test."""
+    """The rows that some prompt answered before the test."""
     seconds: float
     stopped: str
     """Why the search ended."""
 
     @property
     def improved(self) -> bool:
-        """Whether `prompt` is another one than the start."""
+        """Return whether `prompt` scores higher on dev than the start."""
         return self.dev > self.start_dev
 
     @property
     def verdict(self) -> str:
-        """One plain statement, whichever way it went."""
+        """Say in one statement whether the prompt is better, whichever way it went."""
         if not self.improved:
             return f"Nothing that was tried does better on dev than {self.start.name}; keep it. Test stays closed."
         if self.test is None:
@@ -90,7 +94,7 @@ class Optimized:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """All of it but the prompts' own files."""
+        """Return everything for JSON but the prompts' own files."""
         test = self.test and {
             "rows": self.test.rows,
             "start": vars(self.test.start).copy(),

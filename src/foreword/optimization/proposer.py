@@ -1,8 +1,8 @@
-"""Wordings thought of by a language model. Knows how to ask and how to read the answer; what comes of it is checked
-elsewhere (`candidate`), as nobody can trust it.
+"""Asks a language model for other wordings of a prompt.
 
-A model that follows instructions is shown the template and what it gets wrong, and writes another template. The small
-local model is asked for less: the instruction in other words, one line, in which no template language can stand.
+Knows how to ask and how to read the answer; knows no scores. A proposal cannot be trusted, so `candidate` checks it. A
+model behind an API reads the template and rows that it gets wrong, and writes another template. The small local model
+is asked for less: to rephrase the instruction in one line, which may hold no template language.
 """
 
 import hashlib
@@ -21,8 +21,9 @@ from foreword.tasks import Task
 TEMPERATURE = 0.9
 TEMPLATE_TOKENS, LINE_TOKENS = 600, 30
 LOCAL_SHARE = 0.5
+"""The share of the wordings that a local model proposes."""
 MISTAKES = 6
-"""Rows that a model is shown."""
+"""The most wrongly answered rows that a model is shown."""
 
 ASK = Prompt("proposer", """\
 You write the prompt of another language model, which is given a row and must answer {{ answers }}.
@@ -51,7 +52,7 @@ In other words:""")  # fmt: skip
 
 
 class Proposer:
-    """Asks `model`; what it said is kept in the journal, so that the same search meets it again."""
+    """Asks `model` for wordings and keeps them in the journal, so that a resumed search gets the same ones."""
 
     def __init__(self, model: LanguageModel, task: Task, journal: Journal, seed: int) -> None:
         self.asked = 0
@@ -59,45 +60,45 @@ class Proposer:
 
     @property
     def share(self) -> float:
-        """Of the wordings that it is to think of. The others are edits: a small local model is no better."""
+        """Return the share of wordings to ask for. The others are built-in edits: a small local model is no better."""
         return LOCAL_SHARE if isinstance(self._model, Backbone) else 1.0
 
     def propose(self, body: str, mistakes: Sequence[Mapping[str, object]]) -> str:
-        """Another body. Raises RefusedError where the answer holds none."""
+        """Return another body. Raises RefusedError if the answer holds none."""
         if isinstance(self._model, Backbone):
-            return self._rephrased(body)
+            return self._rephrase(body)
         rows = "\n".join(
             f"- {row['inputs']}: answered {row['answer']!r}, right is {row['target']!r}" for row in mistakes
         )
-        text = self._say(ASK, {"answers": self._answers, "template": body, "mistakes": rows}, TEMPLATE_TOKENS)
+        text = self._ask(ASK, {"answers": self._answer_names, "template": body, "mistakes": rows}, TEMPLATE_TOKENS)
         fenced = re.search(r"```[a-z]*\n(.*?)\n?```", text, re.DOTALL)
         return fenced[1] if fenced else text.strip()
 
-    def _rephrased(self, body: str) -> str:
+    def _rephrase(self, body: str) -> str:
         parts = frame(body)
         if parts is None:
             raise RefusedError("the template shows no row")
         noun = parts.noun or self._task.inputs[0]
-        stock = (INTROS if self._task.choices else FREE_INTROS)[1].format(noun=noun, choices=self._answers)
+        default_intro = (INTROS if self._task.choices else FREE_INTROS)[1].format(noun=noun, choices=self._answer_names)
         try:
-            said = self._say(REPHRASE, {"instruction": parts.intro.strip() or stock.strip()}, LINE_TOKENS)
-        except ForewordError as error:  # nothing can fail here but that the question is too long for it
+            answer = self._ask(REPHRASE, {"instruction": parts.intro.strip() or default_intro.strip()}, LINE_TOKENS)
+        except ForewordError as error:  # the only way to fail here: the question is too long for the model
             raise RefusedError(str(error)) from error
-        line = said.strip().partition("\n")[0].strip()
+        line = answer.strip().partition("\n")[0].strip()
         if not 3 <= len(line.split()) <= 40 or re.search(r"[{}]", line):
             raise RefusedError(f"{line!r:.80} is no instruction")
         return type(parts)(parts.before, line + "\n\n", parts.label, parts.row, parts.cue, parts.after).body
 
     @property
-    def _answers(self) -> str:
+    def _answer_names(self) -> str:
         return "the right text" if self._task.choices is None else " or ".join(self._task.choices)
 
-    def _say(self, prompt: Prompt, inputs: Mapping[str, object], tokens: int) -> str:
+    def _ask(self, prompt: Prompt, inputs: Mapping[str, object], tokens: int) -> str:
         self.asked += 1
         question = hashlib.sha256(repr((prompt.digest, sorted(inputs.items()))).encode()).hexdigest()
         key = f"proposal {self.asked} {question}"
-        if not isinstance(said := self._journal.get(key), str):
+        if not isinstance(answer := self._journal.get(key), str):
             sampling = Sampling(tokens, TEMPERATURE, seed=self._seed + self.asked)
-            said = self._model.answer(prompt, [inputs], sampling)[0].text
-            self._journal.put({key: said})
-        return said
+            answer = self._model.answer(prompt, [inputs], sampling)[0].text
+            self._journal.put({key: answer})
+        return answer

@@ -57,9 +57,9 @@ def _local(backbone: str, dtype: str, options: Mapping[str, Any], listener: List
 
 
 def _vllm(backbone: str, dtype: str, options: Mapping[str, Any], listener: Listener) -> tuple[Backbone, Engine]:
-    from foreword.jobs import quieten, short
+    from foreword.jobs import begin_loading, dtype_name
 
-    quieten(backbone, listener)
+    begin_loading(backbone, listener)
     try:
         from foreword.serve.engines.vllm.vllm_engine import VllmEngine
     except ImportError as error:
@@ -71,7 +71,7 @@ def _vllm(backbone: str, dtype: str, options: Mapping[str, Any], listener: Liste
     loaded = Backbone.load(backbone, dtype, listener, layers=False)
     source = str(built_in_folder(backbone)) if backbone in BUILT_IN_BACKBONES else backbone
     engine = VllmEngine(loaded, source, options=options)
-    listener.say(f"Backbone {loaded.name}: {short(loaded.dtype)}, {engine.context:,} tokens, on vLLM.")
+    listener.say(f"Backbone {loaded.name}: {dtype_name(loaded.dtype)}, {engine.context:,} tokens, on vLLM.")
     return loaded, engine
 
 
