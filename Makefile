@@ -11,15 +11,15 @@ test: lint types
 	$(BIN)/pytest --durations=10
 
 lint: .venv/dev
-	$(BIN)/ruff check src tests benchmarks scripts
-	$(BIN)/ruff format --check src tests benchmarks scripts
+	$(BIN)/ruff check src tests benchmarks scripts examples
+	$(BIN)/ruff format --check src tests benchmarks scripts examples
 
 types: .venv/dev
 	$(BIN)/mypy
 
 fix: .venv/dev
-	$(BIN)/ruff check --fix src tests benchmarks scripts
-	$(BIN)/ruff format src tests benchmarks scripts
+	$(BIN)/ruff check --fix src tests benchmarks scripts examples
+	$(BIN)/ruff format src tests benchmarks scripts examples
 
 # Every warning is an error: a link that leads nowhere, a name that the reference cannot find.
 docs: .venv/dev
