@@ -16,7 +16,7 @@ from foreword.prompts.template import FILTERS, TESTS
 DOCS = Path(__file__).parents[1] / "docs"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 RUN = ("sh", "python")
-NOT_RUN = ("", "console", "ini", "json", "text", "yaml")
+NOT_RUN = ("", "console", "ini", "json", "text", "toml", "yaml")
 """Files, output, and commands that cannot run here (`console`): for a GPU, a database, systemd, programs of others."""
 WAYS = {
     "prompts": (
