@@ -44,7 +44,7 @@ WAYS = {
     "serving": (
         ("tutorial/notebook-to-server.md", '"probability"'),
         ("how-to/serve.md", '"probability"'),
-        ("how-to/clients.md", ""),
+        ("how-to/clients.md", "tive"),
         ("how-to/keys.md", "operator"),
         ("how-to/systemd.md", ""),
         ("how-to/engine.md", ""),
