@@ -14,5 +14,5 @@ def keywords(text: str) -> str:
 
 result = fw.compare(model, task, [fw.Prompt.load("tickets.prompt"), fw.Chain.load("chain.yaml"), keywords])
 for strategy in result.strategies:
-    print(f"{strategy.kind:8} {strategy.name:30} {strategy.metrics['accuracy'].value:.3f}")
+    print(f"{strategy.kind:8} {strategy.name:30} {result.intervals[strategy.name].value:.3f}")
 print(result.verdict)

@@ -18,7 +18,7 @@ print(f"{run.trained_parameters:,} numbers, {run.steps} steps, {run.seconds:.0f}
 
 result = fw.compare(model, task, [hard, fw.few_shot(hard, task, 4), run])
 for strategy in result.strategies:
-    score = strategy.metrics["accuracy"]
+    score = result.intervals[strategy.name]
     print(f"{strategy.name:40} {score.value:.3f}  ({score.low:.3f} to {score.high:.3f})")
 print(result.verdict)
 result.save("report.html")
