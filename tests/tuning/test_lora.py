@@ -20,7 +20,7 @@ from foreword.errors import ForewordError, UsageError
 from foreword.evals import compare, evaluate_on_dev
 from foreword.listen import Progress
 from foreword.prompts import Output, Prompt
-from foreword.tuning import Lora, adapt, loop, lora
+from foreword.tuning import Lora, adapt, loop, lora, read_record
 from foreword.tuning.loop import measure_dev
 from foreword.tuning.lora import LoraLearner, with_adapters
 from foreword.tuning.loss import Accumulator
@@ -253,6 +253,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path) -
     a, b = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("whole", "cut"))
     assert a.keys() == b.keys()
     assert all(a[name].tobytes() == b[name].tobytes() for name in a)
+    record = read_record(tmp_path / "cut")
+    assert (record.file.method, record.file.lora, record.step) == ("lora", {"rank": 2}, 60)
     with pytest.raises(ForewordError, match=r"other settings \(lora \{'rank': 2\}, now \{'rank': 3\}\)"):
         adapt(backbone(), task(), PLAIN, Lora(rank=3, steps=60), folder=tmp_path / "cut", resume=True)
 

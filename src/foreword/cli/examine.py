@@ -17,14 +17,14 @@ def examine(folder: Path, as_json: bool) -> None:
 
     record, progress = read_record(folder), read_progress(folder)
     file = record.file
-    warnings = diagnose(record.curve, file.options)
+    warnings = diagnose(record.curve, file.options) if file.lora is None else ()  # they name switches of soft prompts
     if as_json:
         print_json(
             {
                 "run": str(folder),
                 "id": file.id,
                 "task": file.task,
-                "method": file.options.method,
+                "method": file.method,
                 "backbone": file.backbone,
                 "dtype": file.dtype,
                 "settings": asdict(file.options),
@@ -58,7 +58,7 @@ def _facts(folder: Path, record: "Record", progress: "RunProgress | None") -> It
         yield "state", _state(progress)
     yield "task", file.task if isinstance(file.task, str) else ", ".join(file.task)
     yield "backbone", f"{file.backbone}, {file.dtype}"
-    yield "method", file.options.method
+    yield "method", file.method
     settings = {name: value for name, value in asdict(file.options).items() if value is not None and name != "method"}
     settings["learning_rate"] = file.options.rate
     yield "settings", ", ".join(f"{name} {value}" for name, value in settings.items())

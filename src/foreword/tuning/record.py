@@ -36,6 +36,8 @@ class RunFile(BaseModel):
     backbone: str
     dtype: str
     options: TuneOptions
+    lora: dict[str, int] | None = None
+    """The rank, where adapters were trained and no soft prompt."""
     environment: dict[str, Any] | None = None
     """At its start; None where an older version started it."""
     latest_environment: dict[str, Any] | None = None
@@ -44,6 +46,11 @@ class RunFile(BaseModel):
     """The command line that started it; None where Python did."""
     latest_command: str | None = None
     """The one that resumed it last."""
+
+    @property
+    def method(self) -> str:
+        """How it learned."""
+        return self.options.method if self.lora is None else "lora"
 
 
 @dataclass(frozen=True)
