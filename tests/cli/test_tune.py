@@ -199,7 +199,8 @@ while len(kills) < wanted or unfinished:
     # The first run is left alone, to know how long one takes; one that has only its end to come, now and then.
     alone = whole is None or len(kills) == wanted or (points == 0 and rng.random() < 0.5)
     at_a_write = not alone and rng.random() < 0.5
-    moment = rng.randint(1, 3 + 6 * points) if at_a_write else 0  # three to a file: run.json, then two at each point
+    # Three to a file, run.json, then two at each point; two to the progress, which is not synced, before and after.
+    moment = rng.randint(1, 5 + 10 * points) if at_a_write else 0
     Path("died").unlink(missing_ok=True)
     began = time.monotonic()
     child = os.fork()
