@@ -11,7 +11,11 @@ from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, Tab
 
 def optimize(
     prompt: Annotated[
-        str, typer.Argument(help="The hard prompt to begin from: a .prompt file or a name in the table.")
+        str,
+        typer.Argument(
+            help="The hard prompt to begin from: a .prompt file or a name in the table; or the .yaml file of a chain, "
+            "whose answering step is searched."
+        ),
     ],
     task: Annotated[Path, typer.Option(help="The task file (YAML).")],
     budget: Annotated[

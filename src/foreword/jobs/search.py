@@ -8,13 +8,14 @@ from foreword.backbone import Backbone, LanguageModel
 from foreword.budgets import parse_budget
 from foreword.errors import UsageError
 from foreword.files import make_folder
-from foreword.jobs.find import provenance
+from foreword.flows import Chain, Function
+from foreword.jobs.find import find_runnable, provenance
 from foreword.jobs.load import load_model, load_task
 from foreword.listen import SILENT, Listener
 from foreword.optimization import Optimized
 from foreword.optimization import optimize as search
 from foreword.prompts import Prompt
-from foreword.table import PromptTable, check_alias, find_prompt, stored_as
+from foreword.table import PromptTable, check_alias, stored_as
 from foreword.tasks import Task
 
 
@@ -49,6 +50,8 @@ def optimize(
 ) -> Searched:
     """Search for better words and demonstrations than those of the hard prompt `ref`, and store a better prompt.
 
+    `ref` may be a chain's `.yaml` file: then it is the prompt of its answering step.
+
     `proposer` is `backbone`, or `openai:URL#model`, which is sent training rows. The folder `out` keeps every
     measurement: the same call resumes the search. Raises what `foreword.optimize` raises.
     """
@@ -58,13 +61,16 @@ def optimize(
     if proposer is not None and proposer != "backbone" and not proposer.startswith("openai:"):
         raise UsageError(f"proposer {proposer!r}: write 'backbone' or openai:https://host/v1#model")
     store = PromptTable.open(table)
-    start, parent = find_prompt(ref, store), stored_as(ref, store)
+    begun = find_runnable(ref, store)
+    if isinstance(begun, Function):
+        raise UsageError(f"{ref!r} is a function, and has no words to search; name a prompt or a chain")
+    start, parent = (begun.last, None) if isinstance(begun, Chain) else (begun, stored_as(ref, store))
     if out is not None:
         make_folder(out)
     data = load_task(task, listener)
     model = load_model(backbone, dtype, listener)
     rewriter = model if proposer == "backbone" else load_model(proposer, dtype, listener) if proposer else None
-    outcome = search(model, data, start, budget=budget, proposer=rewriter, seed=seed, folder=out, listener=listener)
+    outcome = search(model, data, begun, budget=budget, proposer=rewriter, seed=seed, folder=out, listener=listener)
     stored_ref = _store(store, model, rewriter, data, start, parent, outcome, seed, alias) if outcome.improved else None
     listener.say(
         f"The search ended, {outcome.stopped}: {outcome.tried} prompts tried, {len(outcome.refused)} refused, "

@@ -13,6 +13,7 @@ import json
 import random
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from foreword.backbone import Backbone, LanguageModel
@@ -21,9 +22,10 @@ from foreword.errors import ForewordError, UsageError
 from foreword.evals import CALIBRATION_ROWS, Candidate, evaluate_on_dev
 from foreword.evals.statistics import is_right_or_wrong, paired_difference, score_interval
 from foreword.files import locked
-from foreword.flows import PromptStrategy, measure
+from foreword.flows import Chain, PromptStrategy, measure
 from foreword.interrupts import interrupts
 from foreword.listen import SILENT, Listener, counter
+from foreword.optimization.answering_step import AnsweringStep
 from foreword.optimization.candidate import DEMONSTRATIONS, INSTRUCTION, SearchSpace
 from foreword.optimization.engine import MINIBATCH, Adapter, Limits, search
 from foreword.optimization.frame import frame
@@ -52,7 +54,7 @@ FINALISTS = 3
 def optimize(
     model: LanguageModel,
     task: Task,
-    prompt: Prompt,
+    prompt: Prompt | Chain,
     *,
     budget: str = BUDGET,
     proposer: LanguageModel | None = None,
@@ -68,12 +70,18 @@ def optimize(
     start and the finalists on all of dev comes on top. With `folder`, every measurement is kept there: the same call
     resumes the search, and a larger budget continues it. Ctrl-C ends the search and keeps the best so far.
 
+    Of a chain, the prompt of the answering step is searched behind the steps before it, which stay as they are; rows
+    that do not get that far are left out.
+
     Raises UsageError for a soft prompt, a budget below one round, or a folder of another search; ForewordError if the
     task has no dev rows or too few training rows, or if gepa is not installed.
     """
     began = time.perf_counter()
     seconds, calls = parse_budget(budget, "calls")
-    start = _check_start(model, task, prompt)
+    step, whole = AnsweringStep(model, prompt) if isinstance(prompt, Chain) else None, task
+    if step is not None:
+        task = step.task(task, TRAIN + POOL, seed, listener)
+    start = _check_start(model, task, prompt.last if isinstance(prompt, Chain) else prompt)
     train, pool, dev = _draw_rows(task, seed)
     with locked(folder, "optimizing") if folder is not None else nullcontext():
         journal = Journal(folder, _search_identity(model, task, start, proposer, seed))
@@ -99,6 +107,8 @@ def optimize(
         chosen = best.best
         if improved:
             chosen = chosen.replace(labelled_rows=start.labelled_rows + len(train) + len(pool))
+        if improved and step is not None:
+            task = replace(task, test=step.rows(whole.test, "test", listener))
         return Optimized(
             task=task.name,
             metric=task.metric,
