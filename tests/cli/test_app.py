@@ -120,7 +120,7 @@ def test_a_gpu_that_is_full_ends_in_a_line(call: Any, monkeypatch: pytest.Monkey
     ended = call("run", "plain.prompt", "-i", "text=a", *TINY)
     assert ended.exit_code == 1
     assert ended.stderr.splitlines()[-1].startswith(
-        "foreword: the GPU says: CUDA out of memory. Tried to allocate 2.00 GiB.; take a smaller backbone"
+        "foreword: the GPU failed: CUDA out of memory. Tried to allocate 2.00 GiB.; choose a smaller backbone"
     )
 
 

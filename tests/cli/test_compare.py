@@ -45,10 +45,9 @@ def test_people_read_the_verdict_once_and_where_the_page_is(call: Any) -> None:
     verdict = json.loads(Path("out/result.json").read_text())["verdict"]
     said = " ".join(ended.stdout.split())
     assert said.count(verdict) == 1
-    assert "out/report.html shows it; out/result.json has the numbers." in said
-    hint = (
-        "plain.prompt does better calibrated; 'foreword prompts calibrate plain.prompt --task toy.yaml' stores it so."
-    )
+    assert "out/report.html is the report; out/result.json has the numbers." in said
+    hint = "plain.prompt scores higher on dev calibrated; 'foreword prompts calibrate plain.prompt --task toy.yaml' "
+    hint += "stores it."
     assert said.endswith(hint) == ("plain, calibrated" in said), "what was measured can be had"
 
 
@@ -65,7 +64,7 @@ def test_lora_is_trained_beside_the_prompts(call: Any, project: Path) -> None:
     page = (project / "out" / "report.html").read_text()
     assert all(text in page for text in ("Learning curves", "LoRA · rank 2, not merged", "<h3>toy-lora</h3>"))
     ended = call("compare", *given, "--lora-steps", 3)
-    assert (ended.exit_code, ended.stderr) == (2, "foreword: --lora-steps is for --lora; add that\n")
+    assert (ended.exit_code, ended.stderr) == (2, "foreword: --lora-steps is for --lora; add --lora\n")
 
 
 def test_what_is_wrong_with_the_call_is_told(call: Any, project: Path) -> None:

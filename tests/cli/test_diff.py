@@ -108,13 +108,13 @@ def test_vectors_starts_and_answers_of_two_runs(call: Any) -> None:
     for part in (
         "B from its start",
         "16 of 20 tokens, those farthest apart; --json has all.",
-        "Answers to 20 dev rows of toy; the test rows stay closed.",
+        "Answers to 20 dev rows of toy; the test rows are not read.",
         "exact McNemar, p",
         f"{answers['counts']['better']} wrong → right, {answers['counts']['worse']} right → wrong",
     ):
         assert part in told
     refused = call("prompts", "diff", "soft:1", "plain.prompt", "--run", "two")
-    assert "the run in 'two' made neither prompt as it is here" in refused.stderr
+    assert "the run in 'two' made neither of these prompts" in refused.stderr
     assert "Not compared token by token: B has none." in call("prompts", "diff", "soft:1", "plain.prompt").stdout
 
 
@@ -122,11 +122,11 @@ def test_what_is_wrong_with_the_call_is_told_before_a_model_is_loaded(call: Any,
     add(call, project)
     for given, code, said in (
         (("plain",), 2, "'plain' has one version only; give the prompt to compare it with"),
-        (("plain:1",), 2, "'plain:1' is one prompt; give the other one too"),
+        (("plain:1",), 2, "'plain:1' is one prompt; give a second one"),
         (("plane", "plain"), 2, "there is no prompt 'plane'; did you mean 'plain'?"),
         (("plain", "free.prompt", "-i", "txt=a"), 2, "--input 'txt': neither prompt takes it; they take ['text']"),
         (("plain", "free.prompt", "--inputs", "none.csv"), 1, "data file 'none.csv' does not exist"),
-        (("plain", "free.prompt", "--run", "none"), 2, "the run in 'none' made neither prompt"),
+        (("plain", "free.prompt", "--run", "none"), 2, "the run in 'none' made neither of these prompts"),
         (("plain", "free.prompt", "--task", "none.yaml"), 1, "cannot read task file 'none.yaml'"),
     ):
         refused = call("prompts", "diff", *given, "--backbone", "nowhere")

@@ -114,7 +114,7 @@ def test_a_tuned_prompt_goes_to_peft_and_comes_back(call: Any) -> None:
 
     back = call("prompts", "import", "out", "--name", "back", "--alias", "staging", *TINY)
     assert back.stdout == "back:1\n"
-    assert "only you can tell" not in back.stderr, "the folder names this backbone"
+    assert "check that it is" not in back.stderr, "the folder names this backbone"
     assert call("prompts", "import", "out", "--name", "back", *TINY).stdout == "back:1\n"
     prompt = PromptTable.open().get("back@staging")
     assert prompt.body == "{{ virtual(2) }}{{ text }}"
@@ -122,7 +122,7 @@ def test_a_tuned_prompt_goes_to_peft_and_comes_back(call: Any) -> None:
     assert np.array_equal(prompt.soft.embeddings, soft.embeddings)
     assert prompt.soft.fingerprint == soft.fingerprint
     note = call("prompts", "import", "out", "--name", "back", "--backbone", "other", "--dtype", "float32").stderr
-    assert "The folder names 'tiny'; other has the right shape, and only you can tell if it is that model." in note
+    assert "The folder names 'tiny'; other has the right shape, but check that it is that model." in note
     assert call("run", "back@staging", "-i", "text=a film", "--max-tokens", 1, *TINY).exit_code == 0
     there = call("prompts", "export", "soft", "out", *TINY)
     assert (there.exit_code, "'out' is there already; --force" in there.stderr) == (2, True)

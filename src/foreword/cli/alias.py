@@ -1,4 +1,4 @@
-"""`foreword prompts alias`: point an alias at a version (given a gate, only at one that is not worse), or remove it."""
+"""`foreword prompts alias`: moves an alias to a version, through a gate if one is given, or removes it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,13 +13,13 @@ from foreword.errors import GateError, UsageError
 def alias(
     name: Annotated[str, typer.Argument(help="The prompt.")],
     alias: Annotated[str, typer.Argument(help="The alias, such as prod.")],
-    version: Annotated[
-        str | None, typer.Argument(help="The version that it shall point to: 2, NAME:2 or NAME@ALIAS.")
-    ] = None,
-    remove: Annotated[bool, typer.Option("--remove", help="Take the alias away; it means nothing then.")] = False,
+    version: Annotated[str | None, typer.Argument(help="The version to point it at: 2, NAME:2 or NAME@ALIAS.")] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the alias.")] = False,
     gate: Annotated[
         Path | None,
-        typer.Option(help="Task file: refuse (exit code 3) a version that is worse on its dev rows than the present."),
+        typer.Option(
+            help="Task file: refuse (exit code 3) a version that is worse on its dev rows than the current one."
+        ),
     ] = None,
     message: Annotated[str, typer.Option("--message", "-m", help="Why, for the log.")] = "",
     backbone: BackboneName = DEFAULT_BACKBONE,
@@ -34,7 +34,9 @@ def alias(
         _remove(name, alias, message, table, as_json)
         return
     if version is None:
-        raise UsageError(f"say which version {name}@{alias} shall mean: 'foreword prompts alias {name} {alias} 1'")
+        raise UsageError(
+            f"give the version that {name}@{alias} is to point at: 'foreword prompts alias {name} {alias} 1'"
+        )
     if gate is None:  # the table alone: no model is needed, and nothing heavy is loaded
         from foreword.table import find_table, point
 
@@ -44,13 +46,13 @@ def alias(
         from foreword.jobs import promote
 
         with Display() as display:
-            found = promote(
+            promotion = promote(
                 name, alias, version, task=gate, backbone=backbone, dtype=dtype, message=message, table=table,
                 listener=display,
             )  # fmt: skip
-        number, before, document = found.version, found.before, found.to_json()
-        if found.verdict is not None and not as_json:
-            print(found.verdict)
+        number, before, document = promotion.version, promotion.before, promotion.to_json()
+        if promotion.verdict is not None and not as_json:
+            print(promotion.verdict)
     if as_json:
         print_json(document)
     if not document["moved"]:
@@ -65,8 +67,8 @@ def alias(
 def _remove(name: str, alias: str, message: str, table: str | None, as_json: bool) -> None:
     from foreword.table import find_table
 
-    was = find_table(table).unalias(name, alias, message)
+    before = find_table(table).unalias(name, alias, message)
     if as_json:
-        print_json({"prompt": name, "alias": alias, "version": None, "before": was, "moved": True, "gate": None})
+        print_json({"prompt": name, "alias": alias, "version": None, "before": before, "moved": True, "gate": None})
     else:
-        print(f"{name}@{alias} is removed, was {name}:{was}")
+        print(f"{name}@{alias} is removed, was {name}:{before}")

@@ -1,4 +1,4 @@
-"""All verbs under one command, and the one place where an error becomes a line and an exit code."""
+"""The `foreword` command: collects the verbs, and turns every error into one line and an exit code. Knows no jobs."""
 
 import sys
 import warnings
@@ -11,8 +11,8 @@ from typer.core import TyperGroup
 from foreword.cli import compare, demo, doctor, optimize, prompts, run, serve, tune
 from foreword.errors import ForewordError, ForewordWarning
 
-OF_A_GPU = ("OutOfMemoryError", "AcceleratorError")
-"""Torch's own errors, by name: torch is not loaded for every command."""
+GPU_ERRORS = ("OutOfMemoryError", "AcceleratorError")
+"""The names of torch's errors on a GPU; by name, because torch is not imported for every command."""
 
 
 class _Verbs(TyperGroup):
@@ -20,7 +20,7 @@ class _Verbs(TyperGroup):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("once", ForewordWarning)
-                warnings.showwarning = _show(warnings.showwarning)
+                warnings.showwarning = _print_own_warnings(warnings.showwarning)
                 return super().invoke(ctx)
         except ForewordError as error:
             if ctx.params.get("debug"):
@@ -28,12 +28,12 @@ class _Verbs(TyperGroup):
             print(f"foreword: {' '.join(str(error).splitlines())}", file=sys.stderr)
             raise SystemExit(error.exit_code) from None
         except RuntimeError as error:
-            if type(error).__name__ not in OF_A_GPU or ctx.params.get("debug"):
+            if type(error).__name__ not in GPU_ERRORS or ctx.params.get("debug"):
                 raise
-            said = next(iter(str(error).splitlines()), type(error).__name__)
+            first_line = next(iter(str(error).splitlines()), type(error).__name__)
             print(
-                f"foreword: the GPU says: {said:.200}; take a smaller backbone or shorter rows, stop what else it "
-                "runs, or hide it: CUDA_VISIBLE_DEVICES=",
+                f"foreword: the GPU failed: {first_line:.200}; choose a smaller backbone or shorter rows, stop what "
+                "else it runs, or hide it: CUDA_VISIBLE_DEVICES=",
                 file=sys.stderr,
             )
             raise SystemExit(1) from None
@@ -42,12 +42,12 @@ class _Verbs(TyperGroup):
             raise SystemExit(130) from None
 
 
-def _show(others: Callable[..., None]) -> Callable[..., None]:
-    def show(message: Warning | str, category: type[Warning], *more: Any, **others_too: Any) -> None:
+def _print_own_warnings(default: Callable[..., None]) -> Callable[..., None]:
+    def show(message: Warning | str, category: type[Warning], *more: Any, **keywords: Any) -> None:
         if issubclass(category, ForewordWarning):
             print(f"warning: {' '.join(str(message).splitlines())}", file=sys.stderr)
         else:
-            others(message, category, *more, **others_too)
+            default(message, category, *more, **keywords)
 
     return show
 
@@ -62,7 +62,7 @@ app = typer.Typer(
 
 @app.callback()
 def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
-    """Nothing to do before a verb: `debug` is read where errors are caught."""
+    """Take the options of every verb. `debug` is read where errors are caught."""
 
 
 app.command("demo")(demo.demo)
@@ -76,5 +76,5 @@ app.command("doctor")(doctor.doctor)
 
 
 def main() -> None:
-    """The `foreword` command."""
+    """Run the `foreword` command."""
     app(prog_name="foreword")

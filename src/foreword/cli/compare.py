@@ -1,4 +1,4 @@
-"""`foreword compare`: strategies side by side on a task's test rows, with baselines, intervals and a verdict."""
+"""`foreword compare`: compares strategies on a task's test rows, with baselines, intervals and a verdict."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,12 +21,14 @@ def compare(
         ),
     ],
     examples: Annotated[
-        int, typer.Option(min=0, help="Also try the best hard prompt with this many solved examples.")
+        int, typer.Option(min=0, help="Also measure the best hard prompt with this many solved examples.")
     ] = 0,
     lora: Annotated[
         bool, typer.Option("--lora", help="Also train LoRA (PEFT) behind the best hard prompt, on a copy of the model.")
     ] = False,
-    lora_steps: Annotated[int | None, typer.Option(help="Optimiser steps of LoRA at most. [default: 250]")] = None,
+    lora_steps: Annotated[
+        int | None, typer.Option(help="Maximum number of optimizer steps of LoRA. [default: 250]")
+    ] = None,
     lora_rank: Annotated[int | None, typer.Option(help="Rank of LoRA. [default: 16]")] = None,
     backbone: BackboneName = DEFAULT_BACKBONE,
     dtype: Dtype = "auto",
@@ -35,23 +37,23 @@ def compare(
     table: TableUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Measure strategies against each other on one's own data."""
-    from foreword.jobs import compare as measured
+    """Compare strategies on the test rows of your task."""
+    from foreword.jobs import compare as job
     from foreword.tuning import Lora
 
-    given = {name: value for name, value in (("steps", lora_steps), ("rank", lora_rank)) if value is not None}
-    if given and not lora:
-        raise UsageError(f"--lora-{next(iter(given))} is for --lora; add that")
-    adapters = Lora(**given) if lora else None
+    lora_settings = {name: value for name, value in (("steps", lora_steps), ("rank", lora_rank)) if value is not None}
+    if lora_settings and not lora:
+        raise UsageError(f"--lora-{next(iter(lora_settings))} is for --lora; add --lora")
+    adapters = Lora(**lora_settings) if lora else None
     with Display() as display:
-        found = measured(
+        compared = job(
             task, strategies, backbone=backbone, dtype=dtype, examples=examples, lora=adapters, seed=seed, out=out,
             table=table, listener=display,
         )  # fmt: skip
     if as_json:
-        print_json(found.result.to_json())
+        print_json(compared.result.to_json())
         return
-    print_table(found.result.table())
-    print(f"\n{found.page} shows it; {found.document} has the numbers.")
-    for ref in found.better_calibrated:
-        print(f"{ref} does better calibrated; 'foreword prompts calibrate {ref} --task {task}' stores it so.")
+    print_table(compared.result.table())
+    print(f"\n{compared.page} is the report; {compared.document} has the numbers.")
+    for ref in compared.better_calibrated:
+        print(f"{ref} scores higher on dev calibrated; 'foreword prompts calibrate {ref} --task {task}' stores it.")

@@ -1,4 +1,4 @@
-"""What people see while they wait, on stderr; results go to stdout. Knows rich; knows no models."""
+"""Shows progress on stderr and prints results on stdout. Knows rich; knows no models."""
 
 import json
 import sys
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from foreword.listen import Progress
 
 QUIET_SECONDS = 15.0
-"""Between two lines of progress where stderr is no terminal."""
+"""The seconds between two lines of progress if stderr is not a terminal."""
 
 
 class Display:
-    """A line per finished stage and a live bar for the one under way; plain lines now and then in a log file."""
+    """A listener that shows sentences and one live progress bar; without a terminal, a plain line now and then."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -36,7 +36,7 @@ class Display:
         self.bars = Bars(*columns, console=self.console, transient=True, disable=not live)
         self._stage = ""
         self._bar: TaskID | None = None
-        self._said = 0.0
+        self._printed_at = 0.0
 
     def __enter__(self) -> Self:
         self.bars.start()
@@ -48,45 +48,45 @@ class Display:
         self.bars.stop()
 
     def say(self, text: str, heading: str = "") -> None:
-        """A sentence that stays, its `heading` in bold."""
+        """Print a sentence after its `heading` in bold."""
         from rich.text import Text
 
-        self._close()
+        self._remove_bar()
         self.console.print(Text.assemble((heading, "bold"), text), soft_wrap=True)
 
     def stage(self, name: str, done: int, total: int, figures: str = "") -> None:
-        """Where a stage stands: `done` of `total` rows, bytes or steps."""
+        """Show that `done` of `total` rows, bytes or steps of a stage are done, with `figures` beside them."""
         if name != self._stage:
-            self._close()
-            self._stage, self._said = name, time.monotonic()
+            self._remove_bar()
+            self._stage, self._printed_at = name, time.monotonic()
             self._bar = self.bars.add_task(name, total=total or None, figures="")
         if self._bar is not None:
             self.bars.update(self._bar, completed=done, total=total or None, figures=figures)
-        if not self.console.is_terminal and time.monotonic() - self._said > QUIET_SECONDS:
-            self._said = time.monotonic()
+        if not self.console.is_terminal and time.monotonic() - self._printed_at > QUIET_SECONDS:
+            self._printed_at = time.monotonic()
             self.console.print(f"  {name}: {done:,} of {total:,}{figures and ', ' + figures}")
 
     def step(self, name: str, progress: "Progress") -> None:
-        """A step of a tuning run."""
+        """Show a step of the training run `name`: loss, dev score, rows per second and time left."""
         dev = "" if progress.dev is None else f", dev {progress.dev:.3f} at {progress.dev_step:,}"
         left = str(timedelta(seconds=round(progress.seconds_left))).removeprefix("0:")
         figures = f"loss {progress.loss:.3f}{dev}, {progress.rows_per_second:.0f} rows/s, {left} left"
         self.stage(name, progress.step, progress.steps, figures)
 
-    def _close(self) -> None:
+    def _remove_bar(self) -> None:
         if self._bar is not None:
             self.bars.remove_task(self._bar)
         self._bar, self._stage = None, ""
 
 
 def print_json(document: dict[str, Any]) -> None:
-    """One JSON document on stdout."""
+    """Print one JSON document on stdout."""
     json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
     sys.stdout.write("\n")
 
 
 def print_table(table: Any) -> None:
-    """A rich table on stdout; wide enough for a log file to hold it."""
+    """Print a rich table on stdout, 150 characters wide if that is not a terminal."""
     from rich.console import Console
 
     console = Console(highlight=False, markup=False)

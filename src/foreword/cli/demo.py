@@ -1,4 +1,4 @@
-"""`foreword demo`: the main job from end to end on real film reviews."""
+"""`foreword demo`: tunes, compares and stores prompts on real film reviews, from end to end."""
 
 from pathlib import Path
 from typing import Annotated
@@ -24,14 +24,15 @@ def demo(
     from foreword.jobs import demo as job
 
     with Display() as display:
-        made = job(out=out, seed=seed, steps=steps, dtype=dtype, table=table, listener=display)
+        finished = job(out=out, seed=seed, steps=steps, dtype=dtype, table=table, listener=display)
     if as_json:
-        print_json(made.result.to_json())
+        print_json(finished.result.to_json())
         return
     print()
-    print_table(made.result.table())
-    print(f"\nDone in {made.seconds / 60:.1f} minutes. Open {made.page} to see it; {made.document} has the numbers.")
-    print(f"Stored in the prompt table: {', '.join(made.refs)}\n\nNext, on your own data:")
-    print(f"  foreword run {made.refs[1]} --input text='A quiet, generous film.'")
+    print_table(finished.result.table())
+    print(f"\nDone in {finished.seconds / 60:.1f} minutes.", end=" ")
+    print(f"Open {finished.page} to see it; {finished.document} has the numbers.")
+    print(f"Stored in the prompt table: {', '.join(finished.refs)}\n\nNext, on your own data:")
+    print(f"  foreword run {finished.refs[1]} --input text='A quiet, generous film.'")
     print("  foreword tune my-task.yaml --start my.prompt        # the README shows a task file")
     print("  foreword compare my-task.yaml my.prompt my-task-prompt-tuning")

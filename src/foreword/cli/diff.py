@@ -1,4 +1,4 @@
-"""`foreword prompts diff`: what turns one prompt into another, in words, in vectors, and in answers."""
+"""`foreword prompts diff`: shows how two prompts differ in words, in vectors and in answers."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,35 +27,35 @@ def diff(
     inputs: Inputs = [],  # noqa: B006
     rows: Annotated[Path | None, typer.Option("--inputs", help="CSV, JSONL or Parquet: rows to render.")] = None,
     task: Annotated[
-        Path | None, typer.Option(help="Task file: which answers to its dev rows flip. Test rows stay closed.")
+        Path | None, typer.Option(help="Task file: show which answers to its dev rows flip. Test rows are not read.")
     ] = None,
     run: Annotated[
-        list[Path], typer.Option(help="Folder of the run that made A or B: how far it has gone from its start.")
+        list[Path], typer.Option(help="Folder of the run that made A or B: show how far its vectors moved.")
     ] = [],  # noqa: B006
     backbone: BackboneName = DEFAULT_BACKBONE,
     dtype: Dtype = "auto",
     table: TableUrl = None,
     as_json: Json = False,
 ) -> None:
-    """What differs between two prompts: front matter, text, vectors; rendered rows; answers."""
-    from foreword.prompts.diff import diff as compared
+    """Show what differs between two prompts: front matter, text and vectors; rendered rows; answers."""
+    from foreword.prompts.diff import diff as diff_prompts
     from foreword.table import find_prompt, find_table
 
     store = find_table(table)
     names = _names(a, b, store)
     old, new = (find_prompt(name, store) for name in names)
-    found = compared(old, new, names)
-    vectors = _with_starts(found.soft, run)
-    texts = _rendered(old, new, names, read_inputs(inputs), rows)
+    difference = diff_prompts(old, new, names)
+    vectors = _with_starts(difference.soft, run)
+    texts = _render_rows(old, new, names, read_inputs(inputs), rows)
     flipped = _flips(task, backbone, dtype, old, new, names) if task is not None else None
     if as_json:
-        document = {"a": names[0], "b": names[1], **found.to_json(), "rendered": texts}
+        document = {"a": names[0], "b": names[1], **difference.to_json(), "rendered": texts}
         print_json(
             document
             | {"vectors": vectors.to_json() if vectors else None, "answers": flipped.to_json() if flipped else None}
         )
         return
-    differences.print_text(found, names)
+    differences.print_text(difference, names)
     if vectors is not None:
         differences.print_vectors(vectors)
     if texts is not None:
@@ -65,51 +65,53 @@ def diff(
 
 
 def _names(a: str, b: str | None, store: "PromptTable") -> tuple[str, str]:
-    """Files as they are given, stored prompts as `name:version`."""
+    """Return the references of both prompts: a path as it is, a stored prompt as `name:version`."""
     from foreword.table import is_path
 
     if b is not None:
         first, second = (ref if is_path(ref) else store.find(ref).ref for ref in (a, b))
         return first, second
     if is_path(a) or "@" in a or ":" in a:
-        raise UsageError(f"{a!r} is one prompt; give the other one too, or a name alone: its two newest versions")
+        raise UsageError(f"{a!r} is one prompt; give a second one, or a name alone to compare its two newest versions")
     newest = store.list(a, limit=2)
     if len(newest) < 2:
         raise UsageError(f"{a!r} has one version only; give the prompt to compare it with")
     return newest[1].ref, newest[0].ref
 
 
-def _with_starts(found: "SoftDiff | None", folders: Sequence[Path]) -> "SoftDiff | None":
+def _with_starts(vectors: "SoftDiff | None", folders: Sequence[Path]) -> "SoftDiff | None":
     if not folders:
-        return found
+        return vectors
     from foreword.tuning import start_of
 
-    sides = (found.a, found.b) if found else (None, None)
+    sides = (vectors.a, vectors.b) if vectors else (None, None)
     for folder in folders:
         starts = [start_of(folder, soft) if soft is not None else None for soft in sides]
-        if found is None or starts == [None, None]:
-            raise UsageError(f"the run in {str(folder)!r} made neither prompt as it is here")
-        found = found.with_starts(*starts)
-    return found
+        if vectors is None or starts == [None, None]:
+            raise UsageError(
+                f"the run in {str(folder)!r} made neither of these prompts; give the folder of the run that made one"
+            )
+        vectors = vectors.with_starts(*starts)
+    return vectors
 
 
-def _rendered(
+def _render_rows(
     a: "Prompt", b: "Prompt", names: tuple[str, str], row: dict[str, str], file: Path | None
 ) -> list[dict[str, Any]] | None:
-    """A document for each row on which both are rendered; None where there is no row."""
+    """Render every row with both prompts; return a document per row, or None if no row is given."""
     from foreword.prompts.diff import rendered
     from foreword.tasks.sources import records
 
     if not row and file is None:
         return None
-    taken = [*dict.fromkeys([*a.variables, *b.variables])]
+    variables = [*dict.fromkeys([*a.variables, *b.variables])]
     for name in row:
-        if name not in taken:
-            raise UsageError(f"--input {name!r}: neither prompt takes it; they take {taken}")
-    read: list[tuple[str, Mapping[str, object]]] = [("--input", row)] if row else []
-    needed = [name for name in taken if any(_needs(prompt, name) for prompt in (a, b))]
-    read += records(file, needed, taken) if file is not None else []
-    return [{"row": where, "text": rendered(a, b, values, where, names)} for where, values in read]
+        if name not in variables:
+            raise UsageError(f"--input {name!r}: neither prompt takes it; they take {variables}")
+    named_rows: list[tuple[str, Mapping[str, object]]] = [("--input", row)] if row else []
+    needed = [name for name in variables if any(_needs(prompt, name) for prompt in (a, b))]
+    named_rows += records(file, needed, variables) if file is not None else []
+    return [{"row": where, "text": rendered(a, b, values, where, names)} for where, values in named_rows]
 
 
 def _needs(prompt: "Prompt", name: str) -> bool:

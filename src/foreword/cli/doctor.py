@@ -1,4 +1,4 @@
-"""`foreword doctor`: what this machine is, what Foreword would use, what is wrong and how to mend it; or a run."""
+"""`foreword doctor`: checks this machine, or shows a run, and says what to fix and how."""
 
 import importlib.metadata
 import os
@@ -16,20 +16,20 @@ from foreword.cli.shared import Json, TableUrl
 from foreword.errors import ForewordError
 from foreword.files import cache_dir, data_dir
 
-ROOM_GB = 3.0
-"""Free disk space for the default backbone and some runs."""
+MIN_FREE_GB = 3.0
+"""The free disk space, in GB, that the default backbone and some runs need."""
 
 
 def doctor(
     run: Annotated[
-        Path | None, typer.Argument(help="The folder of a run, under way or finished. [default: look at the machine]")
+        Path | None, typer.Argument(help="Folder of a run, in progress or finished. [default: check the machine]")
     ] = None,
     table: TableUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Look at machine, libraries, caches and the prompt table; exit code 1 when something must be mended.
+    """Check machine, libraries, caches and prompt table; exit code 1 if there is something to fix.
 
-    With the folder of a run, look at that: its settings, its curve, and what has gone wrong with it.
+    With the folder of a run, show that: its settings, its learning curve, and warnings about it.
     """
     if run is not None:
         examine(run, as_json)
@@ -61,8 +61,8 @@ def _facts() -> Iterator[tuple[str, str]]:
     for package in ("foreword", "torch", "transformers"):
         yield package, importlib.metadata.version(package)
     for name in BUILT_IN_BACKBONES:
-        there = os.path.isdir(built_in_path(name))
-        yield "backbone", f"{name}: {'in the cache' if there else 'not fetched yet; the first use fetches 93 MB'}"
+        cached = os.path.isdir(built_in_path(name))
+        yield "backbone", f"{name}: {'in the cache' if cached else 'not fetched yet; the first use fetches 93 MB'}"
     yield "cache", str(cache_dir())
     yield "data", str(data_dir())
 
@@ -71,11 +71,13 @@ def _problems(table: str | None) -> Iterator[str]:
     from foreword.table import find_table
 
     for folder in (cache_dir(), data_dir()):
-        there = next(path for path in (folder, *folder.parents) if os.path.exists(path))  # False where it cannot look
-        if not os.access(there, os.W_OK):
-            yield f"{str(there)!r} cannot be written; set FOREWORD_CACHE and FOREWORD_HOME to folders of your own"
-        elif shutil.disk_usage(there).free < ROOM_GB * 1e9:
-            yield f"{str(there)!r} has less than {ROOM_GB:g} GB free; delete something or move the folder"
+        existing = next(
+            path for path in (folder, *folder.parents) if os.path.exists(path)
+        )  # exists() is False if it may not look
+        if not os.access(existing, os.W_OK):
+            yield f"{str(existing)!r} cannot be written; set FOREWORD_CACHE and FOREWORD_HOME to folders of your own"
+        elif shutil.disk_usage(existing).free < MIN_FREE_GB * 1e9:
+            yield f"{str(existing)!r} has less than {MIN_FREE_GB:g} GB free; delete something or move the folder"
     try:
         find_table(table).list(limit=1)
     except ForewordError as error:

@@ -1,4 +1,4 @@
-"""`foreword doctor RUN`: what a run is, how it goes, and what has gone wrong with it."""
+"""`foreword doctor RUN`: shows a run's settings, progress, learning curve and warnings."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def examine(folder: Path, as_json: bool) -> None:
-    """Print a run's folder; changes nothing in it."""
+    """Print what is in a run's folder; nothing in it is changed."""
     from foreword.tuning import diagnose, read_progress, read_record
 
     record, progress = read_record(folder), read_progress(folder)
@@ -48,7 +48,7 @@ def examine(folder: Path, as_json: bool) -> None:
     for warning in warnings:
         print(f"\nwarning: {warning}")
     if not warnings:
-        print("\nNothing to warn of.")
+        print("\nNo warnings.")
 
 
 def _facts(folder: Path, record: "Record", progress: "RunProgress | None") -> Iterator[tuple[str, str]]:
@@ -110,8 +110,8 @@ def _print_curve(record: "Record") -> None:
     print_table(table)
 
 
-def _number(value: float | None, how: str) -> str:
-    return "–" if value is None else format(value, how)
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
 
 
 def _seconds(record: "Record") -> float:

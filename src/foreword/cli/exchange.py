@@ -1,4 +1,4 @@
-"""`foreword prompts import` and `export`: prompts from other programs and for them."""
+"""`foreword prompts import` and `export`: read prompts of other programs, and write prompts for them."""
 
 import os.path
 import sys
@@ -9,7 +9,7 @@ import typer
 
 from foreword.cli.console import Display, print_json
 from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl
-from foreword.cli.versions import say_unchanged
+from foreword.cli.versions import warn_if_unchanged
 from foreword.errors import ForewordError, UsageError
 from foreword.files import read_text, write_atomic
 
@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
 
 def import_prompt(
-    source: Annotated[Path, typer.Argument(metavar="FILE|DIR", help="A prompt's file, or PEFT's folder.")],
-    form: Annotated[str | None, typer.Option("--format", help="Of FILE; by default its ending and text tell.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name that the prompt gets in the table; DIR needs one.")] = None,
+    source: Annotated[Path, typer.Argument(metavar="FILE|DIR", help="A prompt file, or a PEFT folder.")],
+    form: Annotated[
+        str | None, typer.Option("--format", help="Format of FILE. [default: guessed by its ending and text]")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name in the prompt table; a DIR needs one.")] = None,
     alias: Annotated[str | None, typer.Option(help="Alias to give the new version.")] = None,
     message: Annotated[str, typer.Option("--message", "-m", help="Why, for the log. [default: its format]")] = "",
     tag: Annotated[list[str], typer.Option(help="A tag to add to the prompt; more than once for more.")] = [],  # noqa: B006
-    task: Annotated[int | None, typer.Option(help="Which task of a MULTITASK_PROMPT_TUNING prompt.")] = None,
+    task: Annotated[int | None, typer.Option(help="Index of the task in a MULTITASK_PROMPT_TUNING prompt.")] = None,
     backbone: BackboneName = DEFAULT_BACKBONE,
     dtype: Dtype = "auto",
     table: TableUrl = None,
@@ -34,7 +36,7 @@ def import_prompt(
 ) -> None:
     """Store a prompt of another program: dotprompt, fstring, jinja, langchain, mlflow, openai, prompty, text; peft.
 
-    A prompt from PEFT is bound to the backbone that it was learned on.
+    A prompt from PEFT runs only on the backbone that it was trained on.
     """
     from foreword.table import PromptTable
 
@@ -42,18 +44,18 @@ def import_prompt(
     if form == "peft" or (form is None and (source.is_dir() or not source.suffix)):
         if name is None:
             raise UsageError("a prompt from PEFT has no name of its own; give it one with --name")
-        form, (prompt, said) = "peft", _from_peft(source, name, task, backbone, dtype)
+        form, (prompt, origin) = "peft", _from_peft(source, name, task, backbone, dtype)
     else:
         if task is not None:
             raise UsageError(f"--task is for PEFT's folders, and {str(source)!r} is none")
         form, prompt, losses = _from_file(source, form, name)
-        said = f"from {form}, {source.name}"
-    stored = PromptTable.open(table).put(prompt, alias=alias, message=message or said, tags=tag)
-    say_unchanged(stored, message)
+        origin = f"from {form}, {source.name}"
+    stored = PromptTable.open(table).put(prompt, alias=alias, message=message or origin, tags=tag)
+    warn_if_unchanged(stored, message)
     if as_json:
         print_json({"prompt": stored.ref, "new": stored.new, "format": form, "losses": losses})
         return
-    _tell(losses)
+    _print_losses(losses)
     print(stored.ref)
 
 
@@ -61,7 +63,7 @@ def _from_file(source: Path, form: str | None, name: str | None) -> "tuple[str, 
     from foreword.prompts import formats
 
     if form is not None:
-        formats.format_of(form)  # a wrong name is told before the file is read
+        formats.format_of(form)  # raises on a wrong name before the file is read
     if not source.is_file():
         raise ForewordError(f"there is no file {str(source)!r}; give the file that holds the prompt")
     text = read_text(source, "prompt", formats.MAX_BYTES)
@@ -76,37 +78,40 @@ def _from_peft(folder: Path, name: str, task: int | None, backbone: str, dtype: 
     from foreword.prompts.peft import Adapter
 
     adapter = Adapter.read(folder, task)
-    prompt = Prompt(name, adapter.body)  # a wrong name is told before a model is loaded
+    prompt = Prompt(name, adapter.body)  # raises on a wrong name before a model is loaded
     with Display() as display:
         base = _base(load_backbone(backbone, dtype, display))
         prompt = prompt.replace(soft=adapter.soft(base))
         learned_on = adapter.config.base_model_name_or_path
         if learned_on is None or not _same(learned_on, {base.name, base.path or "", backbone}):
-            says = "does not say which model it was learned on" if learned_on is None else f"names {learned_on!r:.200}"
-            display.say(
-                f"The folder {says}; {base.name} has the right shape, and only you can tell if it is that model."
+            statement = (
+                "does not say which model it was learned on" if learned_on is None else f"names {learned_on!r:.200}"
             )
+            display.say(f"The folder {statement}; {base.name} has the right shape, but check that it is that model.")
     return prompt, f"from PEFT, {adapter.config.peft_type}" + ("" if task is None else f", task {task}")
 
 
 def export_prompt(
     prompt: Annotated[str, typer.Argument(help="name, name@alias or name:version; or a .prompt file.")],
-    dest: Annotated[Path, typer.Argument(metavar="FILE|DIR", help="The file to write; for peft a new folder.")],
+    dest: Annotated[Path, typer.Argument(metavar="FILE|DIR", help="The file to write, or for peft the folder.")],
     form: Annotated[
         str | None,
         typer.Option(
             "--format",
-            help="dotprompt, fstring, jinja, langchain, mlflow, openai, prompty, text; peft. [default: as FILE ends]",
+            help="dotprompt, fstring, jinja, langchain, mlflow, openai, prompty, text; peft. "
+            "[default: by the ending of FILE]",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over what is there.")] = False,
-    peft_type: Annotated[str | None, typer.Option("--type", help="PEFT's peft_type; by default its method's.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
+    peft_type: Annotated[
+        str | None, typer.Option("--type", help="PEFT's peft_type. [default: that of the method]")
+    ] = None,
     backbone: BackboneName = DEFAULT_BACKBONE,
     dtype: Dtype = "auto",
     table: TableUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Write a prompt for another program, and say what it cannot hold. A soft prompt goes to PEFT alone."""
+    """Write a prompt for another program, and say what is lost. A soft prompt can be written for PEFT only."""
     from foreword.prompts import formats
     from foreword.prompts.peft_files import CONFIG
     from foreword.table import find_prompt, find_table
@@ -126,7 +131,7 @@ def export_prompt(
     if as_json:
         print_json({"prompt": chosen.name, "format": form, "file": str(dest), "losses": losses})
         return
-    _tell(losses)
+    _print_losses(losses)
     print(dest)
 
 
@@ -136,26 +141,39 @@ def _to_peft(
     from foreword.jobs import load_backbone
     from foreword.prompts.peft import exportable, text_behind, write
 
-    soft = exportable(chosen)  # told before a model is loaded
+    soft = exportable(chosen)  # raises before a model is loaded
     with Display() as display:
         base = _base(load_backbone(backbone, dtype, display))
-    written = write(chosen, folder, base, peft_type)
-    beside = [f"the text of {ref!r}, which it includes" for ref in chosen.includes]
-    beside += ["the rows of 'examples': whoever renders it has to give them"] if chosen.examples is not None else []
+    written_type = write(chosen, folder, base, peft_type)
+    not_exported = [f"the text of {ref!r}, which it includes" for ref in chosen.includes]
+    not_exported += (
+        ["the rows of 'examples': whoever renders it has to give them"] if chosen.examples is not None else []
+    )
     if as_json:
-        losses = ["the template: PEFT puts virtual tokens before the whole text", "choices", "calibration", *beside]
-        document = {"prompt": chosen.name, "format": "peft", "file": str(folder), "type": written, "losses": losses}
+        losses = [
+            "the template: PEFT puts virtual tokens before the whole text",
+            "choices",
+            "calibration",
+            *not_exported,
+        ]
+        document = {
+            "prompt": chosen.name,
+            "format": "peft",
+            "file": str(folder),
+            "type": written_type,
+            "losses": losses,
+        }
         print_json({**document, "text": text_behind(chosen)})
         return
-    print(f"{folder}: {written}, {len(soft)} virtual tokens on {base.name}.")
+    print(f"{folder}: {written_type}, {len(soft)} virtual tokens on {base.name}.")
     print("PEFT puts virtual tokens before the whole text and knows no template: give it this, variables filled in and")
-    print("turns laid out by the tokenizer's chat template, for every row. Choices and calibration stay behind.\n")
+    print("turns laid out by the tokenizer's chat template, for every row. Choices and calibration are lost.\n")
     print(text_behind(chosen))
-    _tell(beside)
+    _print_losses(not_exported)
 
 
-def _tell(losses: list[str]) -> None:
-    """What did not come along, a line each."""
+def _print_losses(losses: list[str]) -> None:
+    """Print what was lost on stderr, one line each."""
     for loss in losses:
         print(f"not kept: {loss}", file=sys.stderr)
 
@@ -173,5 +191,5 @@ def _base(backbone: "Backbone") -> "Base":
 
 
 def _same(name: str, names: set[str]) -> bool:
-    """Whether `name` is one of `names`, or a path to the same place."""
+    """Return whether `name` is one of `names`, or a path to the same place."""
     return name in names or os.path.abspath(name) in {os.path.abspath(other) for other in names - {""}}

@@ -1,4 +1,4 @@
-"""`--input name=value`: a row on the command line, out of files where it says so. Knows no models."""
+"""Reads a row from `--input name=value` options, and values from files. Knows prompts; knows no models."""
 
 import sys
 from pathlib import Path
@@ -16,13 +16,13 @@ Inputs = Annotated[
     typer.Option("--input", "-i", help="name=value, name=@FILE or name=@- (stdin); @@ for an @ at the beginning."),
 ]
 MAX_BYTES = 10_000_000
-"""Of a file that an input is read from."""
+"""The most bytes of a file that an input is read from."""
 
 
 def read_inputs(items: list[str]) -> dict[str, str]:
-    """The row that `--input` spells out, once per variable; `@FILE` is what the file holds, without its last line end.
+    """Return the row of all `--input` options; `@FILE` stands for the text of the file without its last line end.
 
-    Raises UsageError that names the input.
+    Raises UsageError, which names the input, if it is malformed, given twice or unreadable.
     """
     row: dict[str, str] = {}
     for item in items:
@@ -35,8 +35,8 @@ def read_inputs(items: list[str]) -> dict[str, str]:
     return row
 
 
-def typed(prompt: "Prompt", row: dict[str, str]) -> dict[str, object]:
-    """`row` with a value of the declared type where that is not text: written as JSON."""
+def parse_types(prompt: "Prompt", row: dict[str, str]) -> dict[str, object]:
+    """Parse the values of inputs that a prompt declares as another type than string; they are written as JSON."""
     from foreword.prompts.inputs import read_value
 
     return {n: read_value(prompt.specs[n], n, text) if n in prompt.specs else text for n, text in row.items()}
@@ -45,7 +45,7 @@ def typed(prompt: "Prompt", row: dict[str, str]) -> dict[str, object]:
 def _value(name: str, written: str) -> str:
     try:
         written.encode()
-    except UnicodeEncodeError:  # Python hands bytes that are no text on as halves of characters
+    except UnicodeEncodeError:  # Python passes undecodable bytes on as lone surrogates
         raise UsageError(f"--input {name!r}: {written!r:.80} is not UTF-8") from None
     if written.startswith("@@"):
         return written[1:]
@@ -62,7 +62,7 @@ def _read(name: str, source: str) -> str:
             f"--input {name!r}: cannot read {source!r}: {why}; for an @ at the beginning of a text, write '@@'"
         ) from None
     if len(data) > MAX_BYTES:
-        raise UsageError(f"--input {name!r}: {source!r} has more than {MAX_BYTES:,} bytes; cut it")
+        raise UsageError(f"--input {name!r}: {source!r} has more than {MAX_BYTES:,} bytes; shorten it")
     try:
         return data.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:

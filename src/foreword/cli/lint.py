@@ -1,4 +1,4 @@
-"""`foreword prompts lint`: what is likely wrong with a prompt."""
+"""`foreword prompts lint`: lists what is likely wrong with a prompt."""
 
 from collections import Counter
 from dataclasses import asdict
@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 def lint(
     ref: Annotated[str, typer.Argument(metavar="PROMPT", help="A .prompt file or a name in the table.")],
     backbone: Annotated[
-        str | None, typer.Option("--backbone", "-b", help="Check its tokens and its context too.")
+        str | None, typer.Option("--backbone", "-b", help="Also check tokens and context length on this backbone.")
     ] = None,
-    task: Annotated[Path | None, typer.Option(help="Check against the rows and the answers of this task too.")] = None,
+    task: Annotated[
+        Path | None, typer.Option(help="Also check against the rows and choices of this task file.")
+    ] = None,
     dtype: Dtype = "auto",
     table: TableUrl = None,
     as_json: Json = False,
 ) -> None:
-    """What is likely wrong with a prompt. Ends with exit code 1 where there are errors."""
+    """List what is likely wrong with a prompt. Exit code 1 if there are errors."""
     from foreword.jobs import load_backbone
     from foreword.prompts.lint import lint_text
     from foreword.table import find_prompt, find_table, is_path
@@ -41,9 +43,9 @@ def lint(
     else:
         stored = store.get(ref)
         text, tuned = stored.to_text(), stored.soft is not None
-        resolve = resolve_pinned(stored)  # what it includes is read with it, deleted or not
-    told = {"columns": data.inputs, "choices": data.choices} if data is not None else {}
-    prompt, findings = lint_text(text, ref, resolve, folder, **told, tuned=tuned)
+        resolve = resolve_pinned(stored)  # included prompts are read in their pinned versions, deleted or not
+    expected = {"columns": data.inputs, "choices": data.choices} if data is not None else {}
+    prompt, findings = lint_text(text, ref, resolve, folder, **expected, tuned=tuned)
     if prompt is not None and backbone is not None:
         from foreword.backbone.lint import lint_tokens
 

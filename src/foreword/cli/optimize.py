@@ -1,4 +1,4 @@
-"""`foreword optimize`: search for better words and demonstrations; the result is the prompt's next version."""
+"""`foreword optimize`: searches for better words and demonstrations, and stores them as the prompt's next version."""
 
 from pathlib import Path
 from typing import Annotated
@@ -24,13 +24,12 @@ def optimize(
     proposer: Annotated[
         str | None,
         typer.Option(
-            help="Who rewords the instruction beside the built-in edits: backbone, or openai:URL#model, which is sent "
-            "training rows."
+            help="Model that rewords the instruction: backbone, or openai:URL#model, which is sent training rows."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the search.")] = 0,
     out: Annotated[
-        Path | None, typer.Option(help="Folder that keeps what was measured: the same call again goes on from there.")
+        Path | None, typer.Option(help="Folder that keeps every measurement: the same call again resumes the search.")
     ] = None,
     alias: Annotated[str | None, typer.Option(help="Alias to give the stored version.")] = None,
     backbone: BackboneName = DEFAULT_BACKBONE,
@@ -38,9 +37,9 @@ def optimize(
     table: TableUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Search for an instruction and demonstrations that do better on a task than a prompt's own.
+    """Search for an instruction and demonstrations that score higher on a task than a prompt's own.
 
-    Chosen on dev, reported once on test. Ctrl-C ends the search and keeps the best so far.
+    They are chosen on dev and measured once on test. Ctrl-C ends the search and keeps the best so far.
     """
     from foreword.jobs import optimize as search
 

@@ -1,4 +1,4 @@
-"""`foreword prompts …`: look into the prompt table and put things there."""
+"""`foreword prompts …`: the verbs of the prompt table, and those that show, add and render a prompt."""
 
 import sys
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import typer
 
 from foreword.cli import alias, calibrate, diff, exchange, lint, sharing, versions
 from foreword.cli.console import Display, print_json
-from foreword.cli.inputs import Inputs, read_inputs, typed
+from foreword.cli.inputs import Inputs, parse_types, read_inputs
 from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl
 
 app = typer.Typer(no_args_is_help=True, help="Stored prompts: names, versions, aliases.")
@@ -18,7 +18,7 @@ Ref = Annotated[str, typer.Argument(help="name, name@alias or name:version; or a
 
 
 def show(ref: Ref, table: TableUrl = None, as_json: Json = False) -> None:
-    """The prompt file, and what its vectors are."""
+    """Print a prompt file, and what its vectors are."""
     from foreword.prompts.vector_diff import vector_facts
     from foreword.table import find_prompt, find_table
 
@@ -31,16 +31,18 @@ def show(ref: Ref, table: TableUrl = None, as_json: Json = False) -> None:
     if prompt.soft is not None:
         soft = prompt.soft
         numbers = sum(tensor.size for tensor in soft.tensors.values())
-        made = f"{soft.method} on {soft.backbone} ({soft.fingerprint[:12]}), run {soft.run}"
-        print(f"\n# {len(soft)} virtual tokens, {numbers:,} numbers, {made}")
+        source = f"{soft.method} on {soft.backbone} ({soft.fingerprint[:12]}), run {soft.run}"
+        print(f"\n# {len(soft)} virtual tokens, {numbers:,} numbers, {source}")
 
 
 def add(
-    file: Annotated[Path, typer.Argument(help="A .prompt file; its vectors are taken from beside it.")],
+    file: Annotated[
+        Path, typer.Argument(help="A .prompt file; vectors are read from the .safetensors file beside it.")
+    ],
     alias: Annotated[str | None, typer.Option(help="Alias to give the new version.")] = None,
     message: Message = "",
     parent: Annotated[
-        str | None, typer.Option(help="Stored prompt that it was made from. [default: the newest of its name]")
+        str | None, typer.Option(help="Stored prompt that it was made from. [default: the newest version of its name]")
     ] = None,
     tag: Annotated[list[str], typer.Option(help="A tag to add to the prompt; more than once for more.")] = [],  # noqa: B006
     table: TableUrl = None,
@@ -53,7 +55,7 @@ def add(
     store = PromptTable.open(table)
     prompt = Prompt.load(file, resolve=store.get)
     stored = store.put(prompt, alias, message, parent, tags=tag)
-    versions.say_unchanged(stored, message)
+    versions.warn_if_unchanged(stored, message)
     if prompt.virtual_tokens and prompt.soft is None:
         print(
             f"{stored.ref} has {prompt.virtual_tokens:,} virtual tokens and no vectors: it cannot run before it is "
@@ -70,21 +72,22 @@ def render(
     ref: Ref,
     inputs: Inputs = [],  # noqa: B006
     as_text: Annotated[
-        bool, typer.Option("--text", help="The text instead, with marks for turns; no model is loaded, nothing cut.")
+        bool,
+        typer.Option("--text", help="Print the text, with marks for turns; no model is loaded, nothing is truncated."),
     ] = False,
     backbone: BackboneName = DEFAULT_BACKBONE,
     dtype: Dtype = "auto",
     table: TableUrl = None,
     as_json: Json = False,
 ) -> None:
-    """The exact tokens that the model would read, or the text."""
+    """Print the exact tokens that the model would read, or the text."""
     from foreword.jobs import load_backbone
     from foreword.prompts.pieces import pieces_text
     from foreword.table import find_prompt, find_table
 
     prompt = find_prompt(ref, find_table(table))
-    row = typed(prompt, read_inputs(inputs))
-    pieces = prompt.render(row)  # a wrong input is told before a model is loaded
+    row = parse_types(prompt, read_inputs(inputs))
+    pieces = prompt.render(row)  # raises on a wrong input before a model is loaded
     if as_text:
         text = pieces_text(pieces)
         if as_json:
@@ -116,6 +119,6 @@ VERBS: dict[str, Callable[..., None]] = {
     "import": exchange.import_prompt, "export": exchange.export_prompt,
     "push": sharing.push, "pull": sharing.pull, "card": sharing.card,
 }  # fmt: skip
-"""In the order in which they are needed: --help shows them so."""
+"""The verbs, in the order in which --help shows them."""
 for name, verb in VERBS.items():
     app.command(name)(verb)

@@ -1,4 +1,4 @@
-"""`foreword run`: one prompt, chain or Python function, one row, one answer."""
+"""`foreword run`: answers one row with a prompt, a chain or a Python function."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foreword.cli.console import Display, print_json
-from foreword.cli.inputs import Inputs, read_inputs, typed
+from foreword.cli.inputs import Inputs, parse_types, read_inputs
 from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl
 from foreword.errors import ForewordError
 
@@ -19,19 +19,24 @@ def run(
         str, typer.Argument(help="A .prompt file, a name in the table, a chain's .yaml file, or FILE.py:FUNCTION.")
     ],
     inputs: Inputs = [],  # noqa: B006
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="64, or 512 for JSON by a schema.")] = None,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
-    top_p: Annotated[float, typer.Option(min=0.0, max=1.0)] = 1.0,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Maximum number of tokens to generate. [default: 64; 512 for JSON with a schema]"),
+    ] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Sample from the most likely tokens of this total probability.")
+    ] = 1.0,
     stop: Annotated[list[str], typer.Option(help="Stop before this text; may be given more than once.")] = [],  # noqa: B006
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     backbone: BackboneName = DEFAULT_BACKBONE,
     dtype: Dtype = "auto",
     table: TableUrl = None,
     as_json: Json = False,  # noqa: ARG001 - it prints nothing else
 ) -> None:
-    """Run a prompt on one row; prints {"text", "value", "usage"} as JSON. A chain's has "ms" and "steps" besides.
+    """Answer one row; print {"text", "value", "usage"} as JSON, for a chain also "ms" and "steps".
 
-    Where the answer is not what the prompt asks for, "value" is null, and the exit code is 1.
+    If the answer is not of the form that the prompt asks for, "value" is null and the exit code is 1.
     """
     from foreword.backbone import Sampling
     from foreword.flows import Chain, Function, bind, check
@@ -42,8 +47,8 @@ def run(
     row: dict[str, Any] = {**read_inputs(inputs)}
     chosen = find_runnable(prompt, find_table(table))
     if isinstance(chosen, Prompt):
-        row = typed(chosen, row)
-    check(chosen, row)  # a wrong input is told before a model is loaded
+        row = parse_types(chosen, row)
+    check(chosen, row)  # raises on a wrong input before a model is loaded
     if isinstance(chosen, Function):
         [result] = chosen.batch([row])
     else:
@@ -53,10 +58,10 @@ def run(
         [result] = strategy.batch([row])
     document = _document(result)
     if isinstance(chosen, Chain):
-        called = {step.name: step.prompt.name for step in chosen.steps}
+        prompts = {step.name: step.prompt.name for step in chosen.steps}
         document["ms"] = _ms(result)
         document["steps"] = [
-            {"name": name, "prompt": called[name], **_document(step), "ms": _ms(step)}
+            {"name": name, "prompt": prompts[name], **_document(step), "ms": _ms(step)}
             for name, step in result.steps.items()
         ]
     print_json(document)

@@ -1,4 +1,4 @@
-"""`foreword serve`: every prompt of the table from one model, over HTTP."""
+"""`foreword serve`: serves every prompt of the table on one backbone over HTTP, and manages the server's API keys."""
 
 import json
 from pathlib import Path
@@ -14,23 +14,27 @@ if TYPE_CHECKING:
     from foreword.flows import Chain, Function
     from foreword.prompts import Prompt
 
-app = typer.Typer(help="Serve every prompt of the table over HTTP, as OpenAI's clients speak it.")
-keys_app = typer.Typer(no_args_is_help=True, help="API keys of a server.")
+app = typer.Typer(help="Serve every prompt of the table over an OpenAI-compatible HTTP API.")
+keys_app = typer.Typer(no_args_is_help=True, help="Add, list and remove the API keys of a server.")
 app.add_typer(keys_app, name="keys")
-KeyFile = Annotated[Path, typer.Option("--keys", help="The file of keys.")]
+KeyFile = Annotated[Path, typer.Option("--keys", help="File of API keys.")]
 
 
 @app.callback(invoke_without_command=True)
 def serve(
     context: typer.Context,
-    host: Annotated[str, typer.Option(help="Others than loopback need --keys.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8000,
-    keys: Annotated[Path | None, typer.Option(help="A file of keys; from then on every request needs one.")] = None,
-    grace: Annotated[float, typer.Option(min=1.0, help="Seconds to finish in, once it is told to stop.")] = 30.0,
-    timeout: Annotated[float, typer.Option(min=1.0, help="Seconds that an answer may take.")] = 120.0,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens that a request may ask for.")] = 1024,
-    max_body: Annotated[int, typer.Option(min=1024, help="Bytes of a request.")] = 1024 * 1024,
-    cors: Annotated[list[str], typer.Option(help="Origin of web pages that may call; may be repeated.")] = [],  # noqa: B006
+    host: Annotated[str, typer.Option(help="Address to listen on; any but loopback needs --keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 takes a free one.")] = 8000,
+    keys: Annotated[Path | None, typer.Option(help="File of API keys; with it every request needs one.")] = None,
+    grace: Annotated[
+        float, typer.Option(min=1.0, help="Seconds to finish accepted requests after a stop signal.")
+    ] = 30.0,
+    timeout: Annotated[float, typer.Option(min=1.0, help="Maximum seconds for an answer.")] = 120.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Maximum number of tokens that a request may ask for.")] = 1024,
+    max_body: Annotated[int, typer.Option(min=1024, help="Maximum bytes of a request body.")] = 1024 * 1024,
+    cors: Annotated[
+        list[str], typer.Option(help="Origin of web pages that may call the server; may be repeated.")
+    ] = [],  # noqa: B006
     embeddings: Annotated[
         str | None, typer.Option(help="Folder of a sentence-transformers model, for /v1/embeddings.")
     ] = None,
@@ -39,16 +43,16 @@ def serve(
         typer.Option(help="A chain's .yaml file or FILE.py:FUNCTION, served under its own name; may be repeated."),
     ] = [],  # noqa: B006
     engine: Annotated[
-        str, typer.Option(help="local, vllm in an environment that has it, or one that a package adds.")
+        str, typer.Option(help="Inference engine: local, vllm if it is installed, or one that a package adds.")
     ] = "local",
     engine_option: Annotated[
-        list[str], typer.Option(help="NAME=VALUE of the engine's own, such as vLLM's arguments; may be repeated.")
+        list[str], typer.Option(help="NAME=VALUE for the engine, such as an argument of vLLM; may be repeated.")
     ] = [],  # noqa: B006
     backbone: BackboneName = DEFAULT_BACKBONE,
     dtype: Dtype = "auto",
     table: TableUrl = None,
 ) -> None:
-    """Serve every prompt of the table over HTTP; Ctrl-C or SIGTERM finishes what has been accepted, and ends."""
+    """Serve every prompt of the table over HTTP. Ctrl-C or SIGTERM finishes accepted requests, then stops."""
     if context.invoked_subcommand is not None:
         return
     from foreword.jobs import find_runnable
@@ -66,7 +70,7 @@ def serve(
     from foreword.table import find_table
 
     check_engine(engine)
-    options = _options(engine, engine_option)
+    options = _parse_options(engine, engine_option)
     allowed = Keys(keys) if keys is not None else None
     bound = open_socket(host, port, allowed)
     with bound, Display() as display:
@@ -74,7 +78,7 @@ def serve(
         strategies = serve_as_named([_servable(find_runnable(ref, prompts), ref) for ref in strategy], prompts)
         limits = Limits(body_bytes=max_body, max_tokens=max_tokens, seconds=timeout)
         embedder = None
-        if embeddings is not None:  # a folder that is none is told before a model is waited for
+        if embeddings is not None:  # raises on a wrong folder before a model is loaded
             from foreword.backbone import SentenceEmbedder
             from foreword.serve import EmbeddingQueue
 
@@ -83,7 +87,7 @@ def serve(
         app, service = make_service(model, runner, prompts, allowed, limits, cors, strategies)
         service.embedder = embedder
         where = address(bound)
-        display.say(f"Serving at {where}/v1. " + ("" if allowed else "No keys: this machine alone may ask."))
+        display.say(f"Serving at {where}/v1. " + ("" if allowed else "No keys: only this machine may send requests."))
         run_server(app, service, bound, grace)
 
 
@@ -91,19 +95,19 @@ def _servable(item: "Prompt | Chain | Function", ref: str) -> "Chain | Function"
     from foreword.prompts import Prompt
 
     if isinstance(item, Prompt):
-        raise UsageError(f"--strategy {ref!r} is a prompt; add it to the table, and it is served")
+        raise UsageError(f"--strategy {ref!r} is a prompt; add it to the table to serve it")
     return item
 
 
-def _options(engine: str, given: list[str]) -> dict[str, object]:
-    """An engine's own options: a value is JSON where it can be read as that, and else text."""
-    if given and engine == "local":
-        raise UsageError(f"--engine-option {given[0]!r}: --engine local has none; --engine vllm takes vLLM's arguments")
+def _parse_options(engine: str, items: list[str]) -> dict[str, object]:
+    """Parse the options of an engine: a value is JSON if it parses as JSON, else text."""
+    if items and engine == "local":
+        raise UsageError(f"--engine-option {items[0]!r}: --engine local has none; --engine vllm takes vLLM's arguments")
     options: dict[str, object] = {}
-    for one in given:
-        name, equals, value = one.partition("=")
+    for item in items:
+        name, equals, value = item.partition("=")
         if not equals:
-            raise UsageError(f"--engine-option {one!r}: write NAME=VALUE, such as max_model_len=8192")
+            raise UsageError(f"--engine-option {item!r}: write NAME=VALUE, such as max_model_len=8192")
         try:
             options[name] = json.loads(value)
         except ValueError:
@@ -113,15 +117,15 @@ def _options(engine: str, given: list[str]) -> dict[str, object]:
 
 @keys_app.command("add")
 def add(
-    name: Annotated[str, typer.Argument(help="Whose key it is; the log tells it.")],
+    name: Annotated[str, typer.Argument(help="Name of the key's owner, which the log shows.")],
     keys: KeyFile = Path("keys.json"),
-    scope: Annotated[list[str], typer.Option(help="use, admin, or both.")] = ["use"],  # noqa: B006
+    scope: Annotated[list[str], typer.Option(help="use or admin; repeat it for both.")] = ["use"],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Make a key, and print it once: the file holds its hash alone."""
+    """Make a key and print it. It is shown only once: the file holds its hash."""
     from foreword.serve import add_key
 
-    unknown = [one for one in scope if one not in ("use", "admin")]
+    unknown = [name for name in scope if name not in ("use", "admin")]
     if unknown:
         raise UsageError(f"scope {unknown[0]!r}: choose use or admin")
     key = add_key(keys, name, tuple(dict.fromkeys(scope)))  # type: ignore[arg-type]
@@ -133,7 +137,7 @@ def add(
 
 @keys_app.command("list")
 def list_keys(keys: KeyFile = Path("keys.json"), as_json: Json = False) -> None:
-    """Whose keys there are."""
+    """List the keys: owner, scopes and time of creation."""
     from foreword.serve import read_keys
 
     listed = [key.model_dump(mode="json", exclude={"sha256"}) for key in read_keys(keys)]
@@ -145,8 +149,10 @@ def list_keys(keys: KeyFile = Path("keys.json"), as_json: Json = False) -> None:
 
 
 @keys_app.command("remove")
-def remove(name: Annotated[str, typer.Argument(help="As it was added.")], keys: KeyFile = Path("keys.json")) -> None:
-    """Take a key out; a running server refuses it at once."""
+def remove(
+    name: Annotated[str, typer.Argument(help="Name that the key was added with.")], keys: KeyFile = Path("keys.json")
+) -> None:
+    """Remove a key; a running server refuses it at once."""
     from foreword.serve import remove_key
 
     remove_key(keys, name)

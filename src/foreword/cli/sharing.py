@@ -1,4 +1,4 @@
-"""`foreword prompts push`, `pull` and `card`: prompts shared with others."""
+"""`foreword prompts push`, `pull` and `card`: share stored prompts with others."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ import typer
 
 from foreword.cli.console import Display, print_json
 from foreword.cli.shared import Dtype, Json, TableUrl
-from foreword.cli.versions import say_unchanged
+from foreword.cli.versions import warn_if_unchanged
 from foreword.errors import ForewordError
 from foreword.files import write_atomic
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from foreword.prompts import Prompt
 
 MAX_RESULT = 20_000_000
-"""Bytes of a comparison's result."""
+"""The most bytes of a comparison's result."""
 
 ResultFile = Annotated[Path | None, typer.Option("--result", help="result.json of 'foreword compare', for the card.")]
 
@@ -29,7 +29,7 @@ def push(
     table: TableUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Put a version, its vectors and its card where others can pull it from."""
+    """Copy a version, its vectors and its card to where others can pull it from."""
     from foreword.table import find_table
     from foreword.table.sharing import push
 
@@ -42,19 +42,21 @@ def push(
 
 
 def pull(
-    source: Annotated[str, typer.Argument(help="What push printed; or a store's address and '/NAME' or '/NAME:3'.")],
+    source: Annotated[
+        str, typer.Argument(help="Address that push printed, or a store's address with '/NAME' or '/NAME:3'.")
+    ],
     name: Annotated[str | None, typer.Option(help="Another name to store it under.")] = None,
     alias: Annotated[str | None, typer.Option(help="Alias to give the new version.")] = None,
     backbone: Annotated[
-        str | None, typer.Option("--backbone", "-b", help="Refuse a soft prompt that was learned on another one.")
+        str | None, typer.Option("--backbone", "-b", help="Refuse a soft prompt that was learned on another backbone.")
     ] = None,
     message: Annotated[str, typer.Option("--message", "-m", help="Why, for the log. [default: its author's]")] = "",
-    tag: Annotated[list[str], typer.Option(help="A tag to add, besides its own; more than once for more.")] = [],  # noqa: B006
+    tag: Annotated[list[str], typer.Option(help="Tag to add beside its own; may be repeated.")] = [],  # noqa: B006
     dtype: Dtype = "auto",
     table: TableUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Store what somebody pushed as a new version, once all of it is checked."""
+    """Check a pushed prompt and store it as a new version."""
     from foreword.jobs import load_backbone
     from foreword.table import PromptTable
     from foreword.table.sharing import pull
@@ -70,7 +72,7 @@ def pull(
                 )
 
     pulled = pull(PromptTable.open(table), source, name, alias, check, message, tag)
-    say_unchanged(pulled.stored, message)
+    warn_if_unchanged(pulled.stored, message)
     if as_json:
         manifest = pulled.manifest.model_dump(mode="json")
         document = {"prompt": pulled.stored.ref, "parts": [*pulled.parts], "message": pulled.stored.message}
@@ -84,11 +86,11 @@ def pull(
 def card(
     ref: Annotated[str, typer.Argument(help="name, name@alias or name:version; or a .prompt file.")],
     result: ResultFile = None,
-    out: Annotated[Path | None, typer.Option(help="A file instead of stdout.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write instead of stdout.")] = None,
     table: TableUrl = None,
     as_json: Json = False,
 ) -> None:
-    """A page about a prompt: what it is, takes and answers, how it was learned and scored, how to use it."""
+    """Print a page about a prompt: what it is, takes and answers, how it was tuned and scored, how to use it."""
     from foreword.table import find_prompt, find_table, is_path
     from foreword.table.card import card_text
 
@@ -105,15 +107,18 @@ def card(
 
 
 def read_result(path: Path | None) -> dict[str, Any] | None:
-    """What a comparison wrote, of bounded size."""
+    """Read the `result.json` of a comparison; None without a path.
+
+    Raises ForewordError if the file is too large, unreadable or no JSON.
+    """
     if path is None:
         return None
     try:
         if path.stat().st_size > MAX_RESULT:
             raise ForewordError(f"{str(path)!r} is larger than {MAX_RESULT:,} bytes; that is no result")
-        found = json.loads(path.read_bytes())
+        result = json.loads(path.read_bytes())
     except OSError as error:
         raise ForewordError(f"cannot read {str(path)!r}: {error.strerror}") from error
     except (ValueError, RecursionError):
         raise ForewordError(f"{str(path)!r} is no JSON; give the result.json of 'foreword compare'") from None
-    return found if isinstance(found, dict) else {}
+    return result if isinstance(result, dict) else {}

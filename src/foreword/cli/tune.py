@@ -1,4 +1,4 @@
-"""`foreword tune`: learn soft prompts for a task or several, store them, and report them on the test rows once."""
+"""`foreword tune`: tunes soft prompts for one task or several, stores them, and measures them once on test."""
 
 import re
 import shlex
@@ -13,13 +13,14 @@ from foreword.cli.console import Display, print_json
 from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, TableUrl
 
 COMMAND = "foreword.command"
-"""Where the context of a call keeps its command line."""
+"""The key under which the context of a call keeps its command line."""
 
 
 class Tune(TyperCommand):
-    """The verb as a command line knows it: `--method` without a name lists the methods."""
+    """The `tune` command, in which `--method` without a name lists the methods."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Keep the command line for the run's record, and list the methods if that is asked for."""
         ctx.meta[COMMAND] = command_line(args)
         if any(a == "--method" and (b is None or b.startswith("-")) for a, b in zip_longest(args, args[1:])):
             list_methods()
@@ -28,14 +29,14 @@ class Tune(TyperCommand):
 
 
 def command_line(arguments: list[str]) -> str:
-    """The call as a shell takes it, to be kept; the password of a database is not."""
-    shown = [re.sub(r"(://[^/:@]*):.*@", r"\1:***@", argument) for argument in arguments]
-    shown = [re.sub(r"(?i)([?&]password=)[^&]*", r"\1***", argument) for argument in shown]
-    return shlex.join(["foreword", "tune", *shown]).encode(errors="backslashreplace").decode()
+    """Return the call as a shell command, with passwords of databases masked."""
+    masked = [re.sub(r"(://[^/:@]*):.*@", r"\1:***@", argument) for argument in arguments]
+    masked = [re.sub(r"(?i)([?&]password=)[^&]*", r"\1***", argument) for argument in masked]
+    return shlex.join(["foreword", "tune", *masked]).encode(errors="backslashreplace").decode()
 
 
 def list_methods() -> None:
-    """A line for each method: what it trains, how many numbers that are, when to choose it."""
+    """Print a line for each method: what it trains, how many parameters those are, when to choose it."""
     from foreword.errors import ForewordError
     from foreword.tuning import METHODS
 
@@ -44,9 +45,9 @@ def list_methods() -> None:
         try:
             method = METHODS[name]
             print(f"{name:{width}}  {method.trains}; choose it when {method.when}")
-        except ForewordError as error:  # of a package that is broken
+        except ForewordError as error:  # a package that adds a method is broken
             print(f"{name:{width}}  {error}")
-    print("\nP virtual tokens, D the model's width, L layers, H KV heads, S tokens of the longest row, T tasks.")
+    print("\nP virtual tokens, D hidden size, L layers, H KV heads, S tokens of the longest row, T tasks.")
 
 
 def tune(
@@ -55,34 +56,34 @@ def tune(
         list[Path],
         typer.Argument(
             metavar="TASK...",
-            help="The task file (YAML): data, inputs, target, metric, splits. Several are tuned together, by a method "
-            "made for them.",
+            help="The task file (YAML): data, inputs, target, metric, splits. Several tasks are tuned together by a "
+            "multitask method.",
         ),
     ],
     start: Annotated[
         list[str] | None,
         typer.Option(
-            help="Prompt to begin from: a .prompt file or a name in the table; of several tasks, once for each. "
+            help="Prompt to begin from: a .prompt file or a name in the table; repeat it for each task. "
             "[default: inputs, one a line]"
         ),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="How to learn; without a name, lists the methods. [default: prompt-tuning]")
+        str | None, typer.Option(help="Tuning method; without a name, list the methods. [default: prompt-tuning]")
     ] = None,
-    tokens: Annotated[int | None, typer.Option(help="Virtual tokens. [default: 16]")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Number of virtual tokens. [default: 16]")] = None,
     init: Annotated[
         str | None,
         typer.Option(
-            help="text, labels, demonstrations, vocabulary, random, zero (a prefix only) or prompt. "
-            "[default: its vectors, else its text]"
+            help="Initialization: text, labels, demonstrations, vocabulary, random, zero (prefix tuning only) or "
+            "prompt. [default: the start's vectors, else its text]"
         ),
     ] = None,
     init_text: Annotated[
-        str | None, typer.Option(help="The text to begin from. [default: the start prompt's words]")
+        str | None, typer.Option(help="Text that virtual tokens are initialized from. [default: the start's words]")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps at most. [default: 250]")] = None,
+    steps: Annotated[int | None, typer.Option(help="Maximum number of optimizer steps. [default: 250]")] = None,
     batch: Annotated[int | None, typer.Option(help="Rows per step; planned by --budget. [default: 16]")] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate. [default: what suits the method]")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate. [default: that of the method]")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the run. [default: 0]")] = None,
     budget: Annotated[
         str | None, typer.Option(help="Plan the run within 90s, 5m, 1.5h or 4000rows instead of --steps.")
@@ -90,32 +91,32 @@ def tune(
     sweep: Annotated[
         bool,
         typer.Option(
-            "--sweep", help="First try a few settings in one batch, on top of --budget; the best on dev is tuned."
+            "--sweep", help="First try a few settings in one batch, on top of --budget, and tune the best on dev."
         ),
     ] = False,
     backbone: BackboneName = DEFAULT_BACKBONE,
     dtype: Dtype = "auto",
     out: Annotated[Path | None, typer.Option(help="Folder of the run. [default: runs/TASK-METHOD-ID]")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the checkpoint in --out.")] = False,
     add_to: Annotated[
-        Path | None, typer.Option(help="Folder of a finished run of several tasks: these are added to it.")
+        Path | None, typer.Option(help="Folder of a finished run of several tasks, to which these tasks are added.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name in the prompt table. [default: TASK-METHOD]")] = None,
     alias: Annotated[str | None, typer.Option(help="Alias to give the stored version.")] = None,
     table: TableUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Learn a soft prompt for a task.
+    """Tune a soft prompt for a task.
 
-    Kill it whenever you like: --resume with the same --out goes on as if nothing had happened.
+    You can stop it at any time: --resume with the same --out continues the run exactly where it was.
     """
     from foreword.jobs import to_json, tune
 
-    given: dict[str, Any] = {
+    options: dict[str, Any] = {
         "method": method, "tokens": tokens, "init": init, "init_text": init_text, "steps": steps, "batch": batch,
         "learning_rate": lr, "seed": seed,
     }  # fmt: skip
-    settings = {key: value for key, value in given.items() if value is not None}
+    settings = {key: value for key, value in options.items() if value is not None}
     with Display() as display:
         tuned = tune(
             tasks, start=start or (), settings=settings, budget=budget, sweep=sweep, backbone=backbone, dtype=dtype,
@@ -125,4 +126,4 @@ def tune(
     if as_json:
         print_json(to_json(tuned))
     else:
-        print("\n".join(one.ref for one in tuned))
+        print("\n".join(task.ref for task in tuned))
