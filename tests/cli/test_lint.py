@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from cli.conftest import Call
+from project import Call
 
 
 def test_lint_ends_with_1_where_there_are_errors(project: Path, call: Call) -> None:
