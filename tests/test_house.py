@@ -48,6 +48,19 @@ def test_no_room_imports_from_its_own_floor_or_above() -> None:
                 assert ground or floor[parts[1]] < floor[room], f"{path.relative_to(ROOT)} imports {name}"
 
 
+def test_other_rooms_are_entered_by_their_front_door() -> None:
+    """What a room exports is its `__init__`: names, or a whole module as `formats`; nobody reaches past it."""
+    for path in SOURCE.rglob("*.py"):
+        room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("foreword."):
+                parts = node.module.split(".")
+                names = ", ".join(alias.name for alias in node.names)
+                assert len(parts) == 2 or parts[1] == room, (
+                    f"{path.relative_to(ROOT)} takes {names} from {node.module}; let foreword.{parts[1]} export it"
+                )
+
+
 def test_no_module_imports_itself_by_way_of_others() -> None:
     """Late imports count, inside functions and for types alone: a circle that only they hide is one all the same."""
     paths = {_module(path): path for path in SOURCE.rglob("*.py")}

@@ -23,8 +23,7 @@ from foreword.backbone.structured import Grammars
 from foreword.backbone.vectors import NO_VECTORS, Vectors
 from foreword.errors import ForewordError, UsageError
 from foreword.listen import SILENT, Listener
-from foreword.prompts import Cut, Prompt
-from foreword.prompts.budget import fit_budgets
+from foreword.prompts import Cut, Prompt, fit_budgets
 
 BATCH_TOKENS = 1_024
 """Tokens in a scoring batch: enough to fill the machine's matrix units, little enough to stay in its caches."""

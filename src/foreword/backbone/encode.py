@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from foreword.errors import ForewordError
-from foreword.prompts import Cut, Piece, Text, Turn, Virtual
-from foreword.prompts.pieces import Marks
+from foreword.prompts import Cut, Marks, Piece, Text, Turn, Virtual
 
 Ids = np.ndarray
 """[T] int64; virtual tokens below zero."""

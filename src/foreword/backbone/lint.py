@@ -6,11 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from foreword.backbone.backbone import Backbone
 from foreword.backbone.encode import Encoded, encode, encode_answer, spans
 from foreword.errors import ForewordError
-from foreword.prompts import Prompt, Text
-from foreword.prompts.budget import fit_budgets
-from foreword.prompts.lint import Finding, beginnings
-from foreword.prompts.prompt import ANY_INPUT
-from foreword.prompts.samples import SAMPLE_TEXT, sample
+from foreword.prompts import ANY_INPUT, SAMPLE_TEXT, Finding, Prompt, Text, beginnings, fit_budgets, sample
 
 WRITTEN = 64
 """Tokens that an answer of free text is given room for."""

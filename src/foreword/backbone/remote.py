@@ -10,9 +10,8 @@ from urllib.parse import urlsplit
 
 from foreword.backbone.answer import Answer, Inputs, OnRows, Sampling
 from foreword.errors import ForewordError
-from foreword.prompts import Prompt, Text, Turn, Virtual
-from foreword.prompts.budget import estimated_spans, fit_budgets
-from foreword.prompts.schema import Schema, closed, read
+from foreword.prompts import Prompt, Text, Turn, Virtual, estimated_spans, fit_budgets
+from foreword.prompts import schema as schemas
 
 PARALLEL = 8
 """Requests under way at once."""
@@ -79,7 +78,7 @@ class RemoteBackbone:
         schema, choices, limit = prompt.output.json_schema, prompt.output.choices, sampling.limit(prompt)
         options: dict[str, Any] = {"stop": list(sampling.stop)} if sampling.stop else {}
         if schema is not None:
-            options = {"response_format": _response_format(prompt.name, closed(schema))}
+            options = {"response_format": _response_format(prompt.name, schemas.closed(schema))}
         try:
             reply = self._client.chat.completions.create(
                 model=self.model,
@@ -106,23 +105,23 @@ class RemoteBackbone:
         return Answer(shown, value, None, read_tokens, written, problem=problem, cached_tokens=cached)
 
 
-def _response_format(name: str, schema: Schema) -> dict[str, Any]:
+def _response_format(name: str, schema: schemas.Schema) -> dict[str, Any]:
     """Servers differ in what they hold an answer to; `strict` asks for all of it, which needs every key required."""
     form = {"name": re.sub(r"[^a-zA-Z0-9_-]", "_", name)[:64], "schema": schema, "strict": _all_required(schema)}
     return {"type": "json_schema", "json_schema": form}
 
 
-def _all_required(schema: Schema) -> bool:
-    parts: dict[str, Schema] = schema.get("properties", {})
+def _all_required(schema: schemas.Schema) -> bool:
+    parts: dict[str, schemas.Schema] = schema.get("properties", {})
     below = [*parts.values(), *schema.get("anyOf", ()), *([schema["items"]] if "items" in schema else [])]
     return set(parts) == set(schema.get("required", ())) and all(map(_all_required, below))
 
 
-def _value(text: str, choices: Sequence[str] | None, schema: Schema | None) -> tuple[Any, str | None]:
+def _value(text: str, choices: Sequence[str] | None, schema: schemas.Schema | None) -> tuple[Any, str | None]:
     """What an answer says, and what is wrong with it."""
     if schema is not None:
         try:
-            return read(schema, text), None
+            return schemas.read(schema, text), None
         except ValueError as error:
             return None, str(error)
     if choices is not None:

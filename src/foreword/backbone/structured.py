@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, StoppingCriteria
 
 from foreword.errors import ForewordError
-from foreword.prompts.schema import Schema, closed, read, rewritten, types
+from foreword.prompts import schema as schemas
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -48,7 +48,7 @@ class Grammars:
                 "ask for choices or text"
             ) from error
 
-    def constraint(self, schema: Schema, rows: int) -> "Constraint":
+    def constraint(self, schema: schemas.Schema, rows: int) -> "Constraint":
         """What constrains a batch of `rows` to `schema`, for one call of generate. Raises ForewordError where
         the grammar engine cannot take the schema.
         """
@@ -66,18 +66,18 @@ class Grammars:
         return Constraint(schema, [first.deep_copy() for _ in range(rows)], self._tokenizer, self._ends)
 
 
-def json_grammar(schema: Schema) -> str:
+def json_grammar(schema: schemas.Schema) -> str:
     """All texts that fit `schema`, as llguidance's dialect of Lark has it.
 
     A space may stand before them: behind "Answer:" that is how a model's own words begin.
     """
-    text = json.dumps(rewritten(closed(schema), _decimals) | {"x-guidance": SPELLING})
+    text = json.dumps(schemas.rewritten(schemas.closed(schema), _decimals) | {"x-guidance": SPELLING})
     return f'start: " "? answer\nanswer: %json {text}'
 
 
 def _decimals(node: dict[str, Any]) -> dict[str, Any]:
     """A model that writes 0.333… would never come to an end: nine decimals, a whole number of billionths."""
-    if "number" in types(node) and not {"enum", "const"} & set(node):
+    if "number" in schemas.types(node) and not {"enum", "const"} & set(node):
         node["multipleOf"] = 1e-9
     return node
 
@@ -85,7 +85,7 @@ def _decimals(node: dict[str, Any]) -> dict[str, Any]:
 class Constraint:
     """Which tokens may come next in each row of a batch, by one grammar a row; for one call of generate."""
 
-    def __init__(self, schema: Schema, matchers: "list[LLMatcher]", tokenizer: Any, ends: list[int]) -> None:
+    def __init__(self, schema: schemas.Schema, matchers: "list[LLMatcher]", tokenizer: Any, ends: list[int]) -> None:
         self._schema, self._matchers, self._tokenizer, self.ends = schema, matchers, tokenizer, ends
         self._ids: list[list[int]] = [[] for _ in matchers]
         self._done = [False] * len(matchers)
@@ -128,7 +128,7 @@ class Constraint:
         ids = self._ids[row]
         text = self._tokenizer.decode_bytes(ids).decode(errors="replace").strip()
         try:
-            return text, read(self._schema, text), None, len(ids)
+            return text, schemas.read(self._schema, text), None, len(ids)
         except ValueError:  # what is finished fits, so it is not
             problem, remedy = "", "raise max_tokens, or bound what the schema asks for with maxLength and maxItems"
             if self._matchers[row].is_error():  # it has limits of its own to what it works out

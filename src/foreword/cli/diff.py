@@ -13,9 +13,8 @@ from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, Tab
 from foreword.errors import UsageError
 
 if TYPE_CHECKING:
-    from foreword.evals.flips import Flips
-    from foreword.prompts import Prompt
-    from foreword.prompts.vector_diff import SoftDiff
+    from foreword.evals import Flips
+    from foreword.prompts import Prompt, SoftDiff
     from foreword.table import PromptTable
 
 
@@ -38,7 +37,7 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """Show what differs between two prompts: front matter, text and vectors; rendered rows; answers."""
-    from foreword.prompts.diff import diff as diff_prompts
+    from foreword.prompts import diff as diff_prompts
     from foreword.table import find_prompt, find_table
 
     store = find_table(table)
@@ -99,8 +98,8 @@ def _render_rows(
     a: "Prompt", b: "Prompt", names: tuple[str, str], row: dict[str, str], file: Path | None
 ) -> list[dict[str, Any]] | None:
     """Render every row with both prompts; return a document per row, or None if no row is given."""
-    from foreword.prompts.diff import rendered
-    from foreword.tasks.sources import records
+    from foreword.prompts import rendered
+    from foreword.tasks import records
 
     if not row and file is None:
         return None

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 from foreword.cli.console import print_table
 
 if TYPE_CHECKING:
-    from foreword.evals.flips import Flips
-    from foreword.prompts.diff import Diff
-    from foreword.prompts.vector_diff import SoftDiff, Token
+    from foreword.evals import Flips
+    from foreword.prompts import Diff, SoftDiff, Token
 
 SHOWN = 3
 """The most rows of a kind that are printed; `--json` has all."""
@@ -25,7 +24,7 @@ KINDS = {
 
 def print_text(difference: "Diff", names: tuple[str, str]) -> None:
     """Print how front matter and text differ."""
-    from foreword.prompts.diff import visible
+    from foreword.prompts import visible
 
     if difference.same:
         print(f"{names[0]} and {names[1]} are the same.")
@@ -56,8 +55,7 @@ def print_vectors(difference: "SoftDiff") -> None:
     """Print how the vectors differ, token by token."""
     from rich.table import Table
 
-    from foreword.prompts.diff import visible
-    from foreword.prompts.vector_diff import vector_facts
+    from foreword.prompts import vector_facts, visible
 
     sides = [vector_facts(soft) or {} for soft in (difference.a, difference.b)]
     table = Table("vectors", "A", "B", box=None, pad_edge=False)
@@ -103,7 +101,7 @@ def _print_tokens(name: str, tokens: "Sequence[Token]") -> None:
 
 def print_rendered(texts: list[dict[str, Any]]) -> None:
     """Print on how many rows the rendered texts differ, and the first of them."""
-    from foreword.prompts.diff import visible
+    from foreword.prompts import visible
 
     differing = [text for text in texts if text["text"]]
     print(f"\nRendered: {len(differing)} of {len(texts)} rows differ.")
@@ -117,8 +115,8 @@ def print_flips(flips: "Flips") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from foreword.evals.wording import p_text
-    from foreword.prompts.diff import visible
+    from foreword.evals import p_text
+    from foreword.prompts import visible
 
     scale, gap = flips.scale, flips.difference
     print(f"\nAnswers to {flips.rows:,} dev rows of {flips.task}; the test rows are not read.")

@@ -51,7 +51,7 @@ def doctor(
 def _facts() -> Iterator[tuple[str, str]]:
     import torch
 
-    from foreword.backbone.load import BUILT_IN_BACKBONES, best_dtype, built_in_path
+    from foreword.backbone import BUILT_IN_BACKBONES, best_dtype, built_in_path
 
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")

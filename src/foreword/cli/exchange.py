@@ -15,8 +15,7 @@ from foreword.files import read_text, write_atomic
 
 if TYPE_CHECKING:
     from foreword.backbone import Backbone
-    from foreword.prompts import Prompt
-    from foreword.prompts.peft import Base
+    from foreword.prompts import Prompt, peft
 
 
 def import_prompt(
@@ -74,10 +73,9 @@ def _from_file(source: Path, form: str | None, name: str | None) -> "tuple[str, 
 
 def _from_peft(folder: Path, name: str, task: int | None, backbone: str, dtype: str) -> "tuple[Prompt, str]":
     from foreword.jobs import load_backbone
-    from foreword.prompts import Prompt
-    from foreword.prompts.peft import Adapter
+    from foreword.prompts import Prompt, peft
 
-    adapter = Adapter.read(folder, task)
+    adapter = peft.Adapter.read(folder, task)
     prompt = Prompt(name, adapter.body)  # raises on a wrong name before a model is loaded
     with Display() as display:
         base = _base(load_backbone(backbone, dtype, display))
@@ -112,8 +110,7 @@ def export_prompt(
     as_json: Json = False,
 ) -> None:
     """Write a prompt for another program, and say what is lost. A soft prompt can be written for PEFT only."""
-    from foreword.prompts import formats
-    from foreword.prompts.peft_files import CONFIG
+    from foreword.prompts import formats, peft_files
     from foreword.table import find_prompt, find_table
 
     if (form := form or formats.guess_for(dest)) != "peft":
@@ -121,7 +118,7 @@ def export_prompt(
         if peft_type is not None:
             raise UsageError(f"--type is for PEFT's folders, and {str(dest)!r} is to be {form}")
     chosen = find_prompt(prompt, find_table(table))
-    if not force and (os.path.lexists(dest / CONFIG if form == "peft" else dest)):
+    if not force and (os.path.lexists(dest / peft_files.CONFIG if form == "peft" else dest)):
         raise UsageError(f"{str(dest)!r} is there already; --force writes over it, or name another")
     if form == "peft":
         _to_peft(chosen, dest, peft_type, backbone, dtype, as_json=as_json)
@@ -139,12 +136,12 @@ def _to_peft(
     chosen: "Prompt", folder: Path, peft_type: str | None, backbone: str, dtype: str, *, as_json: bool
 ) -> None:
     from foreword.jobs import load_backbone
-    from foreword.prompts.peft import exportable, text_behind, write
+    from foreword.prompts import peft
 
-    soft = exportable(chosen)  # raises before a model is loaded
+    soft = peft.exportable(chosen)  # raises before a model is loaded
     with Display() as display:
         base = _base(load_backbone(backbone, dtype, display))
-    written_type = write(chosen, folder, base, peft_type)
+    written_type = peft.write(chosen, folder, base, peft_type)
     not_exported = [f"the text of {ref!r}, which it includes" for ref in chosen.includes]
     not_exported += (
         ["the rows of 'examples': whoever renders it has to give them"] if chosen.examples is not None else []
@@ -163,12 +160,12 @@ def _to_peft(
             "type": written_type,
             "losses": losses,
         }
-        print_json({**document, "text": text_behind(chosen)})
+        print_json({**document, "text": peft.text_behind(chosen)})
         return
     print(f"{folder}: {written_type}, {len(soft)} virtual tokens on {base.name}.")
     print("PEFT puts virtual tokens before the whole text and knows no template: give it this, variables filled in and")
     print("turns laid out by the tokenizer's chat template, for every row. Choices and calibration are lost.\n")
-    print(text_behind(chosen))
+    print(peft.text_behind(chosen))
     _print_losses(not_exported)
 
 
@@ -178,8 +175,8 @@ def _print_losses(losses: list[str]) -> None:
         print(f"not kept: {loss}", file=sys.stderr)
 
 
-def _base(backbone: "Backbone") -> "Base":
-    from foreword.prompts.peft import Base
+def _base(backbone: "Backbone") -> "peft.Base":
+    from foreword.prompts import peft
 
     config = backbone.model.config
     if config.is_encoder_decoder:
@@ -187,7 +184,7 @@ def _base(backbone: "Backbone") -> "Base":
             f"{backbone.name!r} has an encoder and a decoder; only prompts of decoders are exchanged with PEFT"
         )
     heads, path = config.get_text_config().num_attention_heads, str(config.name_or_path or "")
-    return Base(backbone.name, path, backbone.fingerprint, backbone.dimension, heads, backbone.cache_shape)
+    return peft.Base(backbone.name, path, backbone.fingerprint, backbone.dimension, heads, backbone.cache_shape)
 
 
 def _same(name: str, names: set[str]) -> bool:

@@ -37,7 +37,7 @@ def read_inputs(items: list[str]) -> dict[str, str]:
 
 def parse_types(prompt: "Prompt", row: dict[str, str]) -> dict[str, object]:
     """Parse the values of inputs that a prompt declares as another type than string; they are written as JSON."""
-    from foreword.prompts.inputs import read_value
+    from foreword.prompts import read_value
 
     return {n: read_value(prompt.specs[n], n, text) if n in prompt.specs else text for n, text in row.items()}
 

@@ -12,7 +12,7 @@ from foreword.cli.shared import Dtype, Json, TableUrl
 from foreword.files import read_text
 
 if TYPE_CHECKING:
-    from foreword.prompts.prompt import Resolve
+    from foreword.prompts import Resolve
 
 
 def lint(
@@ -29,9 +29,8 @@ def lint(
 ) -> None:
     """List what is likely wrong with a prompt. Exit code 1 if there are errors."""
     from foreword.jobs import load_backbone
-    from foreword.prompts.lint import lint_text
-    from foreword.table import find_prompt, find_table, is_path
-    from foreword.table.includes import resolve_pinned
+    from foreword.prompts import lint_text
+    from foreword.table import find_prompt, find_table, is_path, resolve_pinned
     from foreword.tasks import Task
 
     store = find_table(table)
@@ -47,7 +46,7 @@ def lint(
     expected = {"columns": data.inputs, "choices": data.choices} if data is not None else {}
     prompt, findings = lint_text(text, ref, resolve, folder, **expected, tuned=tuned)
     if prompt is not None and backbone is not None:
-        from foreword.backbone.lint import lint_tokens
+        from foreword.backbone import lint_tokens
 
         prompt = find_prompt(ref, store)  # with its vectors
         fits = not any(finding.severity == "error" for finding in findings)

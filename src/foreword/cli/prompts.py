@@ -19,7 +19,7 @@ Ref = Annotated[str, typer.Argument(help="name, name@alias or name:version; or a
 
 def show(ref: Ref, table: TableUrl = None, as_json: Json = False) -> None:
     """Print a prompt file, and what its vectors are."""
-    from foreword.prompts.vector_diff import vector_facts
+    from foreword.prompts import vector_facts
     from foreword.table import find_prompt, find_table
 
     prompt = find_prompt(ref, find_table(table))
@@ -82,7 +82,7 @@ def render(
 ) -> None:
     """Print the exact tokens that the model would read, or the text."""
     from foreword.jobs import load_backbone
-    from foreword.prompts.pieces import pieces_text
+    from foreword.prompts import pieces_text
     from foreword.table import find_prompt, find_table
 
     prompt = find_prompt(ref, find_table(table))

@@ -30,8 +30,7 @@ def push(
     as_json: Json = False,
 ) -> None:
     """Copy a version, its vectors and its card to where others can pull it from."""
-    from foreword.table import find_table
-    from foreword.table.sharing import push
+    from foreword.table import find_table, push
 
     pushed = push(find_table(table), ref, dest, read_result(result))
     if as_json:
@@ -58,8 +57,7 @@ def pull(
 ) -> None:
     """Check a pushed prompt and store it as a new version."""
     from foreword.jobs import load_backbone
-    from foreword.table import PromptTable
-    from foreword.table.sharing import pull
+    from foreword.table import PromptTable, pull
 
     def check(prompt: "Prompt") -> None:
         if backbone is not None and prompt.soft is not None:
@@ -91,8 +89,7 @@ def card(
     as_json: Json = False,
 ) -> None:
     """Print a page about a prompt: what it is, takes and answers, how it was tuned and scored, how to use it."""
-    from foreword.table import find_prompt, find_table, is_path
-    from foreword.table.card import card_text
+    from foreword.table import card_text, find_prompt, find_table, is_path
 
     prompts = find_table(table)
     prompt = find_prompt(ref, prompts)

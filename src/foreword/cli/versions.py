@@ -147,7 +147,7 @@ def warn_if_unchanged(stored: "Stored", message: str) -> None:
 
 
 def _no_tag(store: "PromptTable", tag: str, name: str | None = None) -> str:
-    from foreword.table.queries import suggestion
+    from foreword.table import suggestion
 
     if name is not None:
         return f"{name!r} has no tag {tag!r}; {suggestion(tag, store.find(name).tags, 'its tags')}"

@@ -3,9 +3,8 @@
 import random
 
 from foreword.errors import UsageError
-from foreword.prompts import Prompt
+from foreword.prompts import Prompt, expect_prompt
 from foreword.prompts import few_shot as prepend_examples
-from foreword.prompts.prompt import expect_prompt
 from foreword.tasks import Row, Task
 
 

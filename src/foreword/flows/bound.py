@@ -12,8 +12,7 @@ from foreword.flows.returns import Read, identity
 from foreword.flows.strategy import Cost, Function, Kind, Strategy
 from foreword.flows.trace import Call, record
 from foreword.listen import Count
-from foreword.prompts import Prompt
-from foreword.prompts.prompt import expect_prompt
+from foreword.prompts import Prompt, expect_prompt
 from foreword.tasks import Task
 
 Rows = Sequence[Mapping[str, object]]

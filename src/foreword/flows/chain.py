@@ -18,9 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from foreword.errors import ForewordError, UsageError
 from foreword.files import read_text
 from foreword.forms import validation_message
-from foreword.prompts import Prompt, Text
-from foreword.prompts.prompt import PROMPT_NAME
-from foreword.prompts.template import RESERVED_NAMES, Template, new_environment
+from foreword.prompts import PROMPT_NAME, RESERVED_NAMES, Prompt, Template, Text, new_environment
 from foreword.table import PromptTable
 from foreword.yaml_text import read_yaml
 

@@ -12,8 +12,7 @@ from foreword.flows.returns import returning
 from foreword.flows.strategy import Cost, Function, Kind
 from foreword.flows.threads import in_thread
 from foreword.listen import Count
-from foreword.prompts import Prompt
-from foreword.prompts.prompt import expect_prompt
+from foreword.prompts import Prompt, expect_prompt
 
 T = TypeVar("T")
 Inputs = Mapping[str, object]

@@ -9,8 +9,7 @@ from typing import Any
 
 from foreword.backbone import LanguageModel
 from foreword.errors import ForewordError, UsageError
-from foreword.evals import STRATEGIES
-from foreword.evals.baselines import Factory
+from foreword.evals import STRATEGIES, Factory
 from foreword.flows import Answers, Chain, Function, Strategy
 from foreword.prompts import Prompt
 from foreword.table import PromptTable, find_prompt, is_path

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from foreword.backbone import Backbone, LanguageModel
 from foreword.errors import ForewordError
-from foreword.prompts import Prompt, Text, Turn, few_shot
-from foreword.prompts.template import included
+from foreword.prompts import Prompt, Text, Turn, few_shot, included
 from foreword.tasks import Row
 
 INSTRUCTION, DEMONSTRATIONS = 0, 1

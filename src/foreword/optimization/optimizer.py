@@ -19,8 +19,14 @@ from pathlib import Path
 from foreword.backbone import Backbone, LanguageModel
 from foreword.budgets import parse_budget
 from foreword.errors import ForewordError, UsageError
-from foreword.evals import CALIBRATION_ROWS, Candidate, evaluate_on_dev
-from foreword.evals.statistics import is_right_or_wrong, paired_difference, score_interval
+from foreword.evals import (
+    CALIBRATION_ROWS,
+    Candidate,
+    evaluate_on_dev,
+    is_right_or_wrong,
+    paired_difference,
+    score_interval,
+)
 from foreword.files import locked
 from foreword.flows import Chain, PromptStrategy, measure
 from foreword.interrupts import interrupts
@@ -33,8 +39,7 @@ from foreword.optimization.journal import Journal
 from foreword.optimization.outcome import Accepted, Optimized, Tested
 from foreword.optimization.proposer import Proposer
 from foreword.optimization.scorer import Scorer
-from foreword.prompts import Prompt
-from foreword.prompts.prompt import expect_prompt
+from foreword.prompts import Prompt, expect_prompt
 from foreword.tasks import Row, Task
 
 BUDGET = "2000calls"

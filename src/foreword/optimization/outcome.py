@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from foreword.evals.statistics import Difference, Interval
-from foreword.evals.verdict import LEVEL
-from foreword.evals.wording import Scale, p_text
+from foreword.evals import LEVEL, Difference, Interval, Scale, p_text
 from foreword.prompts import Prompt
 
 

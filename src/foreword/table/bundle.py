@@ -16,9 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from foreword.errors import ForewordError
 from foreword.forms import validation_message
-from foreword.prompts.prompt import PROMPT_NAME, Prompt
-from foreword.prompts.soft import MAX_VECTOR_BYTES, SoftTokens
-from foreword.prompts.template import MAX_INCLUDES, MAX_TEMPLATE
+from foreword.prompts import MAX_INCLUDES, MAX_TEMPLATE, MAX_VECTOR_BYTES, PROMPT_NAME, Prompt, SoftTokens
 from foreword.redact import redact, secret_line
 from foreword.table.includes import Partials
 from foreword.table.refs import TAG, parse_ref

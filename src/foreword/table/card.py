@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from foreword.errors import UsageError
-from foreword.prompts.prompt import ANY_INPUT, Prompt
+from foreword.prompts import ANY_INPUT, Prompt
 from foreword.redact import redact
 from foreword.table.stored import Stored
 

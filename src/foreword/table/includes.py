@@ -4,8 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from foreword.errors import ForewordError
-from foreword.prompts.prompt import Prompt, Resolve
-from foreword.prompts.template import MAX_INCLUDE_DEPTH, MAX_INCLUDES, MAX_TEMPLATE
+from foreword.prompts import MAX_INCLUDE_DEPTH, MAX_INCLUDES, MAX_TEMPLATE, Prompt, Resolve
 from foreword.table.refs import parse_ref
 
 

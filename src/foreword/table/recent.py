@@ -4,7 +4,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Hashable
 
-from foreword.prompts.prompt import Prompt
+from foreword.prompts import Prompt
 from foreword.table.forks import watch_forks
 from foreword.table.refs import Ref
 

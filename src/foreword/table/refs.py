@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from foreword.errors import UsageError
-from foreword.prompts.prompt import PROMPT_NAME
+from foreword.prompts import PROMPT_NAME
 
 LATEST = "latest"
 ALIAS = re.compile(r"[a-z](?:[a-z0-9._-]{0,48}[a-z0-9])?", re.ASCII)

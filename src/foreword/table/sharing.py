@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from foreword.errors import ForewordError, UsageError
-from foreword.prompts.prompt import PROMPT_NAME, Partial, Prompt
+from foreword.prompts import PROMPT_NAME, Partial, Prompt
 from foreword.redact import redact
 from foreword.table import bundle
 from foreword.table.bundle import CARD, MANIFEST, MAX_MANIFEST, MAX_TEXT, Manifest

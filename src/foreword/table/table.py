@@ -12,8 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, lazyload, undefer
 
 from foreword.errors import ForewordError, UsageError
-from foreword.prompts.prompt import Prompt
-from foreword.prompts.soft import SoftTokens
+from foreword.prompts import Prompt, SoftTokens
 from foreword.table import queries, writes
 from foreword.table.database import Database, locate
 from foreword.table.includes import Partials, pinned, resolve_pinned

@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foreword.backbone import Backbone, LanguageModel, Vectors
-from foreword.backbone.vectors import NO_VECTORS
+from foreword.backbone import NO_VECTORS, Backbone, LanguageModel, Vectors
 from foreword.errors import ForewordError, UsageError
 from foreword.listen import SILENT, Listener
 from foreword.prompts import Prompt

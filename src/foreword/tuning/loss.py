@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from foreword.backbone import Backbone, Example, Vectors
-from foreword.backbone.batch import batches
+from foreword.backbone import Backbone, Example, Vectors, batches
 from foreword.errors import ForewordError
 from foreword.tuning.methods import flat
 from foreword.tuning.rows import Batch, TrainingRows

@@ -4,8 +4,7 @@ import random
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from foreword.backbone import Backbone, Example
-from foreword.backbone.encode import Ids, shared_prefix_length
+from foreword.backbone import Backbone, Example, Ids, shared_prefix_length
 from foreword.errors import ForewordError
 from foreword.prompts import Prompt
 from foreword.tasks import Row, Task

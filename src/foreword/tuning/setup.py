@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from foreword.backbone import Backbone
 from foreword.errors import UsageError
 from foreword.flows import bind, measure
-from foreword.prompts import Prompt
-from foreword.prompts.prompt import expect_prompt
+from foreword.prompts import Prompt, expect_prompt
 from foreword.tasks import Row, Task
 from foreword.tuning.methods import METHODS, check_multitask
 from foreword.tuning.options import TuneOptions
