@@ -166,3 +166,18 @@ def test_a_function_and_a_chain_run_on_one_row(call: Any) -> None:
     assert "function 'longest' has no input 'year'" in ended.stderr
     chained = json.loads(call("run", "two-steps.yaml", "-i", "text=film", "-b", "tiny", "--dtype", "float32").stdout)
     assert [step["name"] for step in chained["steps"]] == ["short", "verdict"]
+
+
+@pytest.mark.usefixtures("stored")
+def test_a_prompt_and_a_function_are_held_against_each_other(call: Any) -> None:
+    given = ("prompts", "diff", "plain", "code.py:longest", "-b", "tiny", "--dtype", "float32")
+    ended = call(*given, "--task", "toy.yaml", "--json")
+    assert ended.exit_code == 0, ended.stderr
+    document = json.loads(ended.stdout)
+    assert (document["a"], document["b"], document["answers"]["rows"]) == ("plain", "code.py:longest", 20)
+    assert document["answers"]["b"]["value"] == pytest.approx(
+        document["answers"]["a"]["value"] + document["answers"]["difference"]["value"]
+    )
+    ended = call(*given)
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert "the answers are compared: give --task" in ended.stderr

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 
 def diff(
-    a: Annotated[str, typer.Argument(help="name, name@alias or name:version; or a .prompt file.")],
+    a: Annotated[
+        str,
+        typer.Argument(
+            help="name, name@alias or name:version; or a .prompt file. With --task also a chain's .yaml file or "
+            "FILE.py:FUNCTION, of which the answers alone are compared."
+        ),
+    ],
     b: Annotated[
         str | None, typer.Argument(help="The other one. Without it, A's newest version and the one before.")
     ] = None,
@@ -40,18 +46,27 @@ def diff(
     from foreword.prompts import diff as diff_prompts
     from foreword.table import find_prompt, find_table
 
+    if b is not None and (_answers_only(a) or _answers_only(b)):
+        if task is None or inputs or rows or run:
+            raise UsageError("of chains and functions the answers are compared: give --task, and nothing to render")
+        flipped = _flips(task, backbone, dtype, (a, b), table)
+        if as_json:
+            print_json({"a": a, "b": b, "answers": flipped.to_json()})
+        else:
+            differences.print_flips(flipped)
+        return
     store = find_table(table)
     names = _names(a, b, store)
     old, new = (find_prompt(name, store) for name in names)
     difference = diff_prompts(old, new, names)
     vectors = _with_starts(difference.soft, run)
     texts = _render_rows(old, new, names, read_inputs(inputs), rows)
-    flipped = _flips(task, backbone, dtype, old, new, names) if task is not None else None
+    flips = _flips(task, backbone, dtype, names, table) if task is not None else None
     if as_json:
         document = {"a": names[0], "b": names[1], **difference.to_json(), "rendered": texts}
         print_json(
             document
-            | {"vectors": vectors.to_json() if vectors else None, "answers": flipped.to_json() if flipped else None}
+            | {"vectors": vectors.to_json() if vectors else None, "answers": flips.to_json() if flips else None}
         )
         return
     differences.print_text(difference, names)
@@ -59,8 +74,8 @@ def diff(
         differences.print_vectors(vectors)
     if texts is not None:
         differences.print_rendered(texts)
-    if flipped is not None:
-        differences.print_flips(flipped)
+    if flips is not None:
+        differences.print_flips(flips)
 
 
 def _names(a: str, b: str | None, store: "PromptTable") -> tuple[str, str]:
@@ -117,8 +132,13 @@ def _needs(prompt: "Prompt", name: str) -> bool:
     return name in prompt.variables and (name not in prompt.specs or prompt.specs[name].default is None)
 
 
-def _flips(task: Path, backbone: str, dtype: str, a: "Prompt", b: "Prompt", names: tuple[str, str]) -> "Flips":
+def _answers_only(ref: str) -> bool:
+    """Tell whether `ref` names a chain or a function, which have no one text to compare."""
+    return ref.endswith((".yaml", ".yml")) or ".py:" in ref
+
+
+def _flips(task: Path, backbone: str, dtype: str, refs: tuple[str, str], table: str | None) -> "Flips":
     from foreword.jobs import diff_on_task
 
     with Display() as display:
-        return diff_on_task(task, a, b, names, backbone=backbone, dtype=dtype, listener=display)
+        return diff_on_task(task, *refs, backbone=backbone, dtype=dtype, table=table, listener=display)

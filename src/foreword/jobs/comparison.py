@@ -16,7 +16,6 @@ from foreword.jobs.load import dtype_name, load_model, load_task
 from foreword.listen import SILENT, Listener
 from foreword.prompts import Prompt
 from foreword.table import find_table
-from foreword.tasks import Task
 from foreword.tuning import Lora
 
 
@@ -105,14 +104,22 @@ def _rename_duplicates(named: Sequence[tuple[str, Answers | Registered]]) -> lis
 
 def diff_on_task(
     task: Path,
-    a: Answers,
-    b: Answers,
-    names: tuple[str, str],
+    a: str,
+    b: str,
     *,
     backbone: str,
     dtype: str = "auto",
+    table: str | None = None,
     listener: Listener = SILENT,
 ) -> Flips:
-    """Measure which answers to the dev rows of a task file flip when `b` replaces `a`; test rows are not read."""
-    data: Task = load_task(task, listener)
-    return flips(load_model(backbone, dtype, listener), data, a, b, names, listener)
+    """Measure which answers to the dev rows of a task file flip when `b` replaces `a`; test rows are not read.
+
+    Both are references as `compare` takes them. Raises ForewordError or UsageError if one is not found, or does not fit
+    the task or the model.
+    """
+    store = find_table(table)
+    old, new = find_strategy(a, store), find_strategy(b, store)
+    data = load_task(task, listener)
+    model = load_model(backbone, dtype, listener)
+    items = make_registered(old, model, data), make_registered(new, model, data)
+    return flips(model, data, *items, (a, b), listener)
