@@ -1,12 +1,18 @@
 """The one family of errors that a user can meet. A message names the thing at fault and the next step."""
 
 import traceback
+from typing import Self
 
 
 class ForewordError(Exception):
     """Something outside the code is wrong: a file, a value, a machine. Ends a command with exit code 1."""
 
     exit_code = 1
+
+    def at(self, where: str) -> Self:
+        """The same error, told `where` it came up: whatever else it carries stays."""
+        self.args = (f"{where}: {self}", *self.args[1:])
+        return self
 
 
 class UsageError(ForewordError):

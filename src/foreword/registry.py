@@ -42,12 +42,21 @@ class Registry(Mapping[str, T], Generic[T]):
         return len(self._built_in) + len(self._points)
 
     @cached_property
-    def _points(self) -> dict[str, importlib.metadata.EntryPoint]:
-        found = importlib.metadata.entry_points(group=self.group)
-        return {point.name: point for point in found if point.name not in self._built_in}
+    def _points(self) -> dict[str, list[importlib.metadata.EntryPoint]]:
+        """By name, what packages add under it: more than one where they do not know of each other."""
+        points: dict[str, list[importlib.metadata.EntryPoint]] = {}
+        for point in importlib.metadata.entry_points(group=self.group):
+            if point.name not in self._built_in:
+                points.setdefault(point.name, []).append(point)
+        return points
 
-    def _load(self, point: importlib.metadata.EntryPoint) -> T:
-        package = point.dist.name if point.dist is not None else point.value
+    def _load(self, points: list[importlib.metadata.EntryPoint]) -> T:
+        point = points[0]
+        package = _package(point)
+        if others := sorted({_package(other) for other in points} - {package}):
+            raise ForewordError(
+                f"{self.group} {point.name!r} is added by two packages, {package!r} and {others[0]!r}; remove one"
+            )
         try:
             made: T = point.load()
         except Exception as error:  # somebody else's code
@@ -60,3 +69,7 @@ class Registry(Mapping[str, T], Generic[T]):
                 "does not fit; CONTRIBUTING.md says what it must be"
             )
         return made
+
+
+def _package(point: importlib.metadata.EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else point.value

@@ -39,7 +39,7 @@ def run(
     If the answer is not of the form that the prompt asks for, "value" is null and the exit code is 1.
     """
     from foreword.backbone import Sampling
-    from foreword.flows import Chain, Function, bind, check
+    from foreword.flows import Chain, Strategy, bind, check
     from foreword.jobs import find_runnable, load_model
     from foreword.prompts import Prompt
     from foreword.table import find_table
@@ -49,7 +49,7 @@ def run(
     if isinstance(chosen, Prompt):
         row = parse_types(chosen, row)
     check(chosen, row)  # raises on a wrong input before a model is loaded
-    if isinstance(chosen, Function):
+    if isinstance(chosen, Strategy):
         [result] = chosen.batch([row])
     else:
         with Display() as display:

@@ -11,7 +11,7 @@ from foreword.cli.shared import DEFAULT_BACKBONE, BackboneName, Dtype, Json, Tab
 from foreword.errors import UsageError
 
 if TYPE_CHECKING:
-    from foreword.flows import Chain, Function
+    from foreword.flows import Chain, Function, Strategy
     from foreword.prompts import Prompt
 
 app = typer.Typer(help="Serve every prompt of the table over an OpenAI-compatible HTTP API.")
@@ -91,11 +91,11 @@ def serve(
         run_server(app, service, bound, grace)
 
 
-def _servable(item: "Prompt | Chain | Function", ref: str) -> "Chain | Function":
-    from foreword.prompts import Prompt
+def _servable(item: "Prompt | Chain | Strategy", ref: str) -> "Chain | Function":
+    from foreword.flows import Chain, Function
 
-    if isinstance(item, Prompt):
-        raise UsageError(f"--strategy {ref!r} is a prompt; add it to the table to serve it")
+    if not isinstance(item, Chain | Function):
+        raise UsageError(f"--strategy {ref!r} is no chain and no function; a prompt is served once it is in the table")
     return item
 
 

@@ -44,11 +44,15 @@ class Classifier:
         return [Result(answer, answer, Usage(), share) for answer in answers]
 
 
+MAJORITY = "majority class"
+"""The name of the baseline that all else is compared with where there is no hard prompt."""
+
+
 def majority(task: Task) -> Strategy:
     """Return the baseline that always gives the commonest training answer."""
     answer = Counter(row.target for row in task.train).most_common(1)[0][0]
     cost = Cost(labelled_rows=len(task.train))
-    return Classifier("majority class", task.inputs, cost, f"always {answer!r}", lambda texts: [answer] * len(texts))
+    return Classifier(MAJORITY, task.inputs, cost, f"always {answer!r}", lambda texts: [answer] * len(texts))
 
 
 def tfidf(task: Task) -> Strategy:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from foreword.backbone import LanguageModel
 from foreword.errors import ForewordError, UsageError
-from foreword.evals.baselines import majority, tfidf
+from foreword.evals.baselines import MAJORITY, majority, tfidf
 from foreword.evals.choose import Candidate, evaluate_on_dev
 from foreword.evals.report import render_report
 from foreword.evals.result import Comparison, ResultData, StrategyResult
@@ -85,13 +85,16 @@ def compare(
     if not task.test:
         raise ForewordError(f"task {task.name!r} has no test rows; give it some: 'split: {{test: 500}}'")
     bound = [bind(item.prompt if isinstance(item, Run) else item, model, task=task) for item in strategies]
-    prompts = [strategy.prompt for strategy in bound if isinstance(strategy, PromptStrategy)]
+    ours = {s.name for s, item in zip(bound, strategies, strict=True) if isinstance(item, Prompt | Run)}
+    prompts = [s.prompt for s in bound if isinstance(s, PromptStrategy) and s.name in ours]
     hard = [prompt for prompt in prompts if prompt.soft is None]
     if lora is not None:
         lora.check(model)
         if not hard:
             raise UsageError("LoRA is trained behind the text of a hard prompt; compare one too")
-    _check_names([strategy.name for strategy in bound] + [soft_name(task.name, "lora")] * (lora is not None))
+    baselines, left_out = _make_baselines(task, {strategy.name for strategy in bound if strategy.kind == "baseline"})
+    names = [strategy.name for strategy in [*bound, *(arm.strategy for arm in baselines)]]
+    _check_names(names + [soft_name(task.name, "lora")] * (lora is not None))
     if len(hard) > 1 and not task.dev:
         raise ForewordError(
             f"task {task.name!r} has no dev rows to choose the best of {len(hard)} hard prompts on; give it some: "
@@ -106,9 +109,8 @@ def compare(
         candidates |= {candidate.plain.name: candidate for candidate in evaluate_on_dev(model, task, new, listener)}
     dev_scores = {name: candidate.score for name, candidate in candidates.items()}
     best = max(hard, key=lambda prompt: dev_scores.get(prompt.name, 0.0), default=None)
-    baselines, left_out = _make_baselines(task, {strategy.name for strategy in bound})
     arms = baselines + [
-        _arm(strategy, candidates.get(strategy.name), item.curves if isinstance(item, Run) else ())
+        _arm(strategy, candidates.get(strategy.name) if strategy.name in ours else None, item)
         for strategy, item in zip(bound, strategies, strict=True)
     ]
     if lora is not None and best is not None:
@@ -122,7 +124,7 @@ def compare(
         metric=task.metric,
         rows=task.test,
         strategies=[_strategy_result(*each) for each in zip(arms, measured, latency, strict=True)],
-        reference=best.name if best else arms[0].strategy.name,
+        reference=best.name if best else MAJORITY,
         settings=settings,
     )
     power = _power_note(result)
@@ -146,12 +148,12 @@ def _check_names(names: list[str]) -> None:
             raise UsageError(f"two strategies are called {name!r}; rename one so that the table can tell them apart")
 
 
-def _arm(strategy: Strategy, candidate: Candidate | None, curve: tuple[CurvePoint, ...] = ()) -> _Arm:
-    if not isinstance(strategy, PromptStrategy):
+def _arm(strategy: Strategy, candidate: Candidate | None, item: Answers | Run) -> _Arm:
+    """Return a prompt in its better form on dev; everything else as it is, for a strategy has a form of its own."""
+    curve = item.curves if isinstance(item, Run) else ()
+    if not isinstance(strategy, PromptStrategy) or not isinstance(item, Prompt | Run):
         return _Arm(strategy, strategy.detail)
-    form = strategy
-    if candidate is not None:
-        form = PromptStrategy(candidate.best, strategy.model, strategy.sampling, kind=strategy.kind)
+    form = PromptStrategy(candidate.best, strategy.model) if candidate is not None else strategy
     return _Arm(form, _detail(form.detail, candidate), form.prompt.output.log_prior is not None, curve)
 
 

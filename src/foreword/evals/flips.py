@@ -96,7 +96,8 @@ def measure_on_dev(
             for row in task.dev:
                 strategy.take(row.inputs, row.id)
         except ForewordError as error:
-            raise type(error)(f"{name!r}: {error}") from error
+            error.at(repr(name))
+            raise
         bound.append((name, strategy))
     return [measure(strategy, task, task.dev, counter(listener, f"{name}: dev")) for name, strategy in bound]
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from foreword.backbone import LanguageModel, Sampling
 from foreword.errors import ForewordError, UsageError
@@ -133,11 +133,21 @@ class ChainStrategy:
         for place, (step, strategy) in enumerate(self._steps):
             active = [i for i in range(len(rows)) if i not in problems]
             where = f"chain {self.name!r}, step {step.name!r}"
+            inputs: dict[int, dict[str, object]] = {}
+            for i in active:
+                try:
+                    inputs[i] = step.inputs(values[i])
+                except ForewordError as error:
+                    if place == 0:
+                        error.at(where)
+                        raise
+                    problems[i] = f"{where}: {error}"  # what an earlier step said does not fit: one row's problem
             try:
-                answered = strategy.batch([step.inputs(values[i]) for i in active])
+                answered = strategy.batch(list(inputs.values()))
             except ForewordError as error:
-                raise type(error)(f"{where}: {error}") from error
-            for i, result in zip(active, answered, strict=True):
+                error.at(where)
+                raise
+            for i, result in zip(inputs, answered, strict=True):
                 results[i][step.name] = result
                 if result.problem is not None:
                     problems[i] = f"{where}, {result.problem}"
@@ -152,7 +162,7 @@ class ChainStrategy:
         seconds = sum(result.seconds for result in steps.values())
         cuts = tuple(cut for result in steps.values() for cut in result.cuts)
         if problem is not None:
-            text = list(steps.values())[-1].text
+            text = list(steps.values())[-1].text if steps else ""
             return Result(text, None, usage, seconds, problem=problem, cuts=cuts, steps=steps)
         last = steps[self.chain.output]
         value, problem = read_value(self._read, last.parsed, None, f"chain {self.name!r}")
@@ -197,6 +207,10 @@ def bind(
     if isinstance(item, Chain):
         return ChainStrategy(item.answering(task.choices) if task else item, model, sampling)
     if isinstance(item, Strategy):
+        if item.kind not in get_args(Kind):
+            raise UsageError(
+                f"strategy {item.name!r} is of kind {item.kind!r}; it is one of {', '.join(get_args(Kind))}"
+            )
         return item
     if callable(item):
         return Function.of(item)

@@ -159,7 +159,8 @@ def _build(form: _ChainForm, path: Path, table: PromptTable | None) -> Chain:
         try:
             prompt = _load_prompt(step.call, path, table)
         except ForewordError as error:
-            raise type(error)(f"{str(path)!r}, step {step.name!r}: {error}") from error
+            error.at(f"{str(path)!r}, step {step.name!r}")
+            raise
         templates = {key: Template(text, f"{name}.{step.name}.{key}") for key, text in step.expressions.items()}
         for key, template in templates.items():
             if key not in prompt.variables and key not in prompt.specs:

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from foreword.errors import ForewordError
-from foreword.flows.result import Usage
+from foreword.flows.result import Result, Usage
 from foreword.flows.strategy import Strategy
 from foreword.listen import Count
 from foreword.tasks import Row, Task
@@ -37,6 +38,8 @@ def measure(strategy: Strategy, task: Task, rows: Sequence[Row], on_rows: Count 
     """
     inputs = [strategy.take(row.inputs, row.id) for row in rows]
     results = strategy.batch(inputs, on_rows)
+    if not isinstance(results, Sequence) or not all(map(_is_whole, results)):
+        raise ForewordError(f"strategy {strategy.name!r} gave {results!r:.80}; its batch returns a list of Results")
     if len(results) != len(rows):
         raise ForewordError(f"strategy {strategy.name!r} gave {len(results)} results for {len(rows)} rows")
     answers = tuple(result.text for result in results)
@@ -46,3 +49,8 @@ def measure(strategy: Strategy, task: Task, rows: Sequence[Row], on_rows: Count 
         sum((result.usage for result in results), Usage()),
         tuple(result.seconds for result in results),
     )
+
+
+def _is_whole(result: object) -> bool:
+    """Tell whether `result` is a Result with a text and a finite time, as tables and pages need it."""
+    return isinstance(result, Result) and isinstance(result.text, str) and isfinite(result.seconds)

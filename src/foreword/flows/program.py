@@ -9,7 +9,7 @@ from foreword.flows.bound import ChainStrategy, PromptStrategy
 from foreword.flows.chain import Chain
 from foreword.flows.result import Result
 from foreword.flows.returns import returning
-from foreword.flows.strategy import Cost, Function, Kind
+from foreword.flows.strategy import Cost, Function, Kind, Strategy
 from foreword.flows.threads import in_thread
 from foreword.listen import Count
 from foreword.prompts import Prompt, expect_prompt
@@ -111,12 +111,14 @@ class Program(Generic[T]):
         return await in_thread(self.model, lambda: self.batch(rows))
 
 
-def check(item: Prompt | Chain | Function, inputs: Mapping[str, Any]) -> None:
+def check(item: Prompt | Chain | Strategy, inputs: Mapping[str, Any]) -> None:
     """Raise UsageError unless `inputs` are exactly what the prompt, chain or function takes."""
     if isinstance(item, Prompt):
         item.fill(inputs)
         return
-    what, takes = ("chain", item.inputs) if isinstance(item, Chain) else ("function", (*item.takes, *item.optional))
+    what, takes = ("chain", item.inputs) if isinstance(item, Chain) else ("function", item.takes)
+    if isinstance(item, Function):
+        takes = (*takes, *item.optional)
     item.take(inputs, "the call")
     if unknown := [name for name in inputs if name not in takes]:
         raise UsageError(f"{what} {item.name!r} has no input {unknown[0]!r}; it takes {list(takes)}")

@@ -3,14 +3,16 @@
 Comparison, gates, search and serving take strategies and need nothing else of them. Knows results; knows no models.
 """
 
+import functools
 import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from foreword.errors import ForewordError, UsageError
-from foreword.flows.result import Result, Usage
+from foreword.flows.result import Result
+from foreword.flows.trace import trace
 from foreword.listen import Count
 
 Kind = Literal["baseline", "hard", "soft", "flow", "lora"]
@@ -87,7 +89,7 @@ class Function:
     def of(call: Callable[..., Any], name: str | None = None, kind: Kind = "flow", cost: Cost = Cost()) -> "Function":
         """Make a strategy of `call`, named `name` or after it. Raises UsageError if it cannot take a row's inputs."""
         named = name or getattr(call, "__name__", "") or type(call).__name__
-        if inspect.iscoroutinefunction(call):
+        if inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(getattr(call, "__call__", None)):  # noqa: B004
             raise UsageError(f"{named!r} is an async function; give a plain one that waits for its own calls")
         try:
             parameters = inspect.signature(call).parameters.values()
@@ -95,13 +97,15 @@ class Function:
             raise UsageError(f"{named!r} has no readable signature; wrap it: lambda text: …") from error
         takes: list[str] = []
         optional: list[str] = []
+        bound = call.keywords if isinstance(call, functools.partial) else {}
         for parameter in parameters:
             if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 raise UsageError(
                     f"{named!r} has the parameter {str(parameter)!r}; a row's inputs are given by keyword, "
                     "so name each one"
                 )
-            (takes if parameter.default is parameter.empty else optional).append(parameter.name)
+            if parameter.name not in bound:  # a row does not change what has been decided
+                (takes if parameter.default is parameter.empty else optional).append(parameter.name)
         detail = (inspect.getdoc(call) or "").partition("\n")[0] if inspect.isroutine(call) else ""
         return Function(named, call, tuple(takes), tuple(optional), kind, cost, detail or "a Python function")
 
@@ -113,7 +117,10 @@ class Function:
         return {name: row[name] for name in (*self.takes, *self.optional) if name in row}
 
     def batch(self, rows: Sequence[Mapping[str, object]], on_rows: Count | None = None) -> list[Result[Any]]:
-        """Call the function once per row, in order. Raises ForewordError if it raises, or returns anything else."""
+        """Call the function once per row, in order. Raises ForewordError if it raises, or returns anything else.
+
+        Calls of prompts within the function count as the row's: their tokens and their number stand in its result.
+        """
         results: list[Result[Any]] = []
         for row in rows:
             results.append(self._answer(row, len(results)))
@@ -124,13 +131,15 @@ class Function:
     def _answer(self, row: Mapping[str, object], number: int) -> Result[Any]:
         began = time.perf_counter()
         try:
-            answer = self.call(**row)
+            with trace() as calls:
+                answer = self.call(**row)
         except ForewordError:
             raise
-        except Exception as error:  # somebody else's code
+        except (Exception, SystemExit) as error:  # somebody else's code
             raise ForewordError(f"{self.name!r} raised {type(error).__name__} on row {number}: {error}") from error
+        seconds = time.perf_counter() - began
         if isinstance(answer, Result):
-            return answer
+            return replace(answer, usage=calls.usage if calls.calls else answer.usage, seconds=seconds)
         if not isinstance(answer, str):
             raise ForewordError(f"{self.name!r} returned {answer!r:.80} on row {number}; return a text, or a Result")
-        return Result(answer, answer, Usage(), time.perf_counter() - began)
+        return Result(answer, answer, calls.usage, seconds)

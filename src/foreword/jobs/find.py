@@ -2,8 +2,9 @@
 
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def _is_stored(ref: str, table: PromptTable) -> bool:
     return True
 
 
-def find_runnable(ref: str, table: PromptTable) -> Prompt | Chain | Function:
+def find_runnable(ref: str, table: PromptTable) -> Prompt | Chain | Strategy:
     """Return what `ref` names, if it can answer a row without a task.
 
     Raises UsageError for a registered strategy, and whatever `find_strategy` raises.
@@ -56,30 +57,45 @@ def find_runnable(ref: str, table: PromptTable) -> Prompt | Chain | Function:
     item = find_strategy(ref, table)
     if isinstance(item, Registered):
         raise UsageError(f"{ref!r} learns from a task's rows; measure it: 'foreword compare TASK.yaml {ref}'")
-    return item if isinstance(item, Prompt | Chain) else Function.of(item)
+    if isinstance(item, type):
+        raise UsageError(f"{ref!r} is a class; name a function, or an object of it")
+    return item if isinstance(item, Prompt | Chain | Strategy) else Function.of(item)
 
 
 def make_registered(
     item: Answers | Registered, model: LanguageModel, task: Task
 ) -> Prompt | Chain | Strategy | Callable[..., Any]:
-    """Make a registered strategy for this task; return everything else as it is."""
-    return item.make(model, task) if isinstance(item, Registered) else item
+    """Make a registered strategy for this task, which is shown no test rows; return everything else as it is.
+
+    Raises ForewordError if it cannot be made.
+    """
+    if not isinstance(item, Registered):
+        return item
+    try:
+        return item.make(model, replace(task, test=()))
+    except ForewordError:
+        raise
+    except Exception as error:  # another package's code
+        raise ForewordError(f"strategy {item.name!r} cannot be made: {type(error).__name__}: {error}") from error
 
 
 def load_function(path: Path, name: str) -> Callable[..., Any]:
     """Run the Python file at `path` and return its function `name`. Raises ForewordError if there is none."""
     if not os.path.isfile(path):
         raise ForewordError(f"no Python file {str(path)!r}; look at the path")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"foreword_file_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickles look their module up there
+    if (folder := str(path.parent.resolve())) not in sys.path:
+        sys.path.append(folder)  # as Python has it for a file that it runs
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the user's own code
+    except (Exception, SystemExit) as error:  # the user's own code
         raise ForewordError(f"{str(path)!r} raised {type(error).__name__}: {error}") from error
     member = getattr(module, name, None)
-    if not callable(member):
+    if not callable(member) and not isinstance(member, Strategy):
         functions = ", ".join(n for n, value in vars(module).items() if callable(value) and not n.startswith("_"))
         raise UsageError(f"{str(path)!r} has no function {name!r}; it has {functions or 'none'}")
     function: Callable[..., Any] = member

@@ -8,7 +8,7 @@ from foreword.backbone import Backbone, LanguageModel
 from foreword.budgets import parse_budget
 from foreword.errors import UsageError
 from foreword.files import make_folder
-from foreword.flows import Chain, Function
+from foreword.flows import Chain
 from foreword.jobs.find import find_runnable, provenance
 from foreword.jobs.load import load_model, load_task
 from foreword.listen import SILENT, Listener
@@ -62,7 +62,7 @@ def optimize(
         raise UsageError(f"proposer {proposer!r}: write 'backbone' or openai:https://host/v1#model")
     store = PromptTable.open(table)
     begun = find_runnable(ref, store)
-    if isinstance(begun, Function):
+    if not isinstance(begun, Prompt | Chain):
         raise UsageError(f"{ref!r} is a function, and has no words to search; name a prompt or a chain")
     start, parent = (begun.last, None) if isinstance(begun, Chain) else (begun, stored_as(ref, store))
     if out is not None:

@@ -12,7 +12,7 @@ from foreword.serve.http.keys import Keys
 from foreword.serve.http.metrics import Metrics
 from foreword.serve.http.service import Limits, Service
 from foreword.serve.prompts import Prompts
-from foreword.serve.strategies import ServedStrategy, StrategyEngine
+from foreword.serve.strategies import ServedStrategy, put_in_front
 from foreword.table import PromptTable
 
 
@@ -31,7 +31,7 @@ def make_service(
     backbone's name, ForewordError where the model cannot run a prompt of a chain.
     """
     if strategies:
-        engine = StrategyEngine(engine, strategies, backbone.name)
+        engine = put_in_front(engine, strategies, backbone.name, limits.max_tokens)
     limits = limits.within(engine.context)
     metrics = Metrics(engine.stats, limits.labels)
     prompts = Prompts(table, engine.check, backbone.fingerprint, limits.prompt_bytes, metrics.forget)

@@ -7,13 +7,14 @@ Knows strategies and the engine's seam; knows no HTTP.
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
+import threading
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from foreword.backbone import Answer, Sampling
 from foreword.errors import ForewordError, UsageError
@@ -31,6 +32,7 @@ from foreword.serve.engines.seam import (
     QueueFullError,
     Request,
     Stats,
+    TextScoringEngine,
     Token,
 )
 from foreword.serve.log import failure
@@ -39,10 +41,15 @@ from foreword.table import PromptTable
 
 T = TypeVar("T")
 THREADS = 16
-"""The most strategies that run at the same time; each waits for its model most of the time."""
-WAITING = 256
-"""Requests that may wait for one of them."""
+"""The most requests of one strategy that run at the same time; each waits for its model most of the time.
+
+Every strategy has its own, so that one that hangs keeps no other from answering."""
+WAITING = 64
+"""The most further requests that may wait for one of them."""
 RETRY_SECONDS = 2.0
+"""After which a full queue is worth another try."""
+LOOK_SECONDS = 0.05
+"""Between two looks, while the server stops, at whether all strategies have ended."""
 
 
 @dataclass(frozen=True)
@@ -89,23 +96,32 @@ class _Call:
     request: Request
     loop: asyncio.AbstractEventLoop
     waits_for: "concurrent.futures.Future[Any] | None" = None
-    cancelled: bool = False
-    steps: int = field(default=0)
+    given_up: bool = False
+    steps: int = 0
+    ended: dict[str, str] = field(default_factory=dict)
+    """By a prompt's digest, why its last text ended: `stop` or `length`."""
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """What `work` gives on the server's loop. Raises ModelError once nobody waits for the answer any more."""
-        if self.cancelled:
+        """What `work` gives on the server's loop. Raises GivenUpError once nobody waits for the answer any more."""
+        if self.given_up:
             work.close()
-            raise ModelError("the request was given up")
+            raise GivenUpError
         self.waits_for = asyncio.run_coroutine_threadsafe(work, self.loop)
-        found: T = self.waits_for.result()
-        return found
+        try:
+            result: T = self.waits_for.result()
+        except concurrent.futures.CancelledError:
+            raise GivenUpError from None
+        return result
 
-    def cancel(self) -> None:
+    def give_up(self) -> None:
         """Let go of what the thread waits for; it ends at its next step."""
-        self.cancelled = True
+        self.given_up = True
         if self.waits_for is not None:
             self.waits_for.cancel()
+
+
+class GivenUpError(ForewordError):
+    """Nobody waits for this answer any more."""
 
 
 _CALL: ContextVar[_Call] = ContextVar("call")
@@ -116,8 +132,9 @@ class EngineModel:
 
     parallel = THREADS
 
-    def __init__(self, engine: Engine, name: str) -> None:
-        self._engine, self.name = engine, name
+    def __init__(self, engine: Engine, name: str, max_tokens: int) -> None:
+        """`max_tokens` is the most that a step may write, whatever is asked for."""
+        self._engine, self.name, self._max_tokens = engine, name, max_tokens
 
     def check(self, prompt: Prompt) -> None:
         """As the engine has it."""
@@ -144,7 +161,7 @@ class EngineModel:
         call.steps += 1
         limit = sampling.limit(prompt)
         if sampling.max_tokens is None:  # what is only a default leaves most of the context to the prompt
-            limit = min(limit, max(1, self._engine.context // 4))
+            limit = min(limit, max(1, self._engine.context // 4), self._max_tokens)
         own = replace(sampling, max_tokens=limit, stop=() if prompt.output.json_schema is not None else sampling.stop)
         asked = Request(
             f"{outer.id}.{call.steps}", prompt, outer.key, row, own, outer.deadline, schema=prompt.output.json_schema
@@ -161,6 +178,7 @@ class EngineModel:
             raise ModelError()
         if end.reason in ("deadline", "cancelled"):
             raise DeadlineError()
+        call.ended[prompt.digest] = end.reason
         value, problem = _value(prompt, text.strip(), end, limit)
         read_tokens, written = end.prompt_tokens, end.completion_tokens
         return Answer(text.strip(), value, None, read_tokens, written, problem=problem, cached_tokens=end.cached_tokens)
@@ -181,20 +199,19 @@ def _value(prompt: Prompt, text: str, end: Finished, limit: int) -> tuple[Any, s
 class StrategyEngine:
     """An `Engine` that runs `strategies` itself and hands all other requests to `engine`."""
 
-    def __init__(self, engine: Engine, strategies: Sequence[ServedStrategy], backbone: str) -> None:
-        """Raises ForewordError where the model cannot run a prompt of a chain, UsageError for the backbone's name."""
-        self._engine, self._model = engine, EngineModel(engine, backbone)
-        self._items = {one.served.key: one.item for one in strategies}
+    def __init__(self, engine: Engine, strategies: Sequence[ServedStrategy], backbone: str, max_tokens: int) -> None:
+        """`max_tokens` is the most that a step of a chain may write.
+
+        Raises ForewordError where the model cannot run a prompt of a chain, UsageError for the backbone's name.
+        """
+        self._engine, self._model = engine, EngineModel(engine, backbone, max_tokens)
+        self._lanes: dict[str, _Lane] = {}
+        self._closed = False
         for one in strategies:
             if one.item.name == backbone:
                 raise UsageError(f"{backbone!r} is the backbone's own name; rename the chain or function")
             bind(one.item, self._model)
-        self._pool = ThreadPoolExecutor(THREADS, "strategies")
-        self._taken = 0
-
-    def __getattr__(self, name: str) -> Any:
-        """What some engines can do besides, `score_text` for one, is the other engine's."""
-        return getattr(self._engine, name)
+            self._lanes[one.served.key] = _Lane(one.item)
 
     @property
     def context(self) -> int:
@@ -207,77 +224,155 @@ class StrategyEngine:
 
     async def generate(self, request: Request) -> AsyncIterator[Token | Finished]:
         """As `Engine` has it; a strategy's answer comes in one piece."""
-        if request.key not in self._items:
+        if request.key not in self._lanes:
             return await self._engine.generate(request)
-        self._refuse_when_full(request)
+        self._refuse_more(request)
         return self._pieces(request)
 
     async def classify(self, request: Request) -> Answer:
         """As `Engine` has it."""
-        if request.key not in self._items:
+        if request.key not in self._lanes:
             return await self._engine.classify(request)
-        self._refuse_when_full(request)
-        result, usage = await self._run(request), None
-        usage = result.usage
+        self._refuse_more(request)
+        result, _ = await self._run(request)
+        usage, likely = result.usage, result.probabilities
         choices = request.prompt.output.choices or ()
-        likely = result.probabilities
-        shares = tuple(likely[choice] for choice in choices) if likely is not None else None
         return Answer(
-            result.text, result.text, None, usage.prompt_tokens, usage.completion_tokens, shares,
+            result.text,
+            result.text,
+            log_likelihoods=None,
+            prompt_tokens=usage.prompt_tokens,
+            answer_tokens=usage.completion_tokens,
+            probabilities=tuple(likely[choice] for choice in choices) if likely is not None else None,
             cached_tokens=usage.cached_tokens,
-        )  # fmt: skip
+        )
 
     def stats(self) -> Stats:
         """As `Engine` has it."""
         return self._engine.stats()
 
     async def close(self, grace: float) -> None:
-        """As `Engine` has it; what strategies still ask of the engine is refused then."""
-        await self._engine.close(grace)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """As `Engine` has it. What has not ended within `grace` seconds is given up; its threads hold nothing back."""
+        self._closed, began = True, time.monotonic()
+        while any(lane.taken for lane in self._lanes.values()) and time.monotonic() - began < grace:
+            await asyncio.sleep(LOOK_SECONDS)
+        for lane in self._lanes.values():
+            lane.fail(ClosedError())
+        await self._engine.close(max(0.0, grace - (time.monotonic() - began)))
 
     async def _pieces(self, request: Request) -> AsyncIterator[Token | Finished]:
-        result = await self._run(request)
+        result, reason = await self._run(request)
         usage = result.usage
         if result.text:
             yield Token(result.text, (), None, ())
-        yield Finished("stop", usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
+        yield Finished(reason, usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
 
-    def _refuse_when_full(self, request: Request) -> None:
-        if self._taken >= THREADS + WAITING:
-            raise QueueFullError(self._taken, RETRY_SECONDS, request.key)
+    def _refuse_more(self, request: Request) -> None:
+        if self._closed:
+            raise ClosedError
+        if (taken := self._lanes[request.key].taken) >= THREADS + WAITING:
+            raise QueueFullError(taken, RETRY_SECONDS, request.key)
 
-    async def _run(self, request: Request) -> Result[Any]:
-        """The strategy's result for the request. Raises DeadlineError, NoAnswerError, ModelError, UsageError."""
-        loop = asyncio.get_running_loop()
-        call = _Call(request, loop)
-        strategy = bind(self._items[request.key], self._model, sampling=request.sampling)
-        context = contextvars.copy_context()
-        context.run(_CALL.set, call)
-        self._taken += 1
-        left = None if request.deadline is None else request.deadline - time.monotonic()
+    async def _run(self, request: Request) -> tuple[Result[Any], Literal["stop", "length"]]:
+        """The strategy's result for the request, and how it ended.
+
+        Raises DeadlineError, NoAnswerError, ModelError, QueueFullError, ClosedError or UsageError.
+        """
+        lane, call = self._lanes[request.key], _Call(request, asyncio.get_running_loop())
+        strategy = bind(lane.item, self._model, sampling=request.sampling)
         try:
-            async with asyncio.timeout(left):
-                result = await loop.run_in_executor(self._pool, context.run, _one, strategy, request)
+            async with asyncio.timeout_at(request.loop_deadline):
+                result = await lane.run(call, strategy)
         except TimeoutError:
-            raise DeadlineError() from None
+            raise DeadlineError from None
         finally:
-            self._taken -= 1
-            call.cancel()
+            call.give_up()
         if result.problem is not None:
             raise NoAnswerError(result.problem)
-        return result
+        last = lane.item.last.digest if isinstance(lane.item, Chain) else ""
+        return result, "length" if call.ended.get(last) == "length" else "stop"
 
 
-def _one(strategy: Strategy, request: Request) -> Result[Any]:
-    """The result of one row. An error of somebody else's code is told to the log and not to the client."""
+class _ScoringStrategyEngine(StrategyEngine):
+    """The same in front of an engine that tells how likely a text is."""
+
+    async def score_text(self, request: Request) -> Sequence[Token]:
+        """As `TextScoringEngine` has it."""
+        assert isinstance(self._engine, TextScoringEngine)
+        return await self._engine.score_text(request)
+
+
+def put_in_front(
+    engine: Engine, strategies: Sequence[ServedStrategy], backbone: str, max_tokens: int
+) -> StrategyEngine:
+    """An engine that answers for `strategies`, and can do all that `engine` can. Raises as `StrategyEngine`."""
+    kind = _ScoringStrategyEngine if isinstance(engine, TextScoringEngine) else StrategyEngine
+    return kind(engine, strategies, backbone, max_tokens)
+
+
+class _Lane:
+    """The threads of one strategy. They are daemons: code that never returns does not keep a server from ending."""
+
+    def __init__(self, item: Chain | Function) -> None:
+        self.item = item
+        self.taken = 0
+        """Requests that run or wait, those included whose client has gone while their code goes on."""
+        self._free = asyncio.Semaphore(THREADS)
+        self._waiting: set[asyncio.Future[Result[Any]]] = set()
+
+    async def run(self, call: _Call, strategy: Strategy) -> Result[Any]:
+        """The result of one row, in a thread of its own."""
+        self.taken += 1
+        try:
+            await self._free.acquire()
+        except BaseException:
+            self.taken -= 1
+            raise
+        future: asyncio.Future[Result[Any]] = call.loop.create_future()
+        self._waiting.add(future)
+        context = contextvars.copy_context()
+        context.run(_CALL.set, call)
+
+        def work() -> None:
+            result, error = context.run(_one, strategy, call)
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
+                call.loop.call_soon_threadsafe(settle, result, error)
+
+        def settle(result: Result[Any] | None, error: Exception | None) -> None:
+            self._free.release()
+            self.taken -= 1
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(error)
+            elif result is not None:
+                future.set_result(result)
+
+        threading.Thread(target=work, name=f"strategy {strategy.name}", daemon=True).start()
+        try:
+            return await future
+        finally:
+            self._waiting.discard(future)
+
+    def fail(self, error: Exception) -> None:
+        """Give all that wait for a result this error."""
+        for future in [future for future in self._waiting if not future.done()]:
+            future.set_exception(error)
+
+
+def _one(strategy: Strategy, call: _Call) -> tuple[Result[Any] | None, Exception | None]:
+    """The result of one row, or its error. What a function raises is told to the log and not to the client."""
+    request = call.request
     try:
         [result] = strategy.batch([request.inputs])
-        return result
-    except (ClosedError, DeadlineError, ModelError, QueueFullError, UsageError):
-        raise
+        if isinstance(strategy, Function) and (result.problem is not None or not isinstance(result.text, str)):
+            raise ModelError
+        return result, None
+    except (ClosedError, DeadlineError, GivenUpError, QueueFullError) as error:
+        return None, error
     except Exception as error:
         if isinstance(error, ForewordError) and not isinstance(strategy, Function):
-            raise
-        failure("strategy", error, id=request.id, prompt=request.key)
-        raise ModelError() from error
+            return None, error
+        if not call.given_up:
+            failure("strategy", error.__cause__ or error, id=request.id, prompt=request.key)
+        return None, ModelError()

@@ -89,6 +89,8 @@ def tune(
     if budget is not None or sweep:
         if budget is not None and "steps" in settings:
             raise UsageError("a budget plans the steps; give it or steps")
+        if resume and folder is None:
+            raise UsageError("resume needs the folder of the run that is to go on")
         options = TuneOptions.of(settings)
         path = Path(folder) if folder is not None else Path("runs") / f"{task.name}-{options.method}-{uuid4().hex[:12]}"
         if resume and (path / "checkpoint.safetensors").exists():

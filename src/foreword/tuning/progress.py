@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from foreword.errors import ForewordError
 from foreword.files import write_atomic
@@ -24,6 +24,9 @@ EVERY = 1.0
 MOST_BYTES = 65_536
 """What is read of the file at most: one of ours has some 500 bytes."""
 
+MOST_STEPS = 10**12
+"""More are no run's."""
+
 State = Literal["planning", "running", "measuring", "finished", "interrupted", "failed"]
 UNDER_WAY = ("planning", "running", "measuring")
 
@@ -31,18 +34,19 @@ UNDER_WAY = ("planning", "running", "measuring")
 class RunProgress(BaseModel):
     """`progress.json`."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
     state: State
     reason: str | None = None
     """Why it failed, in a line."""
-    step: int = Field(0, ge=0)
+    step: int = Field(0, ge=0, le=MOST_STEPS)
     """Optimizer steps done."""
-    steps: int | None = Field(None, ge=0)
+    steps: int | None = Field(None, ge=0, le=MOST_STEPS)
     """In all; None before the first step, as are all that follow."""
     loss: float | None = None
     """Of the last step, nats; None too where it is not finite."""
     dev: float | None = None
     """The task's metric at the last measurement on dev."""
-    dev_step: int | None = Field(None, ge=0)
+    dev_step: int | None = Field(None, ge=0, le=MOST_STEPS)
     learning_rate: float | None = None
     rows_per_second: float | None = None
     seconds_left: float | None = None
@@ -77,7 +81,7 @@ class RunProgress(BaseModel):
         except PermissionError:  # somebody else's, and there
             pass
         state, born = _process(self.pid)
-        return state not in ("Z", "X") and born == self.born
+        return state not in ("Z", "X") and (self.born is None or born is None or born == self.born)
 
     @property
     def died(self) -> bool:

@@ -87,8 +87,11 @@ def test_a_server_with_keys_on_a_tiny_model(serve: Serve, tmp_path: Path) -> Non
     for prompt in prompts:
         PromptTable.open().put(prompt, alias="prod")
     key = files.add_key(tmp_path / "keys.json", "me", ("use", "admin"))
-    (tmp_path / "code.py").write_text("def shout(text: str) -> str:\n    return text.upper()\n")
-    strategy = ("--strategy", "code.py:shout")
+    (tmp_path / "code.py").write_text(
+        "import time\n\n\ndef shout(text: str) -> str:\n    return text.upper()\n\n\n"
+        "def hang(text: str) -> str:\n    time.sleep(600)\n    return text\n"
+    )
+    strategy = ("--strategy", "code.py:shout", "--strategy", "code.py:hang")
     server = serve("--backbone", "tiny", "--dtype", "float32", "--keys", "keys.json", "--grace", "5", *strategy)
     with server.client(key) as client:
         assert ask(client, "shout", "a quiet film").choices[0].message.content == "A QUIET FILM"
@@ -101,9 +104,23 @@ def test_a_server_with_keys_on_a_tiny_model(serve: Serve, tmp_path: Path) -> Non
             ask(client, "hard", "word " * 400)
     with server.client() as stranger, pytest.raises(openai.AuthenticationError):
         stranger.models.list()
-    server.popen.send_signal(signal.SIGTERM)
-    assert server.popen.wait(10) == 0
-    assert [line["event"] for line in server.lines()][-2:] == ["draining", "stopped"]
+    with server.client(key) as client:
+        told: list[str | None] = []
+
+        def wait() -> None:
+            with pytest.raises(openai.InternalServerError) as caught:
+                ask(client, "hang", "a quiet film")
+            told.append(caught.value.code)
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        time.sleep(0.5)
+        server.popen.send_signal(signal.SIGTERM)
+        assert server.popen.wait(10) == 0, "code that never returns does not keep it"
+        waiting.join()
+    assert told == ["shutting_down"]
+    events = [line["event"] for line in server.lines() if line["event"] != "request"]
+    assert events[-2:] == ["draining", "stopped"]
 
 
 def _sampling(max_tokens: int) -> Any:

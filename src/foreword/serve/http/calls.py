@@ -52,6 +52,7 @@ async def chat(service: Service, body: ChatBody, request_id: str) -> Call:
     else:
         served = await _served(service, body.model)
         inputs = _inputs(served.prompt, body.inputs, body.messages)
+        _check_texts(served, inputs)
         form_asked = form != "text" and body.response_format
         _refuse_of_strategy(served, {"tools": body.tools, "response_format": form_asked, "logprobs": body.logprobs})
     schema: Mapping[str, Any] | None = tools.schema if tools is not None else None
@@ -77,6 +78,13 @@ def _refuse_of_strategy(served: Served, wanted: Mapping[str, object]) -> None:
         raise bad(f"{served.prompt.name!r} is a chain or a function, and {asked!r} is for prompts", asked)
 
 
+def _check_texts(served: Served, inputs: Mapping[str, object]) -> None:
+    """Raises Refusal where a chain or a function is given something else than texts."""
+    for name, value in inputs.items():
+        if served.strategy and not isinstance(value, str):
+            raise bad(f"{served.prompt.name!r}: input {name!r} must be a text, not {value!r:.80}", "inputs")
+
+
 async def completion(service: Service, body: CompletionBody, request_id: str) -> Call:
     """Raises Refusal where it cannot be asked."""
     texts: Sequence[str | None] = [body.prompt] if isinstance(body.prompt, str) else body.prompt or [None]
@@ -88,6 +96,8 @@ async def completion(service: Service, body: CompletionBody, request_id: str) ->
     else:
         served = await _served(service, body.model)
         inputs = [_inputs(served.prompt, body.inputs, None if text is None else [_user(text)]) for text in texts]
+        for row in inputs:
+            _check_texts(served, row)
         _refuse_of_strategy(served, {"logprobs": body.logprobs is not None})
     top = max(1, body.logprobs) if body.logprobs is not None else 0
     limit = 1 if body.echo else body.max_tokens
@@ -102,6 +112,7 @@ async def classify(service: Service, body: ClassifyBody, request_id: str) -> Cal
     if served.prompt.output.choices is None:
         raise bad(f"prompt {served.key!r} declares no choices; use /v1/chat/completions", "model")
     inputs = _inputs(served.prompt, body.inputs, None if body.input is None else [_user(body.input)])
+    _check_texts(served, inputs)
     return Call(served, (_request(service, served, inputs, Sampling(), 0, f"{request_id}-0"),))
 
 

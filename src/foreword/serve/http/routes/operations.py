@@ -108,7 +108,8 @@ def _models(service: Service) -> list[dict[str, Any]]:
     if service.embedder is not None:
         models.append(_model(service, service.embedder.name, None))
     models += [_model(service, name, served.key) for name, served in service.strategies.items()]
-    return models + [_model(service, name, head.ref) for name, head in service.prompts.names()]
+    stored = [(name, head) for name, head in service.prompts.names() if name not in service.strategies]
+    return models + [_model(service, name, head.ref) for name, head in stored]
 
 
 def _model(service: Service, name: str, version: str | None) -> dict[str, Any]:
