@@ -11,7 +11,7 @@ from foreword.errors import ForewordError, UsageError
 from foreword.evals import calibrate, compare, evaluate_on_dev, few_shot, gate
 from foreword.evals.baselines import STRATEGIES, majority, tfidf
 from foreword.evals.report import render_report
-from foreword.flows import Chain, Program, Usage, bind, measure
+from foreword.flows import Chain, Cost, Function, Program, PromptStrategy, Usage, bind, measure
 from foreword.prompts import Output, Prompt
 from foreword.table import PromptTable
 from foreword.tasks import Row, Task
@@ -222,3 +222,19 @@ def test_a_gate_takes_chains_and_functions() -> None:
     verdict = gate(backbone(), task(), worse, quiet, ("worse", "quiet"))
     assert not verdict.passed
     assert gate(backbone(), task(), quiet, PLAIN, ("quiet", "plain")).passed
+
+
+def test_a_strategy_that_is_given_as_such_is_measured_on_its_own_model() -> None:
+    model, other, data = backbone(), backbone("qwen"), task()
+    prompt = PLAIN.replace(name="elsewhere", output=Output(choices=CHOICES))
+    strategy = PromptStrategy(prompt, other, cost=Cost(5, 500))
+    result = compare(model, data, [PLAIN, strategy])
+    found = result.strategy("elsewhere")
+    assert found.predictions == measure(strategy, data, data.test).answers
+    assert (found.trained_parameters, found.rows, found.calibrated) == (5, 500, False)
+    assert result.reference == "plain"
+    alone = compare(model, data, [strategy, STRATEGIES["majority"](model, data)])
+    assert alone.reference == "majority class"
+    assert [s.name for s in alone.strategies].count("majority class") == 1
+    with pytest.raises(UsageError, match="two strategies are called 'majority class'"):
+        compare(model, data, [Function.of(quiet, "majority class")])

@@ -174,3 +174,76 @@ def test_a_text_is_read_as_the_type_that_a_prompt_declares() -> None:
     assert strategy.take(ROWS[1].inputs, "here") == {"text": TEXTS[1], "year": 1}
     with pytest.raises(UsageError, match=r"here: .*'year'"):
         strategy.take({"text": "x", "year": "soon"}, "here")
+
+
+def test_what_a_function_asks_of_models_is_its_rows_cost() -> None:
+    program = Program(HARD, backbone("llama"))
+
+    def twice(text: str) -> str:
+        first = program(text=text)
+        return program(text=f"{text} {first.value}").text
+
+    def once(text: str) -> Result[Any]:
+        return program(text=text)
+
+    found = measure(bind(twice, backbone("llama")), TASK, TASK.test)
+    assert found.usage.calls == 2 * len(TEXTS)
+    assert found.usage.prompt_tokens > 0
+    single = measure(bind(once, backbone("llama")), TASK, TASK.test)
+    assert single.usage == measure(bind(HARD, backbone("llama")), TASK, TASK.test).usage
+    assert min(found.seconds) > 0
+
+
+def test_what_a_partial_has_decided_no_row_changes() -> None:
+    def says(text: str, label: str = "bad") -> str:
+        return f"{label} {text}"
+
+    strategy = Function.of(partial(says, label="bound"), "says")
+    assert (strategy.takes, strategy.optional) == (("text",), ())
+    assert strategy.batch([strategy.take({"text": "x", "label": "row"}, "here")])[0].text == "bound x"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        None,
+        (Result("bad", "bad", Usage(), 0.0) for _ in range(3)),
+        ["bad"] * 3,
+        [Result(None, None, Usage(), 0.0)] * 3,  # type: ignore[arg-type]
+        [Result("bad", "bad", Usage(), float("nan"))] * 3,
+    ],
+)
+def test_what_is_no_list_of_results_is_told(given: Any) -> None:
+    class Wrong(Constant):
+        def batch(self, rows: Any, on_rows: Any = None) -> Any:  # noqa: ARG002
+            return given
+
+    with pytest.raises(ForewordError, match="'constant' gave .*; its batch returns a list of Results"):
+        measure(Wrong(), TASK, TASK.test)
+
+
+def test_a_kind_that_there_is_not_is_refused() -> None:
+    class Odd(Constant):
+        kind = "weird"
+
+    with pytest.raises(UsageError, match="'constant' is of kind 'weird'; it is one of baseline, hard"):
+        bind(Odd(), backbone("llama"))
+
+
+def test_a_row_that_does_not_fit_a_later_step_is_one_rows_problem(tmp_path: Any) -> None:
+    table = PromptTable.open(tmp_path / "table.db")
+    table.put(Prompt("say", "{{ text }}", output=Output(choices=("1", "one"))))
+    table.put(Prompt("count", "{{ n + 1 }}", {"n": Input(type="integer")}, Output(choices=CHOICES)))
+    (tmp_path / "chain.yaml").write_text(
+        "inputs: [text]\nsteps:\n"
+        '  - {call: say, as: said, with: {text: "{{ text }}"}}\n'
+        '  - {call: count, as: verdict, with: {n: "{{ said }}"}}\noutput: verdict\n'
+    )
+    model = backbone("llama")
+    rows = [{"text": f"{text} {i}"} for text in TEXTS for i in range(8)]
+    first = [result.value for result in Program(table.get("say"), model).batch(rows)]
+    assert set(first) == {"1", "one"}, "rows of both kinds"
+    results = Program(Chain.load(tmp_path / "chain.yaml", table), model).batch(rows)
+    for said, result in zip(first, results, strict=True):
+        assert (result.problem is None) == (said == "1")
+        assert said == "1" or "step 'verdict': " in (result.problem or "")

@@ -80,8 +80,23 @@ def test_a_file_of_code_that_fails_is_named(project: Path) -> None:
     (project / "wrong.py").write_text("1 / 0")
     with pytest.raises(ForewordError, match=r"'wrong.py' raised ZeroDivisionError: division by zero"):
         jobs.compare(Path("toy.yaml"), ["wrong.py:x"], **TINY)
+    (project / "ends.py").write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(ForewordError, match=r"'ends.py' raised SystemExit: 0"):
+        jobs.compare(Path("toy.yaml"), ["ends.py:x"], **TINY)
     with pytest.raises(ForewordError, match="'broken' raised RuntimeError on row 0: no luck"):
         jobs.compare(Path("toy.yaml"), ["code.py:broken"], **TINY)
+
+
+@pytest.mark.usefixtures("project")
+def test_a_file_of_code_may_have_dataclasses_and_neighbours() -> None:
+    Path("neighbour.py").write_text("GOOD = 'good'\n")
+    Path("rich.py").write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nimport neighbour\n\n"
+        "@dataclass\nclass Rule:\n    word: str\n\n"
+        "def answer(text: str) -> str:\n    return neighbour.GOOD if Rule(text).word else 'bad'\n"
+    )
+    function = jobs.find_runnable("rich.py:answer", PromptTable.open())
+    assert function.batch([{"text": "film"}])[0].text == "good"  # type: ignore[union-attr]
 
 
 def test_a_stored_prompt_goes_before_a_registered_strategy_of_its_name(stored: PromptTable) -> None:
@@ -104,11 +119,15 @@ def test_a_strategy_of_another_package_is_found_by_its_name(
         "    answers = {row.target for row in task.train}\n"
         "    return Classifier('last', task.inputs, Cost(0, len(task.train)), 'the last answer by alphabet',\n"
         "                      lambda texts: [max(answers)] * len(texts))\n"
+        "def fails(model, task):\n"
+        "    raise RuntimeError(f'{len(task.test)} test rows')\n"
     )
     folder = tmp_path / "others-1.0.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1.0\n")
-    (folder / "entry_points.txt").write_text("[foreword.strategies]\nlast = others:last\nbroken = others:gone\n")
+    (folder / "entry_points.txt").write_text(
+        "[foreword.strategies]\nlast = others:last\nbroken = others:gone\nfails = others:fails\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     from foreword.evals import STRATEGIES
 
@@ -116,6 +135,8 @@ def test_a_strategy_of_another_package_is_found_by_its_name(
     try:
         found = jobs.compare(Path("toy.yaml"), ["plain", "last"], **TINY)
         assert set(found.result.strategy("last").predictions) == {"good"}
+        with pytest.raises(ForewordError, match="strategy 'fails' cannot be made: RuntimeError: 0 test rows"):
+            jobs.compare(Path("toy.yaml"), ["plain", "fails"], **TINY)
         with pytest.raises(ForewordError, match=r"'broken' of the package 'others' cannot be loaded"):
             jobs.find_strategy("broken", stored)
     finally:
@@ -149,6 +170,8 @@ def test_the_public_tune_takes_a_budget_and_a_sweep(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "sweep.json").read_text())[0]["dev"] is not None
     with pytest.raises(UsageError, match="a budget plans the steps; give it or steps"):
         fw.tune(model, task, start, budget="160rows", steps=3, folder=tmp_path / "other")
+    with pytest.raises(UsageError, match="resume needs the folder of the run"):
+        fw.tune(model, task, start, budget="160rows", resume=True)
 
 
 @pytest.mark.usefixtures("stored")

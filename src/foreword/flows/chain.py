@@ -5,10 +5,12 @@ prompts. A chain calls prompts and no chains, so it ends after as many calls as 
 """
 
 import difflib
+import hashlib
 import json
 import os.path
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -81,6 +83,15 @@ class Chain:
         """
         path = Path(path)
         return _build(_read_form(path), path, table)
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 over the steps, their prompts and what these are given: equal for chains that answer alike."""
+        parts: list[object] = [list(self.inputs), self.output]
+        for step in self.steps:
+            sources = {name: template.source for name, template in step.expressions.items()}
+            parts.append([step.name, step.prompt.digest, sources])
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     @property
     def last(self) -> Prompt:

@@ -83,13 +83,17 @@ def optimize(
     """
     began = time.perf_counter()
     seconds, calls = parse_budget(budget, "calls")
-    step, whole = AnsweringStep(model, prompt) if isinstance(prompt, Chain) else None, task
-    if step is not None:
-        task = step.task(task, TRAIN + POOL, seed, listener)
+    whole, step = task, None
     start = _check_start(model, task, prompt.last if isinstance(prompt, Chain) else prompt)
-    train, pool, dev = _draw_rows(task, seed)
     with locked(folder, "optimizing") if folder is not None else nullcontext():
-        journal = Journal(folder, _search_identity(model, task, start, proposer, seed))
+        identity = _search_identity(model, task, start, proposer, seed)
+        if isinstance(prompt, Chain):
+            journal = Journal(folder, identity | {"chain": prompt.digest})
+            step = AnsweringStep(model, prompt, journal, listener)
+            task = step.task(task, TRAIN + POOL, seed)
+        else:
+            journal = Journal(folder, identity)
+        train, pool, dev = _draw_rows(task, seed)
         [reference] = evaluate_on_dev(model, task, [start], listener)
         calibrated = isinstance(model, Backbone) and task.choices is not None and _calibrated_is_better(reference)
         bias_rows = train[:BIAS_ROWS] if calibrated else None
@@ -113,7 +117,8 @@ def optimize(
         if improved:
             chosen = chosen.replace(labelled_rows=start.labelled_rows + len(train) + len(pool))
         if improved and step is not None:
-            task = replace(task, test=step.rows(whole.test, "test", listener))
+            task = replace(task, test=step.rows(whole.test, "test"))
+        before = step.calls if step is not None else 0
         return Optimized(
             task=task.name,
             metric=task.metric,
@@ -125,7 +130,9 @@ def optimize(
             history=tuple(history),
             tried=adapter.tried,
             refused=tuple(adapter.refused),
-            calls=scorer.calls + sum(_count_dev_calls(task, candidate) for candidate in (reference, *evaluated)),
+            calls=scorer.calls
+            + (step.calls if step else 0)
+            + sum(_count_dev_calls(task, candidate) for candidate in (reference, *evaluated)),
             seconds=time.perf_counter() - began,
             stopped=adapter.stopped,
         )
