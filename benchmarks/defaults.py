@@ -168,12 +168,12 @@ class Study:
         rows, prompt = encoded(self.backbone, task, start, kind)
         steps = int(self.seconds / self.peft_seconds(task.name, kind, batch, rows))
         backbone, parameters, vectors = learner(self.backbone, task, start, rows, kind, seed)
-        optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, fused=False)
+        optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, fused=False)
         accumulator = Accumulator(backbone, [rows])
         for step in range(steps):
-            for group in optimiser.param_groups:  # as transformers' Trainer does by default
+            for group in optimizer.param_groups:  # as transformers' Trainer does by default
                 group["lr"] = rate * (1 - step / steps)
-            optimiser.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
             made = vectors()
             leaves = {k: v.detach().requires_grad_() for k, v in vars(made).items() if v is not None}
             loss = accumulator.loss(
@@ -183,7 +183,7 @@ class Study:
                 torch.autograd.backward([getattr(made, k) for k in leaves], [v.grad for v in leaves.values()])
             assert math.isfinite(loss), f"{kind} at {rate}: the loss is {loss}"
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimiser.step()
+            optimizer.step()
         for parameter in parameters:
             parameter.requires_grad_(False)
         made = {k: v.detach().float().cpu().numpy() for k, v in vars(vectors()).items() if v is not None}

@@ -1,6 +1,6 @@
 """A training step here against PEFT's prompt tuning with the usual loop, on this machine, in one process, in turn.
 
-Same backbone, rows, virtual tokens, dtype and optimiser. Prints seconds per step, the ratio, rows a second, the memory
+Same backbone, rows, virtual tokens, dtype and optimizer. Prints seconds per step, the ratio, rows a second, the memory
 that a step takes, and the share of the machine's own matmul ceiling, measured in the same run (4 floating-point
 operations per backbone weight, embeddings and head apart, and unique token: forward and the backward pass to the
 inputs). On a GPU where there is one.
@@ -106,7 +106,7 @@ def steps(
     weight.data = start.clone()
 
     virtual = torch.nn.Parameter(start.clone())
-    optimisers = [torch.optim.AdamW([parameter], lr=1e-9) for parameter in (virtual, weight)]
+    optimizers = [torch.optim.AdamW([parameter], lr=1e-9) for parameter in (virtual, weight)]
     shared_prefix = torch.arange(-1, -1 - P, -1).numpy()
     whole = [Example(example.question, (answer,)) for example, answer in zip(examples, answers, strict=True)]
     width = max(len(e.question) + len(e.answers[0]) for e in whole)
@@ -119,21 +119,21 @@ def steps(
 
     def ours() -> torch.Tensor:
         loss = mean_loss(backbone.log_probs(whole, shared_prefix, Vectors(virtual)), whole, [0] * len(whole))
-        return finish(loss, virtual, optimisers[0])
+        return finish(loss, virtual, optimizers[0])
 
     def theirs() -> torch.Tensor:
         loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
-        return finish(loss, weight, optimisers[1])
+        return finish(loss, weight, optimizers[1])
 
     return ours, theirs, P + sum(map(len, whole))
 
 
-def finish(loss: torch.Tensor, parameter: torch.nn.Parameter, optimiser: torch.optim.Optimizer) -> torch.Tensor:
-    optimiser.zero_grad(set_to_none=True)
+def finish(loss: torch.Tensor, parameter: torch.nn.Parameter, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    optimizer.zero_grad(set_to_none=True)
     loss.backward()
     gradient = parameter.grad.clone()
     torch.nn.utils.clip_grad_norm_([parameter], 1.0)
-    optimiser.step()
+    optimizer.step()
     return gradient
 
 

@@ -44,8 +44,8 @@ def test_the_example_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
     pairs = [(team, said, thing) for team, lines in SAID.items() for said in lines for thing in THINGS]
     rows = [f"{said.format(thing)},{team}" for team, said, thing in random.Random(0).sample(pairs, 80)]
     Path("tickets.csv").write_text("text,team\n" + "\n".join(rows) + "\n")
-    Path("tickets.yaml").write_text(block("# tickets.yaml", "yaml"))
-    Path("tickets.prompt").write_text(block("--- tickets.prompt").split("\n", 1)[1])
+    Path("tickets.yaml").write_text(block("name: tickets", "yaml"))
+    Path("tickets.prompt").write_text(block("---\nname: tickets"))
 
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     said = {}

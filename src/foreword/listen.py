@@ -17,7 +17,7 @@ class Progress:
     """Where a training run stands after a step."""
 
     step: int
-    """Optimiser steps done."""
+    """Optimizer steps done."""
     steps: int
     loss: float
     """Mean loss of the last step, in nats."""

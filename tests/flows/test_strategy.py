@@ -218,7 +218,7 @@ def test_what_is_no_list_of_results_is_told(given: Any) -> None:
         def batch(self, rows: Any, on_rows: Any = None) -> Any:  # noqa: ARG002
             return given
 
-    with pytest.raises(ForewordError, match="'constant' gave .*; its batch returns a list of Results"):
+    with pytest.raises(ForewordError, match=r"'constant' gave .*; its batch returns a list of Results"):
         measure(Wrong(), TASK, TASK.test)
 
 

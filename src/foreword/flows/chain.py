@@ -1,7 +1,8 @@
 """A chain calls prompts one after the other; each can read the answers of those before it.
 
-Knows prompts and templates; knows no models. The file is YAML, and its expressions are templates in the language of
-prompts. A chain calls prompts and no chains, so it ends after as many calls as it has steps.
+Knows prompts and templates; knows no models: `chain_strategy` runs it. The file is YAML, and its expressions are
+templates in the language of prompts. A chain calls prompts and no chains, so it ends after as many calls as it has
+steps.
 """
 
 import difflib

@@ -5,8 +5,9 @@ from typing import Any, Generic, TypeVar, overload
 
 from foreword.backbone import LanguageModel, Sampling
 from foreword.errors import UsageError
-from foreword.flows.bound import ChainStrategy, PromptStrategy
 from foreword.flows.chain import Chain
+from foreword.flows.chain_strategy import ChainStrategy
+from foreword.flows.prompt_strategy import PromptStrategy
 from foreword.flows.result import Result
 from foreword.flows.returns import returning
 from foreword.flows.strategy import Cost, Function, Kind, Strategy

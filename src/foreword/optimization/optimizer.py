@@ -130,9 +130,7 @@ def optimize(
             history=tuple(history),
             tried=adapter.tried,
             refused=tuple(adapter.refused),
-            calls=scorer.calls
-            + (step.calls if step else 0)
-            + sum(_count_dev_calls(task, candidate) for candidate in (reference, *evaluated)),
+            calls=before + scorer.calls + sum(_count_dev_calls(task, one) for one in (reference, *evaluated)),
             seconds=time.perf_counter() - began,
             stopped=adapter.stopped,
         )

@@ -1,6 +1,7 @@
 """The `.prompt` file: YAML front matter, then a Jinja body; vectors beside it in safetensors.
 
-Knows what may stand in these files; knows neither prompts nor models.
+`Prompt.from_text` puts the parts together, and `template` reads the body. Knows what may stand in these files; knows
+neither prompts nor models.
 """
 
 import os

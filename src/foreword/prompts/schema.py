@@ -1,4 +1,4 @@
-"""Which part of JSON Schema an answer may be held to, and whether a text fits. Knows no models.
+"""The part of JSON Schema that constrained decoding can enforce, and whether a text fits. Knows no models.
 
 The part is small on purpose: all of it can be enforced while a model writes, and what it costs is bounded.
 """
@@ -34,7 +34,7 @@ LIMITS = {
 
 
 def checked(schema: Schema) -> dict[str, Any]:
-    """A private copy of a schema that answers can be held to. Raises ValueError that names the place at fault."""
+    """A private copy of a schema that can constrain decoding. Raises ValueError that names the place at fault."""
     try:
         text = _written(schema)
     except (TypeError, ValueError, RecursionError) as error:

@@ -14,7 +14,7 @@ from foreword.table import LATEST, Current, Ref, parse_ref
 
 LOOK_SECONDS = 0.2
 """The least time between two looks at the table that unknown names cause."""
-RETRY_SECONDS = 10.0
+TABLE_RETRY_SECONDS = 10.0
 """After which a table that was away, or a prompt that was refused, is worth another try."""
 RETRY_LOOK_SECONDS = 5.0
 """The same for whoever asks for nothing but a look at the table."""
@@ -30,7 +30,7 @@ class TableAwayError(ForewordError):
     def __init__(
         self,
         message: str = "this prompt is not in memory, and the prompt table cannot be reached",
-        retry_after: float = RETRY_SECONDS,
+        retry_after: float = TABLE_RETRY_SECONDS,
     ) -> None:
         super().__init__(message)
         self.retry_after = retry_after

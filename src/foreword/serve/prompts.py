@@ -16,7 +16,7 @@ from typing import Protocol
 from foreword.errors import ForewordError, UsageError
 from foreword.prompts import Prompt
 from foreword.serve.log import write
-from foreword.serve.names import RETRY_SECONDS, Changes, ModelNames, TableAwayError, UnknownModelError, Version
+from foreword.serve.names import TABLE_RETRY_SECONDS, Changes, ModelNames, TableAwayError, UnknownModelError, Version
 from foreword.table import Current
 
 POLL_SECONDS = 1.0
@@ -190,7 +190,7 @@ class Prompts:
         if version in self._unloaded:
             return "unloaded"
         at, problem = self._refused.get(version, (0.0, ""))
-        if problem and time.monotonic() - at < RETRY_SECONDS:
+        if problem and time.monotonic() - at < TABLE_RETRY_SECONDS:
             return problem
         head = self._names.current.get(version)
         if head is not None and head.virtual_tokens and head.fingerprint != self._fingerprint:

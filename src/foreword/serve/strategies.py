@@ -46,7 +46,7 @@ THREADS = 16
 Every strategy has its own, so that one that hangs keeps no other from answering."""
 WAITING = 64
 """The most further requests that may wait for one of them."""
-RETRY_SECONDS = 2.0
+QUEUE_RETRY_SECONDS = 2.0
 """After which a full queue is worth another try."""
 LOOK_SECONDS = 0.05
 """Between two looks, while the server stops, at whether all strategies have ended."""
@@ -271,7 +271,7 @@ class StrategyEngine:
         if self._closed:
             raise ClosedError
         if (taken := self._lanes[request.key].taken) >= THREADS + WAITING:
-            raise QueueFullError(taken, RETRY_SECONDS, request.key)
+            raise QueueFullError(taken, QUEUE_RETRY_SECONDS, request.key)
 
     async def _run(self, request: Request) -> tuple[Result[Any], Literal["stop", "length"]]:
         """The strategy's result for the request, and how it ended.

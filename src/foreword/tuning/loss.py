@@ -3,7 +3,7 @@
 A step reads a batch of every task, all of them in one pass; its loss is the mean of the tasks' mean losses.
 
 Rows that are long go through in pieces whose gradients add up to the whole's. Where memory runs out all the same, the
-step begins again with pieces half as large, and at last with layers computed twice: the run goes on, slower.
+step begins again with pieces half as large, and at last with activation checkpointing: the run goes on, slower.
 """
 
 from collections.abc import Sequence
@@ -109,7 +109,7 @@ class Accumulator:
             self.notes.append(f"memory ran out: rows now go through in pieces of {self.tokens:,} tokens")
         elif self.backbone.architecture.checkpoint_activations():
             self.notes.append(
-                "memory ran out for one row: layers are now computed twice, which takes half as long again"
+                "memory ran out for one row: activation checkpointing is on from now on, which takes half as long again"
             )
         else:
             raise ForewordError(

@@ -91,7 +91,7 @@ def _output(front: dict[str, Any], losses: Losses) -> Output:
     if isinstance(schema, dict) and said.get("format", "json") == "json":
         try:
             output = Output(schema=schema)
-        except ValueError:  # Picoschema, or what answers cannot be held to
+        except ValueError:  # Picoschema, or what decoding cannot be constrained by
             pass
         else:
             losses += dropped(said, ("format", "schema"), "output.")

@@ -90,8 +90,8 @@ class Preparer:
 def check_prompt(backbone: Backbone, prompt: Prompt, largest: float = math.inf) -> None:
     """Raises ForewordError for vectors of another backbone or shape, or that its dtype cannot hold.
 
-    A value that is finite in fp32 can be infinite in bfloat16, and one such row could spoil a whole batch. Nor may any
-    lie beyond ±`largest`.
+    A value that is finite in fp32 can be infinite in bfloat16, and one such row could make a whole batch non-finite.
+    Nor may any lie beyond ±`largest`.
     """
     backbone.check(prompt)
     for name, array in prompt.soft.tensors.items() if prompt.soft is not None else ():
@@ -104,8 +104,8 @@ def check_prompt(backbone: Backbone, prompt: Prompt, largest: float = math.inf) 
             )
         if tensor.abs().max() > largest:
             raise ForewordError(
-                f"{name!r} of prompt {prompt.name!r} holds numbers beyond ±{largest:,.0f}, which could spoil other "
-                "prompts' answers: tune it again"
+                f"{name!r} of prompt {prompt.name!r} holds numbers beyond ±{largest:,.0f}, which could make other "
+                "prompts' logits non-finite: tune it again"
             )
 
 

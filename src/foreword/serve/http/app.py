@@ -16,7 +16,7 @@ from foreword.serve.http.gate import Gate
 from foreword.serve.http.routes import chat, classify, completions, embeddings, operations
 from foreword.serve.http.service import Service
 from foreword.serve.log import write
-from foreword.serve.names import RETRY_SECONDS
+from foreword.serve.names import TABLE_RETRY_SECONDS
 from foreword.serve.prompts import POLL_SECONDS
 
 
@@ -62,11 +62,11 @@ async def _watch(service: Service) -> None:
     """Follow the table: what has moved counts for requests that come after. A table that is away is told once."""
     away = False
     loop = asyncio.get_running_loop()
-    warmed = -RETRY_SECONDS
+    warmed = -TABLE_RETRY_SECONDS
     changed = True
     while True:
         try:
-            if changed or loop.time() - warmed > RETRY_SECONDS:
+            if changed or loop.time() - warmed > TABLE_RETRY_SECONDS:
                 warmed = loop.time()
                 await service.prompts.warm()
             await asyncio.sleep(POLL_SECONDS)

@@ -171,7 +171,7 @@ Key = tuple[str, bytes]
 
 
 def check_finite(prompt: Prompt, cache: LayerCache) -> None:
-    """Raises ModelError for non-finite keys or values, which would spoil every row that attends to them."""
+    """Raises ModelError for non-finite keys or values, which would reach every row that attends to them."""
     if not all(tensor.isfinite().all() for layer in cache for tensor in layer):
         raise ModelError(f"prompt {prompt.name!r} gives NaN or infinity on this backbone: tune it again")
 
