@@ -311,7 +311,7 @@ def test_strict_is_asked_for_where_every_key_is_required(remote: RemoteBackbone)
 
 @pytest.mark.slow
 def test_the_default_backbone_reads_tickets_into_objects() -> None:
-    model = Backbone.load("smollm2-135m")
+    model = Backbone.load("smollm2-135m", "float32")
 
     class Read(BaseModel):
         team: Literal["billing", "technical"]
