@@ -24,7 +24,8 @@ from foreword.serve.engines.seam import QueueFullError, Request
 from foreword.serve.http.server import address, build_server, open_socket
 from foreword.serve.http.service import Limits
 from foreword.serve.start import make_service
-from foreword.serve.strategies import THREADS, ServedStrategy, StrategyEngine, serve_as_named
+from foreword.serve.strategies import ServedStrategy, StrategyEngine, serve_as_named
+from foreword.serve.strategy_calls import THREADS
 from foreword.table import PromptTable
 from serving import refused
 
