@@ -1,4 +1,6 @@
-"""How requests for many prompts share an engine: how many may wait, who is next, how fast it goes. Knows keys only."""
+"""How requests for many prompts share an engine: how many may wait, after how long a client that is refused may try
+again, who is next, how fast it goes. Knows keys only.
+"""
 
 import time
 from collections import Counter, OrderedDict, deque

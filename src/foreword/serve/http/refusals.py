@@ -1,4 +1,8 @@
-"""What a client is told when it gets no answer, as OpenAI's clients read it. Knows HTTP and errors; knows no routes."""
+"""What a client is told when it gets no answer, as OpenAI's clients read it. Knows HTTP and errors; knows no routes.
+
+`Retry-After` is what an error says: `engines/queueing.py` decides it for a full queue, `names.py` for a table that is
+away.
+"""
 
 import math
 from typing import Any
