@@ -8,7 +8,7 @@ from foreword.flows.chain import Chain
 from foreword.flows.chain_strategy import ChainStrategy
 from foreword.flows.measure import Measured, measure
 from foreword.flows.program import Program, check
-from foreword.flows.prompt_strategy import PromptStrategy, cost_of
+from foreword.flows.prompt_strategy import PromptStrategy
 from foreword.flows.result import Result, Usage
 from foreword.flows.strategy import Cost, Function, Kind, Strategy
 from foreword.flows.trace import Call, Trace, trace
@@ -30,7 +30,6 @@ __all__ = [
     "Usage",
     "bind",
     "check",
-    "cost_of",
     "measure",
     "trace",
 ]
